@@ -1,0 +1,54 @@
+//! What both halves of Changeover agree on: the configuration an operator writes, and the names that
+//! stand in more than one room (tables, sides, flavors, GTID sets, binlog coordinates).
+//!
+//! This crate opens no connection and starts no task. `proxy` and `replicator` depend on it and never
+//! on each other.
+
+pub mod events;
+pub mod failpoint;
+pub mod load;
+pub mod migration;
+pub mod names;
+pub mod position;
+pub mod progress;
+pub mod proxy;
+mod raw;
+pub mod secret;
+mod validate;
+
+pub use load::{ConfigErrors, Overrides, load};
+pub use migration::{
+    ApplyConfig, CutoverConfig, DdlPolicy, FencePolicy, MigrationConfig, OpenTransactions, SnapshotConfig,
+    StartPolicy,
+};
+pub use names::{Flavor, ServerVersion, Side, TableName};
+pub use position::{BinlogPosition, Gtid, GtidSet, ParsePositionError};
+pub use proxy::{AdminConfig, BackendConfig, ConsoleConfig, ProxyConfig, TlsMode};
+pub use secret::Secret;
+
+use std::path::PathBuf;
+
+/// A whole, validated configuration: nothing in it still needs a default or a look at the environment.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Folder of everything that must survive a restart. One process at a time holds it.
+    pub state_dir: PathBuf,
+    /// The address applications connect to.
+    pub proxy: ProxyConfig,
+    /// The address operators connect to.
+    pub admin: AdminConfig,
+    /// The HTTP console.
+    pub console: ConsoleConfig,
+    /// The old backend, whichever of the two serves.
+    pub source: BackendConfig,
+    /// The new backend, whichever of the two serves.
+    pub target: BackendConfig,
+    /// What is moved, and how.
+    pub migration: MigrationConfig,
+    /// The copy.
+    pub snapshot: SnapshotConfig,
+    /// The tail.
+    pub apply: ApplyConfig,
+    /// The swap.
+    pub cutover: CutoverConfig,
+}

@@ -1,0 +1,87 @@
+//! What is moved, and how carefully.
+
+/// `[migration]`
+#[derive(Debug, Clone)]
+pub struct MigrationConfig {
+    /// Names the migration in the target's `changeover` schema and in SHOW MIGRATION STATUS.
+    pub name: String,
+    /// Schemas to move. Empty: every schema that isn't the server's own.
+    pub schemas: Vec<String>,
+    /// `schema.table` patterns with `%` and `_` as in LIKE.
+    pub exclude_tables: Vec<String>,
+    /// Whether START MIGRATION is waited for.
+    pub start: StartPolicy,
+    /// What a DDL statement in the stream does.
+    pub ddl: DdlPolicy,
+    /// Replicate back after the cutover.
+    pub reverse: bool,
+}
+
+/// `migration.start`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartPolicy {
+    /// START MIGRATION starts it.
+    Manual,
+    /// It starts with the process.
+    Auto,
+}
+
+/// `migration.ddl`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DdlPolicy {
+    /// Apply it in its place in the stream.
+    Apply,
+    /// Pause the migration at it.
+    Pause,
+}
+
+/// `[snapshot]`
+#[derive(Debug, Clone)]
+pub struct SnapshotConfig {
+    /// Chunks read and loaded side by side.
+    pub readers: usize,
+    /// Rows a chunk; 0 is adaptive.
+    pub chunk_rows: u64,
+    /// Rows a second over all readers; 0 is no limit.
+    pub max_rows_per_s: u64,
+}
+
+/// `[apply]`
+#[derive(Debug, Clone)]
+pub struct ApplyConfig {
+    /// Connections that apply side by side.
+    pub workers: usize,
+    /// Bound of the spool on disk, in bytes.
+    pub spool_max_bytes: u64,
+}
+
+/// `[cutover]`
+#[derive(Debug, Clone)]
+pub struct CutoverConfig {
+    /// A cutover with more lag than this is refused.
+    pub max_lag_ms: u64,
+    /// The gate never stays closed longer than this.
+    pub pause_ms: u64,
+    /// What happens to transactions that outlive the deadline.
+    pub open_transactions: OpenTransactions,
+    /// How writes that don't come through the proxy are kept out.
+    pub fence: FencePolicy,
+}
+
+/// `cutover.open_transactions`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenTransactions {
+    /// The cutover is undone.
+    Abort,
+    /// The transactions are.
+    Kill,
+}
+
+/// `cutover.fence`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FencePolicy {
+    /// `read_only` (and `super_read_only` where there is one) on the backend that is left.
+    ReadOnly,
+    /// Nothing: the operator promises that nobody writes past the proxy.
+    None,
+}

@@ -1,0 +1,205 @@
+//! What a migration says of itself: phases, progress, findings. The replicator fills these in, the proxy's
+//! admin SQL prints them with the column names of the same words.
+
+use crate::{BinlogPosition, GtidSet, TableName};
+
+/// Phase of a migration, as SHOW MIGRATION STATUS prints it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Nothing was started. Set by: a new state_dir. A restart stays idle.
+    Idle,
+    /// Preflight, start position, tables on the target. A restart begins it again.
+    Preparing,
+    /// Chunks are copied while the spool fills. A restart goes on with the next chunk.
+    Copying,
+    /// The spool is replayed, in safe mode first. A restart goes on behind the checkpoint.
+    CatchingUp,
+    /// The tail keeps up and the verifier works. A restart goes on behind the checkpoint.
+    Following,
+    /// A cutover is under way. A restart asks the cutover journal.
+    CuttingOver,
+    /// The target serves. Set by the cutover journal.
+    Switched,
+    /// A rollback is under way.
+    RollingBack,
+    /// Ended by FINISH MIGRATION.
+    Finished,
+    /// PAUSE MIGRATION; a restart stays paused.
+    Paused,
+    /// Stopped by an error that an operator has to see. RESUME MIGRATION tries again.
+    Failed,
+    /// Ended by ABANDON MIGRATION.
+    Abandoned,
+}
+
+impl Phase {
+    /// The word in SHOW MIGRATION STATUS.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Idle => "idle",
+            Phase::Preparing => "preparing",
+            Phase::Copying => "copying",
+            Phase::CatchingUp => "catching_up",
+            Phase::Following => "following",
+            Phase::CuttingOver => "cutting_over",
+            Phase::Switched => "switched",
+            Phase::RollingBack => "rolling_back",
+            Phase::Finished => "finished",
+            Phase::Paused => "paused",
+            Phase::Failed => "failed",
+            Phase::Abandoned => "abandoned",
+        }
+    }
+}
+
+/// What replication knows of SHOW MIGRATION STATUS; the proxy adds route and sessions.
+#[derive(Debug, Clone)]
+pub struct MigrationStatus {
+    /// `migration.name`
+    pub name: String,
+    /// The phase; the proxy's cutover overrules it while it works and afterwards.
+    pub phase: Phase,
+    /// Tables of the migration; 0 before it was started.
+    pub tables_total: u64,
+    /// Tables whose every chunk was copied.
+    pub tables_copied: u64,
+    /// Rows copied so far.
+    pub rows_copied: u64,
+    /// Rows to copy, as the source's statistics estimate them.
+    pub rows_estimate: u64,
+    /// Rows a second over the last seconds of the copy; 0 when it isn't copying.
+    pub copy_rows_per_s: u64,
+    /// Seconds until the copy is done at that rate; `None` when it isn't copying.
+    pub eta_s: Option<u64>,
+    /// The last position fetched from the source.
+    pub source_position: Option<ReplicationPosition>,
+    /// The position that the target's rows correspond to.
+    pub applied_position: Option<ReplicationPosition>,
+    /// Age of the applied position in ms: 0 when everything fetched is applied and the source has no more.
+    pub lag_ms: Option<u64>,
+    /// Bytes in the spool that aren't applied yet.
+    pub lag_bytes: u64,
+    /// Row changes applied a second, over the last seconds.
+    pub apply_rows_per_s: u64,
+    /// Rows that the verifier compared, in its present or last pass.
+    pub rows_verified: u64,
+    /// Rows that differ.
+    pub differences: u64,
+    /// The last error, with what to do. `None`: none since the last START or RESUME.
+    pub last_error: Option<String>,
+}
+
+/// A position of the source in both of its spellings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicationPosition {
+    /// Everything up to here.
+    pub gtids: GtidSet,
+    /// Where it ends in the binlog of the server it was read from.
+    pub coordinates: BinlogPosition,
+}
+
+impl std::fmt::Display for ReplicationPosition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.gtids, self.coordinates)
+    }
+}
+
+/// A row of SHOW MIGRATION TABLES.
+#[derive(Debug, Clone)]
+pub struct TableStatus {
+    /// The table.
+    pub table: TableName,
+    /// `waiting`, `copying`, `copied`, `verifying`, `verified` or `different`.
+    pub phase: &'static str,
+    /// Rows copied so far.
+    pub rows_copied: u64,
+    /// Rows to copy, by the source's statistics.
+    pub rows_estimate: u64,
+    /// Rows compared in the present or last pass.
+    pub rows_verified: u64,
+    /// Rows that differ.
+    pub differences: u64,
+    /// Anything worth a sentence; empty for nothing.
+    pub note: String,
+}
+
+/// How a row differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DifferenceKind {
+    /// On the source only.
+    Missing,
+    /// On the target only.
+    Extra,
+    /// On both, with other values.
+    Different,
+}
+
+impl DifferenceKind {
+    /// The word in SHOW DIFFERENCES.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DifferenceKind::Missing => "missing",
+            DifferenceKind::Extra => "extra",
+            DifferenceKind::Different => "different",
+        }
+    }
+}
+
+/// A row of SHOW DIFFERENCES.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The table.
+    pub table: TableName,
+    /// The row's key as an exact SQL condition that can be pasted behind WHERE.
+    pub key: String,
+    /// How it differs.
+    pub kind: DifferenceKind,
+    /// Columns that differ; empty for a missing or extra row.
+    pub columns: Vec<String>,
+    /// A statement that makes the target's row equal.
+    pub repair_sql: String,
+}
+
+/// How bad a finding of the preflight is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Worth knowing.
+    Note,
+    /// It will work, and something will surprise.
+    Warning,
+    /// The migration can't start.
+    Fatal,
+}
+
+/// One finding of `changeover check` and of START MIGRATION.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is about: `source`, `target`, a table, a setting.
+    pub subject: String,
+    /// What is the matter and what to do, in full sentences.
+    pub message: String,
+}
+
+/// The verifier's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every row of every table, and every change since, was compared and is equal.
+    Equal {
+        /// Rows compared.
+        rows: u64,
+    },
+    /// Rows differ.
+    Different {
+        /// How many.
+        rows: u64,
+    },
+    /// No pass is complete, or what was touched since isn't compared yet; never to be read as equal.
+    Unknown {
+        /// What is missing.
+        why: String,
+    },
+}

@@ -1,0 +1,80 @@
+//! Listeners and backends.
+
+use std::path::PathBuf;
+
+use crate::Secret;
+
+/// The proxy that applications connect to.
+#[derive(Debug, Clone)]
+pub struct ProxyConfig {
+    /// `host:port` to listen on. Port 0 asks the system for one.
+    pub listen: String,
+    /// Worker threads; 0 is one a core.
+    pub workers: usize,
+    /// Clients at once; one more is answered with error 1040.
+    pub max_connections: usize,
+    /// How long a shutdown waits for statements and transactions to end.
+    pub drain_ms: u64,
+    /// Whether clients may, must or can't use TLS.
+    pub tls: TlsMode,
+    /// Certificate chain (PEM). `None`: one is made on first start, in `state_dir`.
+    pub cert: Option<PathBuf>,
+    /// Private key (PEM) of `cert`.
+    pub key: Option<PathBuf>,
+}
+
+/// Whether a listener speaks TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMode {
+    /// The capability isn't offered.
+    Off,
+    /// Offered, and up to the client.
+    Preferred,
+    /// A client without it is refused with error 3159.
+    Required,
+}
+
+/// The admin listener.
+#[derive(Debug, Clone)]
+pub struct AdminConfig {
+    /// `host:port` to listen on. Port 0 asks the system for one.
+    pub listen: String,
+    /// The only account.
+    pub user: String,
+    /// Its password. Empty is allowed on a loopback address only.
+    pub password: Secret,
+}
+
+/// The HTTP console.
+#[derive(Debug, Clone)]
+pub struct ConsoleConfig {
+    /// `host:port` to listen on.
+    pub listen: String,
+    /// True where the operator named it, so that a start can say that it isn't built yet.
+    pub named: bool,
+}
+
+/// A database server and the service account Changeover uses on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendConfig {
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// The service account's name.
+    pub user: String,
+    /// The service account's password.
+    pub password: Secret,
+}
+
+impl BackendConfig {
+    /// `host:port`, with brackets around an IPv6 address; for dialling and for messages.
+    #[must_use]
+    pub fn address(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}

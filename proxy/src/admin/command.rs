@@ -1,0 +1,1 @@
+//! The statements of the admin port, one type each. (H4)

@@ -1,0 +1,4 @@
+//! Admin SQL. (H4)
+
+pub mod command;
+pub mod server;

@@ -1,0 +1,1 @@
+//! opensrv-mysql behind our own front door, one packet at a time. (H4)

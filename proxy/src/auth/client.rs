@@ -1,0 +1,1 @@
+//! The proxy as a client of a backend. (H2)

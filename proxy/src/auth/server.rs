@@ -1,0 +1,1 @@
+//! The proxy as a server to its clients: the front door. (H2)

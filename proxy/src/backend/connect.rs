@@ -1,0 +1,1 @@
+//! Dials a backend and logs an application's user in. (H2)

@@ -1,0 +1,4 @@
+//! Connections to a backend.
+
+pub mod connect;
+pub mod fence;

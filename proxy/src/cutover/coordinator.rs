@@ -1,0 +1,1 @@
+//! Carries out the effects that `step` asks for. (H4)

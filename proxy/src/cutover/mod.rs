@@ -1,0 +1,7 @@
+//! The swap: gate, drain, fence, wait, verdict, reverse, journal, swap. (H4)
+
+pub mod coordinator;
+pub mod journal;
+pub mod phase;
+pub mod port;
+pub mod step;

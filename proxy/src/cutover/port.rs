@@ -1,0 +1,52 @@
+//! What a cutover and the admin SQL ask of replication. The proxy owns this trait; `src/wiring.rs` adapts the
+//! replicator to it, so that neither crate knows the other.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use config::TableName;
+use config::progress::{Difference, MigrationStatus, ReplicationPosition, TableStatus, Verdict};
+
+/// A boxed future, so that the trait can stand behind `dyn`.
+pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, PortError>> + Send + 'a>>;
+
+/// A sentence for the operator: what happened, where, what to do.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct PortError(pub String);
+
+/// Replication from the backend that serves to the other one.
+pub trait Replication: Send + Sync + 'static {
+    /// For SHOW MIGRATION STATUS. Cheap: no query.
+    fn status(&self) -> MigrationStatus;
+    /// For SHOW MIGRATION TABLES. Cheap: no query.
+    fn tables(&self) -> Vec<TableStatus>;
+    /// For SHOW DIFFERENCES. Cheap: no query.
+    fn differences(&self) -> Vec<Difference>;
+
+    /// START MIGRATION: preflight, then everything in the background. Every fatal finding in one error.
+    fn start(&self) -> PortFuture<'_, ()>;
+    /// PAUSE MIGRATION.
+    fn pause(&self) -> PortFuture<'_, ()>;
+    /// RESUME MIGRATION, after a pause or a failure.
+    fn resume(&self) -> PortFuture<'_, ()>;
+    /// VERIFY: begins a full pass over one table or all.
+    fn verify(&self, table: Option<TableName>) -> PortFuture<'_, ()>;
+
+    /// Every reason why a cutover can't start now, in sentences; empty where it can. Checks phase, lag against
+    /// `max_lag_ms`, the verdict and open differences.
+    fn refusals(&self, max_lag_ms: u64) -> Vec<String>;
+    /// Reads the position at which the serving side ended. Called behind the fence, never before it.
+    fn final_position(&self) -> PortFuture<'_, ReplicationPosition>;
+    /// Returns when exactly that position is applied. Cancel safety: dropping it only stops the waiting.
+    fn wait_applied<'a>(&'a self, position: &'a ReplicationPosition) -> PortFuture<'a, ()>;
+    /// The verdict for everything, while both sides stand still behind the fence: what was touched since its
+    /// last comparison is compared now.
+    fn verdict(&self) -> PortFuture<'_, Verdict>;
+    /// Starts capturing on the other side for the way back. Returns a note for the operator; today: that there
+    /// is no way back yet.
+    fn start_reverse(&self) -> PortFuture<'_, String>;
+    /// After the journal says `switched`: forward replication ends for good. Idempotent, also called after a
+    /// restart in that phase.
+    fn seal(&self) -> PortFuture<'_, ()>;
+}

@@ -1,0 +1,1 @@
+//! `(state, event) → (state, effects)`, pure. (H4)

@@ -1,0 +1,15 @@
+//! Changeover's wire-protocol proxy: what stands between the application and the two backends.
+//!
+//! `client bytes → frame → session → gate permit → route → backend`. See ARCHITECTURE.md.
+
+pub mod admin;
+pub mod auth;
+pub mod backend;
+pub mod cutover;
+pub mod error;
+pub mod listener;
+pub mod protocol;
+pub mod relay;
+pub mod route;
+pub mod session;
+pub mod tls;

@@ -1,0 +1,1 @@
+//! Capability flags, and which of them a session may have. (H2)

@@ -1,0 +1,1 @@
+//! Command bytes. (H3)

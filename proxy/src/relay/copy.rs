@@ -1,0 +1,1 @@
+//! Bytes from one leg to the other. (H3)

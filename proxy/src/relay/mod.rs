@@ -1,0 +1,4 @@
+//! Moving packets. (H3)
+
+pub mod copy;
+pub mod exchange;

@@ -1,0 +1,1 @@
+//! From the tracked state to the statements that restore it. (H3)

@@ -1,0 +1,1 @@
+//! What is known of a session state. (H3)

@@ -1,0 +1,1 @@
+//! The task of one session, both directions in it. (H3)

@@ -1,0 +1,1 @@
+//! Certificates and the TLS configuration of the front door. (H2)

@@ -1,0 +1,1 @@
+//! The applied position, in the target's own `changeover` schema. (H7)

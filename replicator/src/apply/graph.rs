@@ -1,0 +1,1 @@
+//! Which batches wait for which. (H7)

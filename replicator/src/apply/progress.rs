@@ -1,0 +1,1 @@
+//! How far the target is, for everyone who waits for it. (H7)

@@ -1,0 +1,1 @@
+//! From spool items to batches for the workers. (H7)

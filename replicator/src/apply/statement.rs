@@ -1,0 +1,1 @@
+//! Row changes as SQL, safe and exact. (H7)

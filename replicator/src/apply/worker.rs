@@ -1,0 +1,1 @@
+//! One connection that applies batches. (H7)

@@ -1,0 +1,1 @@
+//! From spooled events to [`super::transaction::RowsChange`]s. (H5)

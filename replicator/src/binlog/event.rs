@@ -1,0 +1,1 @@
+//! Event headers and bodies: format description, GTIDs, table maps, queries, payloads. (H5)

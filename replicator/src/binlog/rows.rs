@@ -1,0 +1,1 @@
+//! Row images to values. (H5)

@@ -1,0 +1,1 @@
+//! The dump connection. (H5)

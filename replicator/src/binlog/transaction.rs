@@ -1,0 +1,91 @@
+//! A transaction of the source, decoded.
+
+use std::sync::Arc;
+
+use config::{BinlogPosition, Gtid};
+
+use crate::schema::table::TableSchema;
+use crate::value::Value;
+
+/// What identifies a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransactionMeta {
+    /// Its number in the spool, from 1 on, without gaps. The same transaction has the same number for ever.
+    pub seq: u64,
+    /// Its identity on the source.
+    pub gtid: Gtid,
+    /// Where it ends in the source's binlog.
+    pub end: BinlogPosition,
+    /// When the source committed it, microseconds since 1970 (MariaDB: whole seconds).
+    pub committed_at_us: u64,
+}
+
+/// A row of a row event.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RowChange {
+    /// Every column of the new row, in the order of [`TableSchema::columns`].
+    Insert {
+        /// The new row.
+        after: Vec<Value>,
+    },
+    /// Both images, whole: binlog_row_image other than FULL is refused where it shows.
+    Update {
+        /// The old row.
+        before: Vec<Value>,
+        /// The new row.
+        after: Vec<Value>,
+    },
+    /// The old row.
+    Delete {
+        /// The old row.
+        before: Vec<Value>,
+    },
+}
+
+/// Rows of one row event.
+#[derive(Debug, Clone)]
+pub struct RowsChange {
+    /// The table.
+    pub table: Arc<TableSchema>,
+    /// In the order of the event.
+    pub rows: Vec<RowChange>,
+    /// False where the source's session ran it with foreign_key_checks off (flag of the event).
+    pub foreign_key_checks: bool,
+}
+
+/// What the spool yields, in the order of the source's binlog.
+#[derive(Debug)]
+pub enum SpoolItem {
+    /// A whole transaction that touches tables of the migration and is small enough to hold in memory.
+    Transaction {
+        /// Its identity.
+        meta: TransactionMeta,
+        /// Its row events in order.
+        changes: Vec<RowsChange>,
+    },
+    /// The begin of a transaction that is too large to hold in memory: `LargeRows` follow, then `LargeEnd`.
+    LargeBegin {
+        /// Its identity.
+        meta: TransactionMeta,
+    },
+    /// Rows of the large transaction.
+    LargeRows(RowsChange),
+    /// Its end.
+    LargeEnd,
+    /// A transaction with nothing for this migration: only the position moves.
+    Skip {
+        /// Its identity.
+        meta: TransactionMeta,
+    },
+    /// The source's binlog went on without a transaction (rotation, heartbeat): only the coordinates move.
+    Coordinates(BinlogPosition),
+    /// A statement that changes the definition of something in a schema of the migration.
+    Ddl {
+        /// Its identity.
+        meta: TransactionMeta,
+        /// Default schema of the session.
+        schema: String,
+        /// Its text.
+        sql: String,
+    },
+}

@@ -1,0 +1,1 @@
+//! The replicator as the rest of the binary sees it. (lead)

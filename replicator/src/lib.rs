@@ -1,0 +1,20 @@
+//! Changeover's replicator: moves the rows of the old backend to the new one and keeps them equal.
+//!
+//! `table → chunks → reader → loader`, `binlog → decode → transaction → spool → scheduler → appliers →
+//! checkpoint`, `both backends → chunk checksum → recheck → verdict`. See ARCHITECTURE.md.
+
+pub mod apply;
+pub mod binlog;
+pub mod error;
+pub mod handle;
+pub mod literal;
+mod pipeline;
+pub mod preflight;
+pub mod schema;
+pub mod server;
+pub mod snapshot;
+pub mod spool;
+pub mod value;
+pub mod verify;
+
+pub use error::{Error, ErrorKind};

@@ -1,0 +1,1 @@
+//! From the source CREATE TABLE to one the target takes. (H6)

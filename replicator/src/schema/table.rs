@@ -1,0 +1,206 @@
+//! A table as copy, decoder, applier and verifier need it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use config::TableName;
+
+/// A table of the migration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableSchema {
+    /// Its name, the same on both sides.
+    pub name: TableName,
+    /// Every column in the order of the row image, generated ones among them.
+    pub columns: Vec<Column>,
+    /// Unique keys; the first one is the key rows are found by (the primary key, else a unique key without
+    /// nullable columns). Never empty for a table that is migrated today: preflight refuses the others.
+    pub unique_keys: Vec<UniqueKey>,
+    /// Foreign keys of this table.
+    pub foreign_keys: Vec<ForeignKey>,
+    /// True where another table of the migration refers to this one with ON DELETE or ON UPDATE CASCADE or SET
+    /// NULL.
+    pub has_cascading_children: bool,
+    /// The server's estimate of its rows.
+    pub rows_estimate: u64,
+    /// SHOW CREATE TABLE on the source.
+    pub create_sql: String,
+}
+
+/// A column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its type, as far as bytes are concerned.
+    pub kind: ColumnKind,
+    /// COLUMN_TYPE, for messages: `varchar(20)`, `int(10) unsigned`.
+    pub column_type: String,
+    /// Charset (`utf8mb4`, `latin1`); `None` where it has none. `binary` is never said: then it is `None`.
+    pub charset: Option<String>,
+    /// Collation, where there is a charset.
+    pub collation: Option<String>,
+    /// True where NULL is allowed.
+    pub nullable: bool,
+    /// True for a generated column, virtual or stored: in the row image, never written.
+    pub generated: bool,
+}
+
+/// The type of a column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ColumnKind {
+    /// TINYINT, SMALLINT, MEDIUMINT, INT, BIGINT: `bytes` is 1, 2, 3, 4 or 8.
+    Integer {
+        /// Width in bytes.
+        bytes: u8,
+        /// UNSIGNED.
+        unsigned: bool,
+    },
+    /// DECIMAL(precision, scale).
+    Decimal {
+        /// Digits in all.
+        precision: u8,
+        /// Digits behind the point.
+        scale: u8,
+    },
+    /// FLOAT.
+    Float,
+    /// DOUBLE.
+    Double,
+    /// BIT(bits).
+    Bit {
+        /// 1 to 64.
+        bits: u8,
+    },
+    /// YEAR.
+    Year,
+    /// DATE.
+    Date,
+    /// TIME(fraction).
+    Time {
+        /// Fractional digits, 0 to 6.
+        fraction: u8,
+    },
+    /// DATETIME(fraction).
+    Datetime {
+        /// Fractional digits, 0 to 6.
+        fraction: u8,
+    },
+    /// TIMESTAMP(fraction).
+    Timestamp {
+        /// Fractional digits, 0 to 6.
+        fraction: u8,
+    },
+    /// CHAR, VARCHAR, TEXT and its sizes.
+    Text,
+    /// BINARY(length): values are padded with zeros to it.
+    Binary {
+        /// Bytes.
+        length: u32,
+    },
+    /// VARBINARY, BLOB and its sizes.
+    Blob,
+    /// ENUM with so many members.
+    Enum {
+        /// Members.
+        members: u16,
+    },
+    /// SET with so many members.
+    Set {
+        /// Members, up to 64.
+        members: u8,
+    },
+    /// MySQL's binary JSON. (MariaDB's JSON is `Text`.)
+    Json,
+    /// GEOMETRY and its subtypes.
+    Geometry,
+    /// A type that isn't understood: preflight refuses the table, the decoder stops (invariant 5).
+    Unknown,
+}
+
+/// A unique key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UniqueKey {
+    /// Its name; `PRIMARY` for the primary key.
+    pub name: String,
+    /// Indexes into [`TableSchema::columns`].
+    pub columns: Vec<usize>,
+    /// For each of them, how many characters (bytes for binary types) are indexed; `None`: all.
+    pub prefixes: Vec<Option<u32>>,
+}
+
+/// A foreign key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignKey {
+    /// Its name.
+    pub name: String,
+    /// Indexes into the child's [`TableSchema::columns`].
+    pub columns: Vec<usize>,
+    /// The table it refers to.
+    pub parent: TableName,
+    /// The parent's columns, in the same order.
+    pub parent_columns: Vec<String>,
+    /// True for CASCADE, SET NULL or SET DEFAULT on delete.
+    pub cascades_on_delete: bool,
+    /// True for CASCADE, SET NULL or SET DEFAULT on update.
+    pub cascades_on_update: bool,
+}
+
+/// The tables of a migration, by name. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct SchemaSet {
+    tables: Arc<HashMap<TableName, Arc<TableSchema>>>,
+}
+
+impl SchemaSet {
+    /// A set of tables.
+    #[must_use]
+    pub fn new(tables: Vec<TableSchema>) -> Self {
+        let tables = tables.into_iter().map(|t| (t.name.clone(), Arc::new(t))).collect();
+        Self { tables: Arc::new(tables) }
+    }
+
+    /// A table, where it belongs to the migration.
+    #[must_use]
+    pub fn get(&self, name: &TableName) -> Option<&Arc<TableSchema>> {
+        self.tables.get(name)
+    }
+
+    /// Every table, sorted by name.
+    #[must_use]
+    pub fn sorted(&self) -> Vec<Arc<TableSchema>> {
+        let mut all: Vec<_> = self.tables.values().cloned().collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Number of tables.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tables.len()
+    }
+
+    /// True for none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+
+    /// True where a table of the migration lives in that schema.
+    #[must_use]
+    pub fn has_schema(&self, schema: &str) -> bool {
+        self.tables.keys().any(|name| name.schema == schema)
+    }
+}
+
+impl TableSchema {
+    /// The key that rows are found by. `None` only for a table that preflight refuses.
+    #[must_use]
+    pub fn row_key(&self) -> Option<&UniqueKey> {
+        self.unique_keys.first()
+    }
+
+    /// Indexes of the columns that are written: all but the generated ones.
+    pub fn stored_columns(&self) -> impl Iterator<Item = usize> + '_ {
+        self.columns.iter().enumerate().filter(|(_, c)| !c.generated).map(|(i, _)| i)
+    }
+}

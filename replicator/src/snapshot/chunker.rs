@@ -1,0 +1,1 @@
+//! Cuts a table into key ranges. (H6)

@@ -1,0 +1,1 @@
+//! The chunks that are done, on disk. (H6)

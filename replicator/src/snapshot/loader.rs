@@ -1,0 +1,1 @@
+//! Rows into the target. (H6)

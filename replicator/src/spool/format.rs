@@ -1,0 +1,1 @@
+//! The file format: this comment is to be its specification. (H5)

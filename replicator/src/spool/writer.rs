@@ -1,0 +1,1 @@
+//! Appends whole transactions and says what is durable. (H5)

@@ -1,0 +1,25 @@
+//! One column value of one row, exact: nothing a type of the server can hold is lost in it.
+
+use bytes::Bytes;
+
+/// A column value. Which variant a column has is decided by its [`crate::schema::table::ColumnKind`] alone.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// SQL NULL.
+    Null,
+    /// Signed integers of every width.
+    Int(i64),
+    /// Unsigned integers of every width, YEAR (0, 1901 to 2155), the index of an ENUM (0: the empty error
+    /// value), the bits of a SET.
+    UInt(u64),
+    /// FLOAT.
+    Float(f32),
+    /// DOUBLE.
+    Double(f64),
+    /// DECIMAL (`-12.3400`), DATE (`2024-01-02`), TIME, DATETIME and TIMESTAMP (in UTC), with exactly the
+    /// fractional digits of the column; MySQL's JSON as text. ASCII but for JSON.
+    Text(String),
+    /// CHAR, VARCHAR, TEXT in the column's own charset; BINARY (padded to its length), VARBINARY, BLOB; BIT,
+    /// big-endian; GEOMETRY as stored (SRID and WKB).
+    Bytes(Bytes),
+}
