@@ -4,6 +4,7 @@
 //! This crate opens no connection and starts no task. `proxy` and `replicator` depend on it and never
 //! on each other.
 
+pub mod durable;
 pub mod events;
 pub mod failpoint;
 pub mod load;
