@@ -16,9 +16,9 @@ pub fn write_literal(out: &mut Vec<u8>, column: &Column, value: &Value) {
         // Writing to a Vec can't fail.
         Value::Int(v) => drop(write!(out, "{v}")),
         Value::UInt(v) => drop(write!(out, "{v}")),
-        // `{:e}` prints the shortest digits that read back as the same number; a FLOAT column rounds the
-        // double it is given to the nearest float, which is the one these digits came from.
-        Value::Float(v) => drop(write!(out, "{v:e}")),
+        // `{:e}` prints the shortest digits that read back as the same number. A FLOAT is written as the double
+        // that it is: `f = 1.1` would compare it with another one, and finds nothing.
+        Value::Float(v) => drop(write!(out, "{:e}", f64::from(*v))),
         Value::Double(v) => drop(write!(out, "{v:e}")),
         Value::Text(text) => match column.kind {
             ColumnKind::Decimal { .. } => out.extend_from_slice(text.as_bytes()),
