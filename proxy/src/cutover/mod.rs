@@ -4,4 +4,6 @@ pub mod coordinator;
 pub mod journal;
 pub mod phase;
 pub mod port;
+#[cfg(test)]
+mod simulation;
 pub mod step;
