@@ -548,3 +548,7 @@ impl ClientData {
         at
     }
 }
+
+#[cfg(test)]
+#[path = "exchange_tests.rs"]
+mod tests;
