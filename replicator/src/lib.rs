@@ -7,13 +7,16 @@ pub mod apply;
 pub mod binlog;
 pub mod error;
 pub mod handle;
+mod lag;
 pub mod literal;
 mod pipeline;
 pub mod preflight;
 pub mod schema;
 pub mod server;
 pub mod snapshot;
+
 pub mod spool;
+mod state;
 pub mod value;
 pub mod verify;
 
