@@ -239,9 +239,11 @@ impl<'a> Run<'a> {
             return Event::Done;
         }
         self.by.routes.prepare(Some(self.plan.to));
-        let sessions = u32::try_from(self.by.registry.len()).unwrap_or(u32::MAX);
-        let patience = Duration::from_millis(200) + Duration::from_millis(5).saturating_mul(sessions);
-        sleep(patience.min(PREPARE_WITHIN)).await;
+        let until = Instant::now() + PREPARE_WITHIN;
+        // Whoever isn't ready by then moves behind the swap, at the price of a longer wait of its own.
+        while self.by.registry.prepared() < self.by.registry.len() && Instant::now() < until {
+            sleep(Duration::from_millis(5)).await;
+        }
         Event::Done
     }
 
