@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 /// A comment in every statement that may set the fence, by which a later one finds it in the process list.
 const MARK: &str = "/* changeover fence */";
+/// ER_LOCK_WAIT_TIMEOUT
+const LOCK_WAIT_TIMEOUT: u16 = 1205;
 /// How often a keeper looks.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// How long a keeper's look may take.
@@ -240,11 +242,11 @@ async fn read(conn: &mut Conn) -> Result<FenceBefore, mysql_async::Error> {
 
 async fn set(conn: &mut Conn) -> Result<FenceLevel, mysql_async::Error> {
     if read(conn).await?.super_read_only.is_some() {
-        // It implies read_only. Where the account may not, or another session's lock is in the way, the lesser
-        // fence is tried before giving up.
+        // It implies read_only. Where the account may not, the lesser fence is tried; a lock that is in the way is in
+        // the way of both.
         match conn.query_drop(format!("SET GLOBAL super_read_only = ON {MARK}")).await {
             Ok(()) => return Ok(FenceLevel::SuperReadOnly),
-            Err(mysql_async::Error::Server(_)) => {}
+            Err(mysql_async::Error::Server(refusal)) if refusal.code != LOCK_WAIT_TIMEOUT => {}
             Err(error) => return Err(error),
         }
     }
@@ -292,7 +294,7 @@ fn explain(error: &mysql_async::Error, user: &str) -> String {
         return error.to_string();
     };
     let advice = match refusal.code {
-        1205 => {
+        LOCK_WAIT_TIMEOUT => {
             "; a statement or LOCK TABLES of a session that doesn't come through the proxy is in the way: end it"
                 .to_owned()
         }

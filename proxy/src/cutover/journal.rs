@@ -151,6 +151,8 @@ pub struct Unfinished {
     pub stage: Stage,
     /// How `from` was before it was fenced, where it was.
     pub before: Option<FenceBefore>,
+    /// How `to` was before an earlier cutover fenced it, where one did: a rollback takes that fence off.
+    pub release: Option<FenceBefore>,
 }
 
 /// One line of the file.
@@ -216,7 +218,7 @@ mod side {
 }
 
 impl JournalState {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             serving: Side::Source,
             unfinished: None,
@@ -233,7 +235,7 @@ impl JournalState {
     }
 
     /// Takes a record in. `Err` says what of it can't be; the state is then as it was.
-    fn apply(&mut self, record: &Record) -> Result<(), &'static str> {
+    pub(super) fn apply(&mut self, record: &Record) -> Result<(), &'static str> {
         if let Record::Started { id, at_ms, from, to } = record {
             return self.start(*id, *at_ms, *from, *to);
         }
@@ -306,7 +308,8 @@ impl JournalState {
             target_position: None,
             reason: String::new(),
         });
-        self.unfinished = Some(Unfinished { id, from, to, stage: Stage::Started, before: None });
+        let release = self.fenced.and_then(|(side, before)| (side == to).then_some(before));
+        self.unfinished = Some(Unfinished { id, from, to, stage: Stage::Started, before: None, release });
         Ok(())
     }
 
