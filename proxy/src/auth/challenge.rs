@@ -93,7 +93,7 @@ pub(super) struct Challenge {
     /// Account name.
     pub(super) user: Vec<u8>,
     /// What it answered.
-    pub(super) auth: Zeroizing<Vec<u8>>,
+    pub(super) auth: Secret,
     /// The plugin that it named; `None` for a client that knows only one.
     pub(super) plugin: Option<Vec<u8>>,
     /// For passwords without TLS.
@@ -122,8 +122,8 @@ impl Challenge {
     fn first_answer(&self) -> Option<Answer> {
         let plugin = self.named()?;
         let (greeted, scramble) = self.greeted?;
-        let waits = self.can_switch() && plugin != greeted && is_empty_answer(&self.auth);
-        (!waits).then(|| Answer { plugin, scramble, data: self.auth.clone() })
+        let waits = self.can_switch() && plugin != greeted && is_empty_answer(self.auth.expose());
+        (!waits).then(|| Answer { plugin, scramble, data: Zeroizing::new(self.auth.expose().to_vec()) })
     }
 
     fn denied(&self, visitor: &Visitor, with_password: bool) -> ClientError {

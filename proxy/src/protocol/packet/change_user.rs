@@ -1,6 +1,6 @@
 //! COM_CHANGE_USER: a login within a session.
 
-use zeroize::Zeroizing;
+use config::Secret;
 
 use super::codec::{Malformed, Reader};
 use crate::protocol::capability::Capabilities;
@@ -11,7 +11,7 @@ pub struct ChangeUser {
     /// Account name.
     pub user: Vec<u8>,
     /// An answer to some scramble of before.
-    pub auth: Zeroizing<Vec<u8>>,
+    pub auth: Secret,
     /// The schema to begin in.
     pub schema: Option<Vec<u8>>,
     /// Collation id; `None` where the client leaves it as it was.
@@ -40,7 +40,7 @@ impl ChangeUser {
         } else {
             reader.nul_bytes("auth data")?
         };
-        let auth = Zeroizing::new(auth.to_vec());
+        let auth = Secret::new(auth);
         let schema = reader.nul_bytes_or_rest().to_vec();
         let collation = if reader.is_empty() { None } else { Some(reader.u16("collation")?) };
         let plugin = has(Capabilities::PLUGIN_AUTH).then(|| reader.nul_bytes_or_rest().to_vec());
@@ -67,7 +67,7 @@ mod tests {
         let payload = b"\x11app\0\x03abcshop\0\x2d\x00mysql_native_password\0\x04\x01k\x01v";
         let command = ChangeUser::parse(payload, ALL).unwrap();
         assert_eq!(command.user, b"app");
-        assert_eq!(command.auth.as_slice(), b"abc");
+        assert_eq!(command.auth.expose(), b"abc");
         assert_eq!(command.schema.as_deref(), Some(&b"shop"[..]));
         assert_eq!(command.collation, Some(45));
         assert_eq!(command.plugin.as_deref(), Some(&b"mysql_native_password"[..]));
