@@ -183,6 +183,12 @@ impl RsaKey {
         &self.public_pem
     }
 
+    /// Bytes of everything that is encrypted for it.
+    #[must_use]
+    pub fn ciphertext_len(&self) -> usize {
+        self.private.key_size_bytes()
+    }
+
     /// The password that a client encrypted; `None` where it isn't one.
     #[must_use]
     pub fn decrypt_password(&self, bytes: &[u8], scramble: &[u8]) -> Option<Secret> {

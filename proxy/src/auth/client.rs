@@ -1,11 +1,13 @@
 //! The proxy as a client of a backend: an application's user is logged in with the credential that the front
 //! door learned.
 
+use config::ServerVersion;
 use zeroize::Zeroizing;
 
 use super::plugin::Plugin;
 use super::{Credential, Login};
 use crate::protocol::capability::Capabilities;
+use crate::protocol::collation::known_collation;
 use crate::protocol::frame::{FrameError, Frames};
 use crate::protocol::packet::{
     AuthMoreData, AuthSwitchRequest, ErrPacket, Handshake, HandshakeResponse, Malformed, OkPacket,
@@ -90,6 +92,7 @@ fn response(
     plugin: Plugin,
     auth: Zeroizing<Vec<u8>>,
 ) -> HandshakeResponse {
+    let version = ServerVersion::parse(&String::from_utf8_lossy(&greeting.server_version));
     let has = |flag| greeting.capabilities.contains(flag);
     let session = login.capabilities.of_session();
     let mut capabilities = session
@@ -103,7 +106,7 @@ fn response(
     HandshakeResponse {
         capabilities,
         max_packet: login.max_packet,
-        collation: login.collation,
+        collation: known_collation(version, login.collation),
         user: login.user.clone(),
         auth,
         schema: login.schema.clone().filter(|_| has(Capabilities::CONNECT_WITH_DB)),
@@ -111,6 +114,10 @@ fn response(
         attributes: login.attributes.clone().filter(|_| has(Capabilities::CONNECT_ATTRS)),
         zstd_level: None,
     }
+}
+
+fn unknown(what: &str) -> LoginError {
+    LoginError::Protocol(format!("the login has a {what} that isn't understood"))
 }
 
 struct Exchange<'a> {
@@ -130,14 +137,20 @@ impl Exchange<'_> {
                 Some(AuthSwitchRequest::MARKER) => {
                     (plugin, scramble) = self.switch(AuthSwitchRequest::parse(&payload)?).await?;
                 }
-                Some(AuthMoreData::MARKER) if plugin == Plugin::CachingSha2 => {
-                    match AuthMoreData::parse(&payload)?.0 {
-                        FAST_AUTH_OK => {}
-                        FULL_AUTH => self.full_authentication(&scramble).await?,
-                        _ => return Err(LoginError::Protocol("unknown step of the login".to_owned())),
+                Some(AuthMoreData::MARKER) => {
+                    let data = AuthMoreData::parse(&payload)?.0;
+                    match (plugin, data) {
+                        (Plugin::CachingSha2, FAST_AUTH_OK) => {}
+                        (Plugin::CachingSha2, FULL_AUTH) => {
+                            self.frames.write(self.stream, PUBLIC_KEY_REQUEST).await?;
+                        }
+                        (Plugin::CachingSha2 | Plugin::Sha256, key) => {
+                            self.send_password(key, &scramble).await?;
+                        }
+                        (Plugin::Native, _) => return Err(unknown("step")),
                     }
                 }
-                _ => return Err(LoginError::Protocol("unknown packet in the login".to_owned())),
+                _ => return Err(unknown("packet")),
             }
         }
         Err(LoginError::Protocol("the login doesn't come to an end".to_owned()))
@@ -161,18 +174,12 @@ impl Exchange<'_> {
         Ok((plugin, request.data))
     }
 
-    /// The server doesn't have the hash cached and wants the password, encrypted for its key.
-    async fn full_authentication(&mut self, scramble: &[u8]) -> Result<(), LoginError> {
+    /// The server has sent its public key and wants the password, encrypted for it.
+    async fn send_password(&mut self, public_key: &[u8], scramble: &[u8]) -> Result<(), LoginError> {
         let Credential::Clear(password) = self.credential else {
             return Err(self.insufficient("the server asks for a password, and there is none"));
         };
-        self.frames.write(self.stream, PUBLIC_KEY_REQUEST).await?;
-        let payload = self.frames.read(self.stream).await?;
-        if payload.first() == Some(&ErrPacket::MARKER) {
-            return Err(LoginError::Refused(ErrPacket::parse(&payload)?));
-        }
-        let key = AuthMoreData::parse(&payload)?;
-        let cipher = encrypt_password(key.0, password, scramble)
+        let cipher = encrypt_password(public_key, password, scramble)
             .map_err(|reason| LoginError::Protocol(reason.to_owned()))?;
         self.frames.write(self.stream, &cipher).await?;
         Ok(())

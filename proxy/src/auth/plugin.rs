@@ -18,13 +18,26 @@ pub enum Plugin {
     Native,
     /// SHA256, with the password itself where the server hasn't cached its hash; MySQL's default since 8.0.
     CachingSha2,
+    /// The password itself, always. Spoken towards backends only: MySQL also names it to whoever asks for
+    /// an account that doesn't exist, and only who goes along with it hears the usual refusal.
+    Sha256,
 }
+
+/// The first answer of sha256_password: "send me your public key".
+const SHA256_KEY_REQUEST: u8 = 1;
 
 impl Plugin {
     /// The plugin of that name.
     #[must_use]
     pub fn from_name(name: &[u8]) -> Option<Self> {
-        [Self::Native, Self::CachingSha2].into_iter().find(|plugin| plugin.name().as_bytes() == name)
+        let all = [Self::Native, Self::CachingSha2, Self::Sha256];
+        all.into_iter().find(|plugin| plugin.name().as_bytes() == name)
+    }
+
+    /// The same, of those that clients are let in with.
+    #[must_use]
+    pub fn of_client(name: &[u8]) -> Option<Self> {
+        Self::from_name(name).filter(|plugin| *plugin != Self::Sha256)
     }
 
     /// Its name in packets.
@@ -33,6 +46,7 @@ impl Plugin {
         match self {
             Self::Native => "mysql_native_password",
             Self::CachingSha2 => "caching_sha2_password",
+            Self::Sha256 => "sha256_password",
         }
     }
 
@@ -40,25 +54,33 @@ impl Plugin {
     #[must_use]
     pub fn answer(self, credential: &Credential, scramble: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         Some(match (self, credential) {
+            (Self::Sha256, Credential::Empty) => Zeroizing::new(vec![0]),
+            (Self::Sha256, Credential::Clear(_)) => Zeroizing::new(vec![SHA256_KEY_REQUEST]),
             (_, Credential::Empty) => Zeroizing::default(),
             (Self::Native, Credential::Clear(password)) => native_token(&sha1_of(password), scramble),
             (Self::Native, Credential::Sha1(hash)) => native_token(hash, scramble),
             (Self::CachingSha2, Credential::Clear(password)) => caching_sha2_token(password, scramble),
-            (Self::CachingSha2, Credential::Sha1(_)) => return None,
+            (Self::CachingSha2 | Self::Sha256, Credential::Sha1(_)) => return None,
         })
     }
 
-    /// True where `answer` is what a client with `password` answers to `scramble`. Takes the same time
-    /// wherever they differ.
+    /// True where `answer` is what a client with `password` answers to `scramble` with a plugin
+    /// [of clients](Self::of_client). Takes the same time wherever they differ.
     #[must_use]
     pub fn verify(self, password: &Secret, scramble: &[u8], answer: &[u8]) -> bool {
         let credential =
             if password.is_empty() { Credential::Empty } else { Credential::Clear(password.clone()) };
-        // caching_sha2 clients say "no password" with a single zero.
-        let answer = if answer == [0] { &[] } else { answer };
+        let answer = if is_empty_answer(answer) { &[] } else { answer };
         self.answer(&credential, scramble)
             .is_some_and(|expected| verify_slices_are_equal(&expected, answer).is_ok())
     }
+}
+
+/// True where a client says that it has no password: with nothing, or, by caching_sha2_password, with a single
+/// zero.
+#[must_use]
+pub fn is_empty_answer(answer: &[u8]) -> bool {
+    matches!(answer, [] | [0])
 }
 
 /// SHA1 of a password: all that mysql_native_password needs to know of it.

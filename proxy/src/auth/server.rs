@@ -16,7 +16,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
-use super::plugin::{Plugin, SCRAMBLE_LEN, recover_sha1};
+use super::plugin::{Plugin, SCRAMBLE_LEN, is_empty_answer, recover_sha1};
 use super::{Credential, Login};
 use crate::backend::connect::Greeting;
 use crate::error::ClientError;
@@ -37,6 +37,8 @@ const NAME_MAX: usize = 512;
 /// Longer than any server's limit, in bytes.
 const PASSWORD_MAX: usize = 1024;
 
+/// Bytes of caching_sha2_password's answer to a scramble.
+const SHA256_LEN: usize = 32;
 const FAST_AUTH_OK: u8 = 3;
 const FULL_AUTH: u8 = 4;
 const PUBLIC_KEY_REQUEST: u8 = 2;
@@ -193,7 +195,7 @@ async fn welcome(stream: Stream, door: &FrontDoor, hello: &Hello) -> Result<Acce
         return visitor.refused(refusal).await;
     }
     let login = login_of(&response, hello.capabilities, visitor.client);
-    let asked = Question { scramble, response, door };
+    let asked = Question { greeted: hello.plugin, scramble, response, door };
     let credential = match &door.keeper {
         Keeper::Backend(hashes) => asked.learn(&mut visitor, hashes.as_ref()).await,
         Keeper::Account { user, password } => asked.check(&mut visitor, user, password).await,
@@ -304,24 +306,41 @@ impl Visitor {
     }
 }
 
-/// A client's answer to the scramble, and what else may be asked of it.
+/// A client's answer to the greeting, and what else may be asked of it.
 struct Question<'a> {
+    greeted: Plugin,
     scramble: [u8; SCRAMBLE_LEN],
     response: HandshakeResponse,
     door: &'a FrontDoor,
 }
 
+/// An answer to a scramble.
+struct Answer {
+    plugin: Plugin,
+    scramble: [u8; SCRAMBLE_LEN],
+    data: Zeroizing<Vec<u8>>,
+}
+
 impl Question<'_> {
-    /// The plugin that the client answered with. Without PLUGIN_AUTH there is only one.
-    fn plugin(&self) -> Option<Plugin> {
+    fn can_switch(&self) -> bool {
+        self.response.capabilities.contains(Capabilities::PLUGIN_AUTH)
+    }
+
+    /// The plugin that the client speaks of. Without PLUGIN_AUTH there is only one.
+    fn named(&self) -> Option<Plugin> {
         if !self.can_switch() {
             return Some(Plugin::Native);
         }
-        self.response.plugin.as_deref().and_then(Plugin::from_name)
+        self.response.plugin.as_deref().and_then(Plugin::of_client)
     }
 
-    fn can_switch(&self) -> bool {
-        self.response.capabilities.contains(Capabilities::PLUGIN_AUTH)
+    /// What came with the response, where it is an answer. A client that names another plugin than the
+    /// greeting did, and says nothing else, wants to be asked by that plugin; it is not without a password.
+    fn first_answer(&self) -> Option<Answer> {
+        let plugin = self.named()?;
+        let data = self.response.auth.clone();
+        let waits = self.can_switch() && plugin != self.greeted && is_empty_answer(&data);
+        (!waits).then_some(Answer { plugin, scramble: self.scramble, data })
     }
 
     fn denied(&self, visitor: &Visitor, with_password: bool) -> ClientError {
@@ -334,48 +353,57 @@ impl Question<'_> {
         visitor: &mut Visitor,
         hashes: &dyn NativeHashes,
     ) -> Result<Credential, ClientError> {
-        let answer = &self.response.auth;
-        match self.plugin() {
-            Some(_) if is_empty_answer(answer) => Ok(Credential::Empty),
-            Some(Plugin::CachingSha2) => self.full_authentication(visitor, &self.scramble).await,
-            Some(Plugin::Native) => {
-                let stored = hashes.hashes(&self.response.user).await;
-                if let Some(hash) = stored.iter().find_map(|s| recover_sha1(answer, &self.scramble, s)) {
-                    return Ok(Credential::Sha1(hash));
-                }
-                self.switch_and_learn(visitor).await
-            }
-            None => self.switch_and_learn(visitor).await,
-        }
-    }
-
-    async fn switch_and_learn(&self, visitor: &mut Visitor) -> Result<Credential, ClientError> {
-        if !self.can_switch() {
-            return Err(self.denied(visitor, true));
-        }
-        let (scramble, answer) = switch(visitor, Plugin::CachingSha2).await?;
-        if is_empty_answer(&answer) {
+        let first = self.first_answer();
+        if first.as_ref().is_some_and(|answer| is_empty_answer(&answer.data)) {
             return Ok(Credential::Empty);
         }
-        self.full_authentication(visitor, &scramble).await
+        let stored = match self.named() {
+            Some(Plugin::Native) => hashes.hashes(&self.response.user).await,
+            _ => Vec::new(),
+        };
+        let answer = match first {
+            Some(answer) if answer.plugin == Plugin::CachingSha2 => answer,
+            Some(answer) => match recovered(&answer, &stored) {
+                Some(credential) => return Ok(credential),
+                None if self.can_switch() => switch(visitor, Plugin::CachingSha2).await?,
+                None => return Err(self.denied(visitor, true)),
+            },
+            // A client may be asked to switch only once: by the plugin that it named, where that is enough.
+            None if stored.is_empty() => switch(visitor, Plugin::CachingSha2).await?,
+            None => switch(visitor, Plugin::Native).await?,
+        };
+        if is_empty_answer(&answer.data) {
+            return Ok(Credential::Empty);
+        }
+        match answer.plugin {
+            Plugin::CachingSha2 => self.full_authentication(visitor, &answer).await,
+            _ => recovered(&answer, &stored).ok_or_else(|| self.denied(visitor, true)),
+        }
     }
 
     /// caching_sha2_password's second half: the password itself, through TLS or encrypted for our key.
+    ///
+    /// MariaDB's client library has versions that send it in the first place over TLS, and unencrypted where
+    /// TLS was only wished for. By then it has been sent, and refusing it would protect nobody.
     async fn full_authentication(
         &self,
         visitor: &mut Visitor,
-        scramble: &[u8],
+        answer: &Answer,
     ) -> Result<Credential, ClientError> {
-        visitor.send(&AuthMoreData(&[FULL_AUTH]).encode()).await?;
-        let mut payload = visitor.receive().await?;
-        let password = if visitor.stream.is_tls() {
-            payload.strip_suffix(&[0]).map(Secret::new)
+        let password = if visitor.stream.is_tls() && answer.data.len() != SHA256_LEN {
+            clear_password(&answer.data)
         } else {
-            if payload.as_slice() == [PUBLIC_KEY_REQUEST] {
+            visitor.send(&AuthMoreData(&[FULL_AUTH]).encode()).await?;
+            let mut payload = visitor.receive().await?;
+            if !visitor.stream.is_tls() && payload.as_slice() == [PUBLIC_KEY_REQUEST] {
                 visitor.send(&AuthMoreData(self.door.rsa.public_pem()).encode()).await?;
                 payload = visitor.receive().await?;
             }
-            self.door.rsa.decrypt_password(&payload, scramble)
+            if payload.len() == self.door.rsa.ciphertext_len() {
+                self.door.rsa.decrypt_password(&payload, &answer.scramble)
+            } else {
+                clear_password(&payload)
+            }
         };
         match password.filter(|password| password.expose().len() <= PASSWORD_MAX) {
             Some(password) if password.is_empty() => Ok(Credential::Empty),
@@ -391,40 +419,39 @@ impl Question<'_> {
         user: &str,
         password: &Secret,
     ) -> Result<Credential, ClientError> {
-        let (plugin, scramble, answer) = match self.plugin() {
-            Some(plugin) => (plugin, self.scramble, self.response.auth.clone()),
-            None => {
-                let (scramble, answer) = switch(visitor, Plugin::CachingSha2).await?;
-                (Plugin::CachingSha2, scramble, answer)
-            }
+        let answer = match self.first_answer() {
+            Some(answer) => answer,
+            None => switch(visitor, self.named().unwrap_or(Plugin::CachingSha2)).await?,
         };
-        let right = plugin.verify(password, &scramble, &answer);
+        let right = answer.plugin.verify(password, &answer.scramble, &answer.data);
         if !(right & (self.response.user == user.as_bytes())) {
-            return Err(self.denied(visitor, !is_empty_answer(&answer)));
+            return Err(self.denied(visitor, !is_empty_answer(&answer.data)));
         }
         if password.is_empty() {
             return Ok(Credential::Empty);
         }
-        if plugin == Plugin::CachingSha2 {
+        if answer.plugin == Plugin::CachingSha2 {
             visitor.send(&AuthMoreData(&[FAST_AUTH_OK]).encode()).await?;
         }
         Ok(Credential::Clear(password.clone()))
     }
 }
 
+/// SHA1 of the password, where the client's native answer fits one of the stored hashes.
+fn recovered(answer: &Answer, stored: &[[u8; 20]]) -> Option<Credential> {
+    let hash = stored.iter().find_map(|hash| recover_sha1(&answer.data, &answer.scramble, hash))?;
+    Some(Credential::Sha1(hash))
+}
+
+fn clear_password(payload: &[u8]) -> Option<Secret> {
+    payload.strip_suffix(&[0]).map(Secret::new)
+}
+
 /// Asks the client to answer another scramble with another plugin.
-async fn switch(
-    visitor: &mut Visitor,
-    plugin: Plugin,
-) -> Result<([u8; SCRAMBLE_LEN], Zeroizing<Vec<u8>>), ClientError> {
+async fn switch(visitor: &mut Visitor, plugin: Plugin) -> Result<Answer, ClientError> {
     let scramble = random_scramble()?;
     let request = AuthSwitchRequest { plugin: plugin.name().as_bytes().to_vec(), data: scramble.to_vec() };
     visitor.send(&request.encode()).await?;
-    let answer = visitor.receive().await?;
-    Ok((scramble, answer))
-}
-
-/// caching_sha2_password clients say "no password" with a single zero, native ones with nothing.
-fn is_empty_answer(answer: &[u8]) -> bool {
-    matches!(answer, [] | [0])
+    let data = visitor.receive().await?;
+    Ok(Answer { plugin, scramble, data })
 }
