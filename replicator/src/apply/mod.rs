@@ -3,11 +3,12 @@
 pub mod checkpoint;
 mod fold;
 mod graph;
+mod intervals;
 mod net;
 pub mod progress;
 #[cfg(test)]
 mod sample;
-pub mod scheduler;
-pub mod statement;
-pub mod worker;
+mod scheduler;
+mod statement;
+mod worker;
 mod writeset;
