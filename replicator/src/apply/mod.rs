@@ -1,9 +1,14 @@
-//! Replays the spool into the target, in parallel, with the position committed beside the rows. (H7)
+//! Replays the spool into the target, in parallel, with the position committed beside the rows.
 
 pub mod checkpoint;
-pub mod graph;
+mod fold;
+mod graph;
+mod intervals;
+mod net;
 pub mod progress;
-pub mod scheduler;
-pub mod statement;
-pub mod worker;
-pub mod writeset;
+#[cfg(test)]
+mod sample;
+mod scheduler;
+mod statement;
+mod worker;
+mod writeset;
