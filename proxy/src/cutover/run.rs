@@ -36,7 +36,8 @@ struct Pause {
 
 impl Pause {
     fn new(closed: Instant, pause: Duration) -> Self {
-        let open_by = closed + pause;
+        // A little less than promised, for what the opening itself takes.
+        let open_by = closed + pause - (pause / 20).min(Duration::from_millis(20));
         // The undo has to take the fence off while the gate is still closed, so it has a part of the pause.
         let work_until = open_by - UNDO_RESERVE_MAX.min(pause / 5);
         Self { closed, drain_until: closed + pause / 2, work_until, open_by }
