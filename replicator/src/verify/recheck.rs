@@ -7,6 +7,7 @@
 //! for later (it is touched again anyway, or it is compared behind the fence, where nothing moves).
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use config::Side;
@@ -55,7 +56,7 @@ impl Pair {
 
 /// One comparison of rows of one table.
 pub(super) struct Comparison<'a> {
-    pub(super) table: &'a TableSchema,
+    pub(super) table: &'a Arc<TableSchema>,
     pub(super) sql: &'a TableSql<'a>,
     pub(super) passed: &'a Passed,
     pub(super) differences: &'a Differences,

@@ -212,7 +212,7 @@ impl Verifier {
         Ok(())
     }
 
-    fn comparison<'a>(&'a self, table: &'a TableSchema, sql: &'a TableSql<'a>) -> Comparison<'a> {
+    fn comparison<'a>(&'a self, table: &'a Arc<TableSchema>, sql: &'a TableSql<'a>) -> Comparison<'a> {
         Comparison { table, sql, passed: &self.passed, differences: &self.differences }
     }
 
