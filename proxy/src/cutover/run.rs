@@ -73,8 +73,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Runs until nothing is left to do.
-    pub(super) async fn to_the_end(mut self, mut next: (State, Option<Effect>)) {
+    /// Goes on until nothing is left to do.
+    pub(super) async fn run(mut self, mut next: (State, Option<Effect>)) {
         let id = self.plan.id;
         while let (state, Some(effect)) = next {
             let began = Instant::now();
@@ -141,7 +141,9 @@ impl<'a> Run<'a> {
             Effect::WaitApplied(position) => {
                 let port = Arc::clone(&by.replication);
                 let wait = async move { port.wait_applied(&position).await };
-                self.ask("the target to apply the final position", wait).await.map_or_else(failed, |()| Event::Done)
+                self.ask("the target to apply the final position", wait)
+                    .await
+                    .map_or_else(failed, |()| Event::Done)
             }
             Effect::AskVerdict => {
                 let port = Arc::clone(&by.replication);
@@ -204,7 +206,8 @@ impl<'a> Run<'a> {
 
     /// Time until what isn't journalled is undone; outside a pause, what a backend is given.
     fn left(&self) -> Duration {
-        self.deadlines.map_or(BACKEND_WITHIN, |pause| pause.work_until.saturating_duration_since(Instant::now()))
+        self.deadlines
+            .map_or(BACKEND_WITHIN, |pause| pause.work_until.saturating_duration_since(Instant::now()))
     }
 
     /// Time until the gate must be open again, and a little where that has passed.
@@ -266,7 +269,8 @@ impl<'a> Run<'a> {
 
     async fn kill_holders(&mut self) -> Event {
         let registry = Arc::clone(&self.by.registry);
-        let killed = self.ask("sessions to end", async move { Ok(registry.kill_permit_holders().await) }).await;
+        let killed =
+            self.ask("sessions to end", async move { Ok(registry.kill_permit_holders().await) }).await;
         match killed {
             Ok(killed) => {
                 self.killed = killed as u64;
@@ -313,9 +317,7 @@ impl<'a> Run<'a> {
     async fn record(&self, entry: Entry) -> Event {
         let id = self.plan.id;
         let record = match entry {
-            Entry::Started => {
-                Record::Started { id, at_ms: now_ms(), from: self.plan.from, to: self.plan.to }
-            }
+            Entry::Started => Record::Started { id, at_ms: now_ms(), from: self.plan.from, to: self.plan.to },
             Entry::Fenced(before) => Record::Fenced { id, before },
             Entry::Switched { position, note } => {
                 if self.left().is_zero() {
