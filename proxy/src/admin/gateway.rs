@@ -12,7 +12,6 @@ use std::time::Duration;
 use opensrv_mysql::{AsyncMysqlIntermediary, IntermediaryOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::timeout;
-use zeroize::Zeroizing;
 
 use super::AdminContext;
 use super::shim::Shim;
@@ -95,7 +94,7 @@ async fn log_in(mut pipe: DuplexStream) -> io::Result<DuplexStream> {
         max_packet: 1 << 24,
         collation: 45,
         user: b"admin".to_vec(),
-        auth: Zeroizing::new(Vec::new()),
+        auth: config::Secret::default(),
         schema: None,
         plugin: Some(PIPE_PLUGIN.to_vec()),
         attributes: None,
