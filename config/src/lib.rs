@@ -10,11 +10,13 @@ pub mod failpoint;
 pub mod load;
 pub mod migration;
 pub mod names;
+mod nearest;
 pub mod position;
 pub mod progress;
 pub mod proxy;
 mod raw;
 pub mod secret;
+mod url;
 mod validate;
 
 pub use load::{ConfigErrors, Overrides, load};

@@ -1,1 +1,143 @@
-//! Dials a backend and logs an application's user in. (H2)
+//! Dials a backend and logs an application's user in.
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use config::{BackendConfig, ServerVersion};
+use tokio::net::TcpStream;
+
+use crate::auth::client::{LoginError, log_in, read_greeting};
+use crate::auth::{Credential, Login};
+use crate::error::ConnectError;
+use crate::protocol::capability::Capabilities;
+use crate::protocol::frame::{FrameError, Frames};
+use crate::protocol::packet::{Handshake, OkPacket, StatusFlags};
+use crate::protocol::stream::Stream;
+
+const COM_QUIT: &[u8] = &[1];
+/// utf8mb4_general_ci: every server has it.
+const PROBE_COLLATION: u16 = 45;
+const PROBE_PACKET_MAX: u32 = 1 << 24;
+
+/// A logged-in connection of one application session.
+#[derive(Debug)]
+pub struct BackendConnection {
+    /// The socket, at rest: nothing is on its way in either direction.
+    pub stream: Stream,
+    /// Family and version.
+    pub version: ServerVersion,
+    /// The backend's own id of it, for KILL.
+    pub connection_id: u32,
+    /// The flags that shape the session: as in the client's login.
+    pub capabilities: Capabilities,
+    /// Payload of the OK packet that ended the login; good to be sent to the client as it is.
+    pub ok: Vec<u8>,
+    /// Status flags of that packet.
+    pub status: StatusFlags,
+}
+
+/// What a backend greets with.
+#[derive(Debug, Clone)]
+pub struct Greeting {
+    /// Family and version.
+    pub version: ServerVersion,
+    /// The greeting itself.
+    pub handshake: Handshake,
+}
+
+/// Dials `backend` and logs the application's user in as it asked for, within `timeout`.
+///
+/// Cancel safety: dropping it closes the connection.
+pub async fn connect(
+    backend: &BackendConfig,
+    login: &Login,
+    credential: &Credential,
+    timeout: Duration,
+) -> Result<BackendConnection, ConnectError> {
+    within(backend, timeout, Box::pin(dial_and_log_in(backend, login, credential))).await
+}
+
+/// Reads a backend's greeting: its version and what it can do.
+///
+/// It logs in as the service account and quits, whatever comes of it, because MySQL counts connections that
+/// end at the greeting and blocks a host that makes too many (max_connect_errors).
+///
+/// Cancel safety: dropping it closes the connection.
+pub async fn probe(backend: &BackendConfig, timeout: Duration) -> Result<Greeting, ConnectError> {
+    within(backend, timeout, Box::pin(dial_and_quit(backend))).await
+}
+
+async fn within<T>(
+    backend: &BackendConfig,
+    timeout: Duration,
+    work: impl Future<Output = Result<T, LoginError>>,
+) -> Result<T, ConnectError> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no login within {timeout:?}"));
+    match tokio::time::timeout(timeout, work).await {
+        Ok(outcome) => outcome.map_err(|error| named(backend, error)),
+        Err(_) => Err(named(backend, LoginError::Frame(FrameError::Io(late())))),
+    }
+}
+
+fn named(backend: &BackendConfig, error: LoginError) -> ConnectError {
+    let backend = backend.address();
+    match error {
+        LoginError::Refused(packet) => ConnectError::Refused { backend, packet },
+        LoginError::Credential(packet) => ConnectError::Credential { backend, packet },
+        LoginError::Protocol(reason) => ConnectError::Protocol { backend, reason },
+        LoginError::Frame(FrameError::Io(source)) => ConnectError::Unreachable { backend, source },
+        LoginError::Frame(other) => ConnectError::Protocol { backend, reason: other.to_string() },
+    }
+}
+
+async fn dial_and_log_in(
+    backend: &BackendConfig,
+    login: &Login,
+    credential: &Credential,
+) -> Result<BackendConnection, LoginError> {
+    let (mut stream, mut frames, greeting) = dial(backend).await?;
+    let ok = log_in(&mut stream, &mut frames, &greeting.handshake, login, credential).await?;
+    let status = OkPacket::parse(&ok, login.capabilities)?.status;
+    Ok(BackendConnection {
+        stream,
+        version: greeting.version,
+        connection_id: greeting.handshake.connection_id,
+        capabilities: login.capabilities.of_session(),
+        ok,
+        status,
+    })
+}
+
+async fn dial_and_quit(backend: &BackendConfig) -> Result<Greeting, LoginError> {
+    let (mut stream, mut frames, greeting) = dial(backend).await?;
+    let login = Login {
+        user: backend.user.clone().into_bytes(),
+        schema: None,
+        collation: PROBE_COLLATION,
+        capabilities: Capabilities::PROTOCOL_41,
+        max_packet: PROBE_PACKET_MAX,
+        attributes: None,
+        client: None,
+    };
+    let credential = match backend.password.is_empty() {
+        true => Credential::Empty,
+        false => Credential::Clear(backend.password.clone()),
+    };
+    // Whether the service account may enter is the control connection's business, which says it better.
+    if log_in(&mut stream, &mut frames, &greeting.handshake, &login, &credential).await.is_ok() {
+        let _ = Frames::new().write(&mut stream, COM_QUIT).await;
+    }
+    Ok(greeting)
+}
+
+async fn dial(backend: &BackendConfig) -> Result<(Stream, Frames, Greeting), LoginError> {
+    let socket = TcpStream::connect((backend.host.as_str(), backend.port)).await?;
+    let mut stream = Stream::tcp(socket)?;
+    let mut frames = Frames::new();
+    let handshake = read_greeting(&mut stream, &mut frames).await?;
+    let text = String::from_utf8_lossy(&handshake.server_version);
+    let version = ServerVersion::parse(&text)
+        .ok_or_else(|| LoginError::Protocol("its greeting names no version".to_owned()))?;
+    Ok((stream, frames, Greeting { version, handshake }))
+}

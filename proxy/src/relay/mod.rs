@@ -1,4 +1,4 @@
-//! Moving packets. (H3)
+//! Moving packets.
 
 pub mod copy;
 pub mod exchange;

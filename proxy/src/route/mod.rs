@@ -1,4 +1,4 @@
-//! Which backend serves, and who may start a statement there. (H3)
+//! Which backend serves, and who may start a statement there.
 
 pub mod gate;
 pub mod table;

@@ -1,8 +1,13 @@
-//! The route: one `ArcSwap` that every statement loads and a cutover stores. (H3)
+//! The route: one `ArcSwap` that every statement loads and a cutover stores.
+//!
+//! Statements only load. Sessions that are idle hear of a change through [`RouteTable::subscribe`], which
+//! one task of the proxy passes on to them, so that waiting for a client touches nothing that is shared.
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use config::{BackendConfig, Side};
+use tokio::sync::watch;
 
 /// Counts swaps. A session whose connection carries another epoch than the route has to move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,37 +31,135 @@ pub struct Route {
     pub backend: Arc<Backend>,
 }
 
+/// What idle sessions are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signal {
+    /// Of the present route.
+    pub epoch: Epoch,
+    /// The side that sessions should prepare themselves for.
+    pub prepare: Option<Side>,
+}
+
 /// The present route, and the backend that sessions should prepare for.
 #[derive(Debug)]
-pub struct RouteTable {}
+pub struct RouteTable {
+    source: Arc<Backend>,
+    target: Arc<Backend>,
+    route: ArcSwap<Route>,
+    signal: watch::Sender<Signal>,
+}
 
 impl RouteTable {
     /// A table with `serving` in front.
     #[must_use]
-    pub fn new(_source: Backend, _target: Backend, _serving: Side) -> Arc<Self> {
-        todo!()
+    pub fn new(source: Backend, target: Backend, serving: Side) -> Arc<Self> {
+        let (source, target) = (Arc::new(source), Arc::new(target));
+        let epoch = Epoch(0);
+        let backend = Arc::clone(if serving == Side::Source { &source } else { &target });
+        Arc::new(Self {
+            route: ArcSwap::from_pointee(Route { epoch, backend }),
+            signal: watch::Sender::new(Signal { epoch, prepare: None }),
+            source,
+            target,
+        })
     }
 
     /// The present route.
     #[must_use]
     pub fn load(&self) -> arc_swap::Guard<Arc<Route>> {
-        todo!()
+        self.route.load()
     }
 
     /// One of the two backends.
     #[must_use]
-    pub fn backend(&self, _side: Side) -> &Arc<Backend> {
-        todo!()
+    pub fn backend(&self, side: Side) -> &Arc<Backend> {
+        match side {
+            Side::Source => &self.source,
+            Side::Target => &self.target,
+        }
     }
 
-    /// Routes to `side` from now on. The caller has closed the gate and drained it (invariant 2).
-    pub fn swap(&self, _side: Side) -> Epoch {
-        todo!()
+    /// Routes to `side` from now on, and ends a preparation. The caller has closed the gate and drained it
+    /// (invariant 2). Where `side` serves already nothing changes.
+    pub fn swap(&self, side: Side) -> Epoch {
+        let mut epoch = Epoch(0);
+        // The sender's lock is what keeps two swaps apart.
+        self.signal.send_if_modified(|signal| {
+            epoch = signal.epoch;
+            if self.route.load().backend.side == side {
+                return false;
+            }
+            epoch = Epoch(signal.epoch.0 + 1);
+            self.route.store(Arc::new(Route { epoch, backend: Arc::clone(self.backend(side)) }));
+            *signal = Signal { epoch, prepare: None };
+            true
+        });
+        epoch
     }
 
     /// Asks every session to dial, authenticate and restore itself on `side` while traffic flows; `None`
     /// lets go of what was prepared.
-    pub fn prepare(&self, _side: Option<Side>) {
-        todo!()
+    pub fn prepare(&self, side: Option<Side>) {
+        self.signal.send_if_modified(|signal| {
+            // Nobody prepares for the side that it is on.
+            let wanted = side.filter(|side| *side != self.route.load().backend.side);
+            std::mem::replace(&mut signal.prepare, wanted) != wanted
+        });
+    }
+
+    /// The side that sessions should prepare themselves for.
+    #[must_use]
+    pub fn preparing(&self) -> Option<Side> {
+        self.signal.borrow().prepare
+    }
+
+    /// Changes of the route and of what is to be prepared. Passed on to sessions by the proxy.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Signal> {
+        self.signal.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use config::Secret;
+
+    use super::*;
+
+    fn table(serving: Side) -> Arc<RouteTable> {
+        let backend = |side, port| Backend {
+            side,
+            config: BackendConfig {
+                host: "127.0.0.1".into(),
+                port,
+                user: "repl".into(),
+                password: Secret::default(),
+            },
+        };
+        RouteTable::new(backend(Side::Source, 1), backend(Side::Target, 2), serving)
+    }
+
+    #[test]
+    fn a_swap_changes_the_backend_and_the_epoch_together() {
+        let routes = table(Side::Source);
+        let watcher = routes.subscribe();
+        assert_eq!((routes.load().backend.config.port, routes.load().epoch), (1, Epoch(0)));
+        routes.prepare(Some(Side::Target));
+        assert_eq!(routes.preparing(), Some(Side::Target));
+        assert_eq!(routes.swap(Side::Target), Epoch(1));
+        assert_eq!((routes.load().backend.config.port, routes.load().epoch), (2, Epoch(1)));
+        assert_eq!(*watcher.borrow(), Signal { epoch: Epoch(1), prepare: None });
+        assert_eq!(routes.swap(Side::Target), Epoch(1), "already there");
+        assert_eq!(routes.swap(Side::Source), Epoch(2));
+    }
+
+    #[test]
+    fn nobody_prepares_for_the_side_that_serves() {
+        let routes = table(Side::Target);
+        routes.prepare(Some(Side::Target));
+        assert_eq!(routes.preparing(), None);
+        routes.prepare(Some(Side::Source));
+        routes.prepare(None);
+        assert_eq!(routes.preparing(), None);
     }
 }

@@ -1,6 +1,18 @@
-//! The live sessions, for SHOW SESSIONS, KILL SESSION, the limit on connections and the cutover. (H3)
+//! The live sessions, for SHOW SESSIONS, KILL SESSION, the limit on connections and the cutover.
+//!
+//! Each session writes what others may see of it into an entry of its own; nobody else writes there but to
+//! give it an order. The statement path touches only that entry.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use config::Side;
+use dashmap::DashMap;
+use tokio::sync::Notify;
+
+use super::pins::Pins;
 
 /// A row of SHOW SESSIONS.
 #[derive(Debug, Clone)]
@@ -27,21 +39,180 @@ pub struct SessionRow {
     pub idle_ms: u64,
 }
 
-/// Every live session. H3 fills it in; these are the calls that the cutover and the admin SQL (H4) make.
+/// What a session is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Activity {
+    /// Waits for its client.
+    Idle = 0,
+    /// Has a statement on the backend.
+    Busy = 1,
+    /// Waits for the gate.
+    Waiting = 2,
+    /// Moves to the other backend, or prepares for it.
+    Moving = 3,
+}
+
+impl Activity {
+    const TEXTS: [&'static str; 4] = ["idle", "busy", "waiting", "moving"];
+}
+
+/// What a session is told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Order {
+    /// Nothing.
+    None = 0,
+    /// Finish what you are at, then close.
+    Drain = 1,
+    /// Give up the open transaction; where that isn't all that is open, close.
+    EndTransaction = 2,
+    /// Close.
+    Close = 3,
+}
+
+impl Order {
+    fn from_bits(bits: u8) -> Self {
+        match bits {
+            0 => Order::None,
+            1 => Order::Drain,
+            2 => Order::EndTransaction,
+            _ => Order::Close,
+        }
+    }
+}
+
+/// What others see of a session, and how they reach it.
+pub(crate) struct Entry {
+    pub(crate) id: u32,
+    user: String,
+    client: String,
+    born: Instant,
+    schema: Mutex<String>,
+    side: AtomicU8,
+    activity: AtomicU8,
+    pins: AtomicU32,
+    pub(crate) in_transaction: AtomicBool,
+    pub(crate) holds_permit: AtomicBool,
+    statements: AtomicU64,
+    /// Milliseconds after `born`.
+    heard_ms: AtomicU64,
+    order: AtomicU8,
+    /// Something changed that an idle session should look at: an order, the route, what to prepare.
+    pub(crate) wake: Notify,
+    /// Set by the prepare-ahead, for the cutover's progress.
+    pub(crate) prepared: AtomicBool,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Entry {
+    pub(crate) fn set_activity(&self, activity: Activity) {
+        self.activity.store(activity as u8, Relaxed);
+    }
+
+    pub(crate) fn set_side(&self, side: Side) {
+        self.side.store(u8::from(side == Side::Target), Relaxed);
+    }
+
+    pub(crate) fn set_pins(&self, pins: Pins) {
+        self.pins.store(pins.bits(), Relaxed);
+    }
+
+    pub(crate) fn set_schema(&self, schema: &[u8]) {
+        let mut text = self.schema.lock().unwrap_or_else(PoisonError::into_inner);
+        text.clear();
+        text.push_str(&String::from_utf8_lossy(schema));
+    }
+
+    /// The client sent a statement.
+    pub(crate) fn count_statement(&self) {
+        // Only the session itself counts, so this needs no locked addition.
+        self.statements.store(self.statements.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// The client said something.
+    pub(crate) fn heard(&self) {
+        self.heard_ms.store(self.born.elapsed().as_millis() as u64, Relaxed);
+    }
+
+    pub(crate) fn idle_ms(&self) -> u64 {
+        (self.born.elapsed().as_millis() as u64).saturating_sub(self.heard_ms.load(Relaxed))
+    }
+
+    pub(crate) fn order(&self) -> Order {
+        Order::from_bits(self.order.load(SeqCst))
+    }
+
+    /// Gives an order; a stronger one stands.
+    pub(crate) fn give(&self, order: Order) {
+        self.order.fetch_max(order as u8, SeqCst);
+        self.wake.notify_one();
+    }
+
+    /// An order to end a transaction was carried out.
+    pub(crate) fn done(&self, order: Order) {
+        let _ = self.order.compare_exchange(order as u8, Order::None as u8, SeqCst, SeqCst);
+    }
+
+    fn side(&self) -> Side {
+        if self.side.load(Relaxed) == 0 { Side::Source } else { Side::Target }
+    }
+
+    fn row(&self) -> SessionRow {
+        let activity = usize::from(self.activity.load(Relaxed));
+        SessionRow {
+            id: self.id,
+            user: self.user.clone(),
+            client: self.client.clone(),
+            schema: self.schema.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            backend: self.side(),
+            state: Activity::TEXTS.get(activity).copied().unwrap_or("busy"),
+            in_transaction: self.in_transaction.load(Relaxed),
+            pinned_by: Pins::from_bits(self.pins.load(Relaxed)).to_string(),
+            statements: self.statements.load(Relaxed),
+            idle_ms: self.idle_ms(),
+        }
+    }
+}
+
+/// Every live session.
 #[derive(Debug, Default)]
-pub struct SessionRegistry {}
+pub struct SessionRegistry {
+    sessions: DashMap<u32, Arc<Entry>>,
+    moved: AtomicU64,
+}
+
+/// Keeps a session in the registry for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    registry: Arc<SessionRegistry>,
+    pub(crate) entry: Arc<Entry>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.registry.sessions.remove(&self.entry.id);
+    }
+}
 
 impl SessionRegistry {
     /// A row a session, by id.
     #[must_use]
     pub fn rows(&self) -> Vec<SessionRow> {
-        todo!()
+        let mut rows: Vec<_> = self.sessions.iter().map(|entry| entry.row()).collect();
+        rows.sort_unstable_by_key(|row| row.id);
+        rows
     }
 
     /// Live sessions.
     #[must_use]
     pub fn len(&self) -> usize {
-        todo!()
+        self.sessions.len()
     }
 
     /// True where there is none.
@@ -52,31 +223,125 @@ impl SessionRegistry {
 
     /// Sessions that are on `side` now.
     #[must_use]
-    pub fn on(&self, _side: Side) -> usize {
-        todo!()
+    pub fn on(&self, side: Side) -> usize {
+        self.sessions.iter().filter(|entry| entry.side() == side).count()
     }
 
     /// Sessions that have something open which no move can carry over (transactions not among them).
     #[must_use]
     pub fn pinned(&self) -> usize {
-        todo!()
+        self.sessions.iter().filter(|entry| entry.pins.load(Relaxed) != 0).count()
+    }
+
+    /// Sessions that are restored on the other backend already and only wait for the swap.
+    #[must_use]
+    pub fn prepared(&self) -> usize {
+        self.sessions.iter().filter(|entry| entry.prepared.load(Relaxed)).count()
     }
 
     /// Sessions moved since the process began.
     #[must_use]
     pub fn moved_total(&self) -> u64 {
-        todo!()
+        self.moved.load(Relaxed)
     }
 
     /// Closes a session and its backend connection. False: no such session.
-    pub fn kill(&self, _id: u32) -> bool {
-        todo!()
+    pub fn kill(&self, id: u32) -> bool {
+        self.sessions.get(&id).map(|entry| entry.give(Order::Close)).is_some()
     }
 
-    /// Closes every session that holds a permit of the gate now (open transactions, pins), for
-    /// `open_transactions = "kill"`. The backend rolls back when its connection closes; a client in a
-    /// transaction gets error 1213 only once that is certain, else its connection closes. Returns how many.
+    /// Ends what holds a permit of the gate now, for `open_transactions = "kill"`. Where that is only a
+    /// transaction, the session rolls it back on its own connection, and its client gets error 1213 once the
+    /// backend has confirmed it; every other session is closed, and the backend rolls back with it. Returns
+    /// how many there are; the permits come back as they end.
     pub async fn kill_permit_holders(&self) -> usize {
-        todo!()
+        let mut count = 0;
+        for entry in &self.sessions {
+            if entry.holds_permit.load(SeqCst) {
+                entry.give(Order::EndTransaction);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        id: u32,
+        user: String,
+        client: String,
+        side: Side,
+    ) -> Registered {
+        let entry = Arc::new(Entry {
+            id,
+            user,
+            client,
+            born: Instant::now(),
+            schema: Mutex::default(),
+            side: AtomicU8::new(u8::from(side == Side::Target)),
+            activity: AtomicU8::new(Activity::Idle as u8),
+            pins: AtomicU32::new(0),
+            in_transaction: AtomicBool::new(false),
+            holds_permit: AtomicBool::new(false),
+            statements: AtomicU64::new(0),
+            heard_ms: AtomicU64::new(0),
+            order: AtomicU8::new(Order::None as u8),
+            wake: Notify::new(),
+            prepared: AtomicBool::new(false),
+        });
+        self.sessions.insert(id, Arc::clone(&entry));
+        Registered { registry: Arc::clone(self), entry }
+    }
+
+    pub(crate) fn contains(&self, id: u32) -> bool {
+        self.sessions.contains_key(&id)
+    }
+
+    pub(crate) fn count_move(&self) {
+        self.moved.fetch_add(1, Relaxed);
+    }
+
+    /// Wakes every session: the route, or what is to be prepared, has changed.
+    pub(crate) fn wake_all(&self) {
+        for entry in &self.sessions {
+            entry.wake.notify_one();
+        }
+    }
+
+    /// The same order for every session.
+    pub(crate) fn give_all(&self, order: Order) {
+        for entry in &self.sessions {
+            entry.give(order);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_session_is_listed_for_as_long_as_it_lives() {
+        let registry = Arc::new(SessionRegistry::default());
+        let one = registry.register(7, "app".into(), "127.0.0.1:9".into(), Side::Source);
+        let two = registry.register(3, "app".into(), String::new(), Side::Source);
+        two.entry.set_side(Side::Target);
+        two.entry.set_pins(Pins::XA);
+        two.entry.set_schema(b"shop");
+        two.entry.holds_permit.store(true, SeqCst);
+        two.entry.count_statement();
+        let rows = registry.rows();
+        assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [3, 7]);
+        assert_eq!((rows[0].pinned_by.as_str(), rows[0].schema.as_str()), ("XA transaction", "shop"));
+        assert_eq!((registry.on(Side::Target), registry.pinned(), registry.len()), (1, 1, 2));
+        assert_eq!(registry.kill_permit_holders().await, 1);
+        assert_eq!((two.entry.order(), one.entry.order()), (Order::EndTransaction, Order::None));
+        assert!(registry.kill(3) && !registry.kill(4));
+        two.entry.done(Order::EndTransaction);
+        assert_eq!(two.entry.order(), Order::Close, "the stronger order stands");
+        drop((one, two));
+        assert!(registry.is_empty());
     }
 }

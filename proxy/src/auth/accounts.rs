@@ -1,0 +1,199 @@
+//! Stored hashes of mysql_native_password accounts, read with the service account.
+//!
+//! Which of a user's accounts (`user@host`) a client would match isn't worked out here: the token is checked
+//! against every hash that the user has anywhere, and the backend decides in the end.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use config::BackendConfig;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, OptsBuilder, Row, Value};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::plugin::parse_stored_hash;
+use super::server::{NativeHashes, NativeHashesFuture};
+
+/// A changed password is noticed after this time. Until then the new one only means a longer login.
+const CACHE_TTL: Duration = Duration::from_secs(5);
+/// Names are the client's choice, so the cache is emptied rather than let grow.
+const CACHED_USERS_MAX: usize = 1024;
+/// `*` and 40 hexadecimal digits.
+const HASH_LEN: usize = 41;
+/// One user's accounts that are looked at.
+const ACCOUNTS_MAX: usize = 64;
+/// A login doesn't wait longer for the hash; it goes on without one.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
+/// A backend that can't be asked is asked again after this time.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Asks the backend that serves. One connection, opened when it is needed first.
+pub struct Accounts {
+    serving: Box<dyn Fn() -> BackendConfig + Send + Sync>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// The backend that connection and cache are of.
+    of: Option<BackendConfig>,
+    connection: Option<Conn>,
+    cache: HashMap<Vec<u8>, (Instant, Vec<[u8; 20]>)>,
+    failed_at: Option<Instant>,
+}
+
+impl std::fmt::Debug for Accounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Accounts(…)")
+    }
+}
+
+impl Accounts {
+    /// `serving` says which backend serves at the moment.
+    pub fn new(serving: impl Fn() -> BackendConfig + Send + Sync + 'static) -> Self {
+        Self { serving: Box::new(serving), known: Mutex::default() }
+    }
+
+    async fn look_up(&self, user: &[u8]) -> Vec<[u8; 20]> {
+        let Ok(name) = std::str::from_utf8(user) else { return Vec::new() };
+        let now = Instant::now();
+        let mut known = self.known.lock().await;
+        known.turn_to((self.serving)());
+        if let Some((at, hashes)) = known.cache.get(user)
+            && now.duration_since(*at) < CACHE_TTL
+        {
+            return hashes.clone();
+        }
+        if known.failed_at.is_some_and(|at| now.duration_since(at) < RETRY_AFTER) {
+            return Vec::new();
+        }
+        match known.ask(name).await {
+            Ok(hashes) => {
+                known.failed_at = None;
+                known.remember(user, now, &hashes);
+                hashes
+            }
+            Err(error) => {
+                known.failed_at = Some(now);
+                known.connection = None;
+                // Not an error: clients are asked for their password in another way.
+                tracing::warn!(
+                    area = "accounts", %error,
+                    "can't read the hashes of mysql_native_password accounts; clients of such accounts are \
+                     asked for caching_sha2_password. Grant the service account SELECT on the schema mysql"
+                );
+                Vec::new()
+            }
+        }
+    }
+}
+
+impl NativeHashes for Accounts {
+    fn hashes<'a>(&'a self, user: &'a [u8]) -> NativeHashesFuture<'a> {
+        Box::pin(
+            async move { tokio::time::timeout(LOOKUP_TIMEOUT, self.look_up(user)).await.unwrap_or_default() },
+        )
+    }
+}
+
+impl Known {
+    fn turn_to(&mut self, backend: BackendConfig) {
+        if self.of.as_ref() != Some(&backend) {
+            *self = Self { of: Some(backend), ..Self::default() };
+        }
+    }
+
+    fn remember(&mut self, user: &[u8], now: Instant, hashes: &[[u8; 20]]) {
+        if self.cache.len() >= CACHED_USERS_MAX {
+            self.cache.clear();
+        }
+        self.cache.insert(user.to_vec(), (now, hashes.to_vec()));
+    }
+
+    /// Cancel safety: the connection is out of its place while it is used, so a dropped question drops it.
+    async fn ask(&mut self, user: &str) -> Result<Vec<[u8; 20]>, mysql_async::Error> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => dial(self.of.as_ref()).await?,
+        };
+        let hashes = match query(&mut connection, user).await {
+            // The server closed it while it was idle: once more with a new one.
+            Err(mysql_async::Error::Io(_)) => {
+                connection = dial(self.of.as_ref()).await?;
+                query(&mut connection, user).await?
+            }
+            outcome => outcome?,
+        };
+        self.connection = Some(connection);
+        Ok(hashes)
+    }
+}
+
+async fn dial(backend: Option<&BackendConfig>) -> Result<Conn, mysql_async::Error> {
+    let backend = backend.ok_or_else(|| mysql_async::Error::Other("no backend".into()))?;
+    let options = OptsBuilder::default()
+        .ip_or_hostname(backend.host.clone())
+        .tcp_port(backend.port)
+        .user(Some(backend.user.clone()))
+        .pass(backend.password.expose_str().map(str::to_owned))
+        .prefer_socket(false);
+    Conn::new(options).await
+}
+
+/// MariaDB keeps every way in of an account in one JSON document; elsewhere there is a column for it, whose
+/// name depends on the version.
+async fn query(connection: &mut Conn, user: &str) -> Result<Vec<[u8; 20]>, mysql_async::Error> {
+    let documents = "SELECT Priv FROM mysql.global_priv WHERE User = ? LIMIT 64";
+    let columns = "SELECT * FROM mysql.user WHERE User = ? LIMIT 64";
+    let rows: Vec<Row> = match connection.exec(documents, (user,)).await {
+        // No such table.
+        Err(mysql_async::Error::Server(error)) if error.code == 1146 => {
+            connection.exec(columns, (user,)).await?
+        }
+        outcome => outcome?,
+    };
+    let mut hashes = Vec::new();
+    for row in rows {
+        for value in row.unwrap_raw().into_iter().flatten() {
+            if let Value::Bytes(text) = value {
+                hashes.extend(stored_hashes(&text).take(ACCOUNTS_MAX));
+            }
+        }
+    }
+    hashes.sort_unstable();
+    hashes.dedup();
+    hashes.truncate(ACCOUNTS_MAX);
+    Ok(hashes)
+}
+
+/// Every hash of mysql_native_password in a text. Hashes of other plugins look different, so the form is
+/// enough to know one, in a column of its own as well as within a JSON document.
+fn stored_hashes(text: &[u8]) -> impl Iterator<Item = [u8; 20]> + '_ {
+    text.windows(HASH_LEN).filter_map(|window| parse_stored_hash(std::str::from_utf8(window).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_found_wherever_they_stand() {
+        let check = |text: &str, found: usize| {
+            assert_eq!(stored_hashes(text.as_bytes()).count(), found, "{text}");
+        };
+        let hash = "*14E65567ABDB5135D0CFD9A70B3032C179A49EE7";
+        check(hash, 1);
+        check("", 0);
+        check("invalid", 0);
+        check("$A$005$0123456789012345678901234567890123456789012345678901234567890123", 0);
+        check(
+            &format!(
+                r#"{{"access":0,"plugin":"ed25519","authentication_string":"abc","auth_or":[{{}},
+                {{"plugin":"mysql_native_password","authentication_string":"{hash}"}}]}}"#
+            ),
+            1,
+        );
+        check(&format!("{hash}{hash}"), 2);
+    }
+}
