@@ -1,7 +1,7 @@
 //! The source's binary log: fetched, checked and decoded by our own code (docs/binlog.md says why).
 
 mod compress;
-mod cursor;
+pub(crate) mod cursor;
 mod decimal;
 pub(crate) mod decode;
 pub(crate) mod event;
