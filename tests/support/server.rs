@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -98,7 +98,6 @@ impl Server {
     pub async fn start_again(&mut self) {
         self.kill_9();
         let log_path = self.dir.path().join("log");
-        let log = OpenOptions::new().create(true).append(true).open(&log_path).unwrap();
         let mut command = self.engine.server_command();
         command
             .arg(format!("--datadir={}", self.dir.path().join("data").display()))
@@ -108,8 +107,7 @@ impl Server {
             .arg(format!("--port={}", self.port))
             .args(self.engine.flags())
             .args(&self.flags);
-        drop(log);
-        self.process = Some(start_logged("server", &command, &log_path));
+        self.process = Some(Process::start(&command, &log_path).unwrap());
         let opts = self.opts("root", "", None);
         let mut why = String::new();
         for _ in 0..1500 {
@@ -186,21 +184,6 @@ pub fn opts(port: u16, user: &str, password: &str, schema: Option<&str>) -> Opts
         .into()
 }
 
-/// Starts a command with both outputs appended to a file, so that a failure can show it.
-pub fn start_logged(name: &str, command: &Command, log: &Path) -> Process {
-    let mut shell = Command::new("bash");
-    // The shell opens the log and becomes the program, so the death signal stays with it.
-    shell.arg("-c").arg("exec \"${@:2}\" >>\"$1\" 2>&1 </dev/null").arg("start").arg(log);
-    shell.arg(command.get_program()).args(command.get_args());
-    for (key, value) in command.get_envs() {
-        if let Some(value) = value {
-            shell.env(key, value);
-        }
-    }
-    shell.stdin(Stdio::null());
-    Process::start(name, &shell).unwrap()
-}
-
 /// The end of a log.
 pub fn tail(path: &Path) -> String {
     let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
@@ -275,7 +258,7 @@ impl Engine {
             Engine::MariaDb => {
                 let mut command = Command::new("mariadb-install-db");
                 command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
-                command.args(["--user=root", "--innodb-log-file-size=48M"]);
+                command.args(as_root()).arg("--innodb-log-file-size=48M");
                 command
             }
             Engine::MySql97 => {
@@ -305,7 +288,7 @@ impl Engine {
         match self {
             Engine::MariaDb => {
                 let mut command = Command::new(mariadbd().expect("asked for only where it exists"));
-                command.args(["--no-defaults", "--user=root"]);
+                command.arg("--no-defaults").args(as_root());
                 command
             }
             Engine::MySql97 => {
@@ -317,7 +300,8 @@ impl Engine {
                     .arg("--library-path")
                     .arg(libraries)
                     .arg(root.join("usr/sbin/mysqld"))
-                    .args(["--no-defaults", "--user=root", "--secure-file-priv="])
+                    .args(["--no-defaults", "--secure-file-priv="])
+                    .args(as_root())
                     .arg(format!("--basedir={}", root.join("usr").display()))
                     .arg(format!("--lc-messages-dir={}", share.display()))
                     .arg(format!("--character-sets-dir={}", share.join("charsets").display()))
@@ -357,6 +341,11 @@ impl Engine {
             ],
         }
     }
+}
+
+/// A server started by root has to be told that this is meant.
+fn as_root() -> Option<&'static str> {
+    rustix::process::geteuid().is_root().then_some("--user=root")
 }
 
 /// The server program, which is outside the path of ordinary users.
