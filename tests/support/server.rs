@@ -367,3 +367,16 @@ fn loader(root: &Path) -> (PathBuf, PathBuf) {
     }
     panic!("there is no loader in {}", root.display());
 }
+
+/// The mysql client of MySQL 9.7, where it was fetched.
+pub fn mysql97_client() -> Option<Command> {
+    if !Engine::MySql97.available() {
+        return None;
+    }
+    let root = cache().join("mysql97");
+    let (loader, libraries) = loader(&root);
+    let mut command = Command::new(loader);
+    command.arg("--library-path").arg(libraries).arg(root.join("usr/bin/mysql"));
+    command.arg("--no-defaults").arg(format!("--plugin-dir={}", root.join("usr/lib/mysql/plugin").display()));
+    Some(command)
+}
