@@ -12,4 +12,5 @@ mod moves;
 mod refusals;
 mod servers;
 mod sessions;
+mod shutdown;
 mod sysbench;
