@@ -23,6 +23,8 @@ const MARK: &str = "/* changeover fence */";
 const LOCK_WAIT_TIMEOUT: u16 = 1205;
 /// How often a keeper looks.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// How often it looks for a server that is away, so that little is written before its fence stands again.
+const RETRY_EVERY: Duration = Duration::from_millis(50);
 /// How long a keeper's look may take.
 const WATCH_WITHIN: Duration = Duration::from_secs(5);
 
@@ -121,11 +123,8 @@ impl Fence {
         self.run("setting read_only", within, async |conn| set(conn).await).await
     }
 
-    /// Gives the backend back as it was found. Harmless where it isn't fenced.
+    /// Gives the backend back as it was found, whatever the policy says by now. Harmless where it isn't fenced.
     pub async fn unset(&self, before: FenceBefore, within: Duration) -> Result<(), FenceError> {
-        if self.policy == FencePolicy::None {
-            return Ok(());
-        }
         self.forget().await;
         self.run("taking read_only off", within, async |conn| unset(conn, before).await).await
     }
@@ -176,6 +175,9 @@ impl Fence {
 /// Keeps `fence` standing until told to stop: whenever the server is found without it, it is set again and an event
 /// says so. What was written in between is in that server's binlog.
 pub async fn keep(fence: &Fence, stop: &CancellationToken) {
+    if fence.policy == FencePolicy::None {
+        return;
+    }
     let mut reachable = true;
     loop {
         match fence.is_set(WATCH_WITHIN).await {
@@ -194,7 +196,7 @@ pub async fn keep(fence: &Fence, stop: &CancellationToken) {
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = sleep(WATCH_EVERY) => {}
+            () = sleep(if reachable { WATCH_EVERY } else { RETRY_EVERY }) => {}
         }
     }
 }
@@ -290,8 +292,11 @@ async fn end_pending(conn: &mut Conn) -> Result<(), mysql_async::Error> {
 
 /// What the server said, with what to do about the two refusals that operators meet.
 fn explain(error: &mysql_async::Error, user: &str) -> String {
-    let mysql_async::Error::Server(refusal) = error else {
-        return error.to_string();
+    let refusal = match error {
+        mysql_async::Error::Server(refusal) => refusal,
+        // The library says twice that it is an input/output error.
+        mysql_async::Error::Io(mysql_async::IoError::Io(error)) => return error.to_string(),
+        other => return other.to_string(),
     };
     let advice = match refusal.code {
         LOCK_WAIT_TIMEOUT => {

@@ -97,14 +97,15 @@ async fn writable(fence: &Fence) -> Result<String, String> {
 }
 
 async fn fence(of: &Coordinator, from: Side) -> Result<String, String> {
-    let found = of
-        .fence(from)
-        .probe(WITHIN)
-        .await
-        .map_err(|error| format!("the {from} can't be fenced: {error}"))?;
+    let found =
+        of.fence(from).probe(WITHIN).await.map_err(|error| format!("the {from} can't be fenced: {error}"))?;
     Ok(match of.config.fence {
-        FencePolicy::None => "cutover.fence is \"none\": writers past the proxy are the operator's affair".to_owned(),
-        FencePolicy::ReadOnly if !found.writable() => format!("the {from} is read-only already, and stays so"),
+        FencePolicy::None => {
+            "cutover.fence is \"none\": writers past the proxy are the operator's affair".to_owned()
+        }
+        FencePolicy::ReadOnly if !found.writable() => {
+            format!("the {from} is read-only already, and stays so")
+        }
         FencePolicy::ReadOnly if found.super_read_only.is_some() => {
             format!("the {from} can be made super_read_only")
         }

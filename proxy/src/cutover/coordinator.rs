@@ -93,9 +93,8 @@ impl Coordinator {
     /// A coordinator. Call [`Coordinator::recover`] before the first client is let in.
     #[must_use]
     pub fn new(parts: CutoverParts) -> Arc<Self> {
-        let fence = |side| {
-            Arc::new(Fence::new(parts.routes.backend(side).config.clone(), parts.config.fence))
-        };
+        let fence =
+            |side| Arc::new(Fence::new(parts.routes.backend(side).config.clone(), parts.config.fence));
         Arc::new(Self {
             source_fence: fence(Side::Source),
             target_fence: fence(Side::Target),

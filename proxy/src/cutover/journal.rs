@@ -219,13 +219,7 @@ mod side {
 
 impl JournalState {
     pub(super) fn new() -> Self {
-        Self {
-            serving: Side::Source,
-            unfinished: None,
-            fenced: None,
-            fence_left: None,
-            history: Vec::new(),
-        }
+        Self { serving: Side::Source, unfinished: None, fenced: None, fence_left: None, history: Vec::new() }
     }
 
     /// The number of the next cutover.
@@ -554,12 +548,7 @@ mod tests {
     }
 
     fn finished(id: u64) -> Record {
-        Record::Finished {
-            id: CutoverId(id),
-            pause_ms: Some(12),
-            sessions_moved: 16,
-            transactions_killed: 0,
-        }
+        Record::Finished { id: CutoverId(id), pause_ms: Some(12), sessions_moved: 16, transactions_killed: 0 }
     }
 
     fn full() -> Vec<Record> {

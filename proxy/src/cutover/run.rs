@@ -36,7 +36,8 @@ struct Pause {
 
 impl Pause {
     fn new(closed: Instant, pause: Duration) -> Self {
-        let open_by = closed + pause;
+        // A little less than promised, for what the opening itself takes.
+        let open_by = closed + pause - (pause / 20).min(Duration::from_millis(20));
         // The undo has to take the fence off while the gate is still closed, so it has a part of the pause.
         let work_until = open_by - UNDO_RESERVE_MAX.min(pause / 5);
         Self { closed, drain_until: closed + pause / 2, work_until, open_by }
@@ -140,7 +141,9 @@ impl<'a> Run<'a> {
             Effect::WaitApplied(position) => {
                 let port = Arc::clone(&by.replication);
                 let wait = async move { port.wait_applied(&position).await };
-                self.ask("the target to apply the final position", wait).await.map_or_else(failed, |()| Event::Done)
+                self.ask("the target to apply the final position", wait)
+                    .await
+                    .map_or_else(failed, |()| Event::Done)
             }
             Effect::AskVerdict => {
                 let port = Arc::clone(&by.replication);
@@ -203,7 +206,8 @@ impl<'a> Run<'a> {
 
     /// Time until what isn't journalled is undone; outside a pause, what a backend is given.
     fn left(&self) -> Duration {
-        self.deadlines.map_or(BACKEND_WITHIN, |pause| pause.work_until.saturating_duration_since(Instant::now()))
+        self.deadlines
+            .map_or(BACKEND_WITHIN, |pause| pause.work_until.saturating_duration_since(Instant::now()))
     }
 
     /// Time until the gate must be open again, and a little where that has passed.
@@ -265,7 +269,8 @@ impl<'a> Run<'a> {
 
     async fn kill_holders(&mut self) -> Event {
         let registry = Arc::clone(&self.by.registry);
-        let killed = self.ask("sessions to end", async move { Ok(registry.kill_permit_holders().await) }).await;
+        let killed =
+            self.ask("sessions to end", async move { Ok(registry.kill_permit_holders().await) }).await;
         match killed {
             Ok(killed) => {
                 self.killed = killed as u64;
@@ -312,9 +317,7 @@ impl<'a> Run<'a> {
     async fn record(&self, entry: Entry) -> Event {
         let id = self.plan.id;
         let record = match entry {
-            Entry::Started => {
-                Record::Started { id, at_ms: now_ms(), from: self.plan.from, to: self.plan.to }
-            }
+            Entry::Started => Record::Started { id, at_ms: now_ms(), from: self.plan.from, to: self.plan.to },
             Entry::Fenced(before) => Record::Fenced { id, before },
             Entry::Switched { position, note } => {
                 if self.left().is_zero() {

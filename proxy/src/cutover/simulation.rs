@@ -291,9 +291,8 @@ impl World {
             Effect::Fence => self.source.read_only = true,
             Effect::ReadPosition => return Event::Position(position(self.source.log.len())),
             Effect::WaitApplied(until) => {
-                let missing = usize::try_from(until.coordinates.offset).unwrap() - self.applied.min(
-                    usize::try_from(until.coordinates.offset).unwrap(),
-                );
+                let missing = usize::try_from(until.coordinates.offset).unwrap()
+                    - self.applied.min(usize::try_from(until.coordinates.offset).unwrap());
                 self.replicate(missing);
             }
             Effect::AskVerdict if self.dice.one_in(20) => {
@@ -469,9 +468,25 @@ fn without_faults_every_step_comes_in_its_order() {
     assert_eq!(
         names,
         [
-            "journal started", "prepare", "inspect", "journal fenced", "close", "drain", "fence", "position",
-            "wait", "verdict", "reverse", "journal switched", "swap", "open", "keep fence", "settle", "let go",
-            "seal", "journal finished"
+            "journal started",
+            "prepare",
+            "inspect",
+            "journal fenced",
+            "close",
+            "drain",
+            "fence",
+            "position",
+            "wait",
+            "verdict",
+            "reverse",
+            "journal switched",
+            "swap",
+            "open",
+            "keep fence",
+            "settle",
+            "let go",
+            "seal",
+            "journal finished"
         ]
     );
 }

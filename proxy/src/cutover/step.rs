@@ -208,9 +208,7 @@ impl Before {
             (Doing::Drain | Doing::DrainRest, Event::Done) if self.plan.fenced => {
                 self.ask(Doing::Fence, Effect::Fence)
             }
-            (Doing::Drain | Doing::DrainRest, Event::Done) => {
-                self.ask(Doing::Position, Effect::ReadPosition)
-            }
+            (Doing::Drain | Doing::DrainRest, Event::Done) => self.ask(Doing::Position, Effect::ReadPosition),
             (Doing::Drain, Event::DrainDeadline(held)) => match self.plan.open_transactions {
                 OpenTransactions::Kill => self.ask(Doing::Kill, Effect::KillHolders),
                 OpenTransactions::Abort => self.abort(outlived(held)),

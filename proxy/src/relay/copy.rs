@@ -1,1 +1,268 @@
-//! Bytes from one leg to the other. (H3)
+//! One leg of a session: a stream and the one buffer that everything from it passes through.
+//!
+//! Bytes are read in large portions and written on from where they lie. Nothing is read while what was read
+//! before still waits to be written, so the slower end holds the faster one back and memory stays bounded
+//! whatever the size of a result (invariant 7). An idle leg owns no buffer.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+
+use crate::protocol::stream::Stream;
+
+/// What a leg starts with: enough for nearly every statement and most answers.
+const SMALL: usize = 8 * 1024;
+/// What a leg with a lot to say gets.
+const LARGE: usize = 64 * 1024;
+
+/// Bytes that were read and not yet passed on.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    data: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// The last read filled all the room there was.
+    busy: bool,
+}
+
+impl Buffer {
+    /// What is in it.
+    #[inline]
+    #[must_use]
+    pub fn filled(&self) -> &[u8] {
+        self.data.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// The same, to be changed in place.
+    pub fn filled_mut(&mut self) -> &mut [u8] {
+        self.data.get_mut(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Bytes in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// True for none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Bytes that it has taken from the system.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.data.capacity()
+    }
+
+    /// The first `count` bytes were passed on.
+    pub fn consume(&mut self, count: usize) {
+        self.start = self.end.min(self.start + count);
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Gives the memory back, where nothing is in it.
+    pub fn release(&mut self) {
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    /// Makes room for a packet of `total` bytes, counted from the first byte that is in it.
+    pub fn make_room(&mut self, total: usize) {
+        if self.start + total <= self.data.len() {
+            return;
+        }
+        self.data.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        if self.data.len() < total {
+            self.data.resize(total, 0);
+        }
+    }
+
+    /// Room for the next read.
+    fn room(&mut self) -> &mut [u8] {
+        let wanted = if self.busy { LARGE } else { SMALL };
+        if self.is_empty() && self.data.len() < wanted {
+            self.data.resize(wanted, 0);
+        } else if self.end == self.data.len() {
+            let total = (self.len() * 2).max(wanted);
+            self.make_room(total);
+        }
+        self.data.get_mut(self.end..).unwrap_or_default()
+    }
+}
+
+/// A stream and its buffer.
+#[derive(Debug)]
+pub struct Leg {
+    stream: Stream,
+    /// What was read from the stream.
+    pub buffer: Buffer,
+}
+
+impl Leg {
+    /// A leg at rest.
+    #[must_use]
+    pub fn new(stream: Stream) -> Self {
+        Self { stream, buffer: Buffer::default() }
+    }
+
+    /// The stream.
+    #[must_use]
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// One read into the buffer, behind what is in it. 0: the other end has closed.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut room = ReadBuf::new(self.buffer.room());
+        let result = Pin::new(&mut self.stream).poll_read(cx, &mut room);
+        let (count, left) = (room.filled().len(), room.remaining());
+        if result.is_pending() {
+            return Poll::Pending;
+        }
+        self.buffer.busy = left == 0;
+        self.buffer.end += count;
+        result.map(|result| result.map(|()| count))
+    }
+
+    /// One read into the buffer, behind what is in it. 0: the other end has closed.
+    ///
+    /// Cancel safety: dropped while waiting, nothing was read.
+    pub async fn fill(&mut self) -> io::Result<usize> {
+        std::future::poll_fn(|cx| self.poll_fill(cx)).await
+    }
+
+    /// Reads until `count` bytes are in the buffer; an end before that is an error.
+    pub async fn fill_to(&mut self, count: usize) -> io::Result<()> {
+        if self.buffer.len() < count {
+            self.buffer.make_room(count);
+        }
+        while self.buffer.len() < count {
+            if self.fill().await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of it.
+    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // The common case: the socket takes it at once, and no future has to be built for it.
+        if let Some(stream) = self.stream.plain() {
+            match stream.try_write(bytes) {
+                Ok(count) if count == bytes.len() => return Ok(()),
+                Ok(count) => return self.stream.write_all(bytes.get(count..).unwrap_or_default()).await,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
+    }
+
+    /// Passes the first `count` bytes of the buffer on to `to`.
+    pub async fn forward(&mut self, to: &mut Leg, count: usize) -> io::Result<()> {
+        to.write(self.buffer.filled().get(..count).unwrap_or_default()).await?;
+        self.buffer.consume(count);
+        Ok(())
+    }
+
+    /// True where the other end is still there and has said nothing that wasn't asked for.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        self.buffer.is_empty() && self.poll_fill(&mut cx).is_pending()
+    }
+
+    /// Says that nothing more comes from here, and closes.
+    pub async fn close(mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+}
+
+/// Passes on whatever comes, both ways, until one end closes: for streams without an end (binary logs).
+pub async fn both_ways(a: &mut Leg, b: &mut Leg) -> io::Result<()> {
+    loop {
+        if !a.buffer.is_empty() {
+            let count = a.buffer.len();
+            a.forward(b, count).await?;
+        }
+        if !b.buffer.is_empty() {
+            let count = b.buffer.len();
+            b.forward(a, count).await?;
+        }
+        let count = tokio::select! {
+            count = a.fill() => count?,
+            count = b.fill() => count?,
+        };
+        if count == 0 {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    fn pair(size: usize) -> (Leg, tokio::io::DuplexStream) {
+        let (near, far) = tokio::io::duplex(size);
+        (Leg::new(Stream::Duplex(near)), far)
+    }
+
+    #[tokio::test]
+    async fn what_comes_in_goes_out_and_memory_is_bounded() {
+        let (mut from, mut writer) = pair(1 << 16);
+        let (mut to, mut reader) = pair(1 << 12);
+        let bytes: Vec<u8> = (0..1_000_000_u32).map(|n| n as u8).collect();
+        let sent = bytes.clone();
+        let write = async move {
+            writer.write_all(&sent).await.unwrap();
+            drop(writer);
+        };
+        let relay = async move {
+            while from.fill().await.unwrap() > 0 {
+                let count = from.buffer.len();
+                from.forward(&mut to, count).await.unwrap();
+                assert!(from.buffer.capacity() <= 2 * LARGE);
+            }
+            from.buffer.release();
+            assert_eq!(from.buffer.capacity(), 0);
+            drop(to);
+        };
+        let mut got = Vec::new();
+        let ((), (), _) = tokio::join!(write, relay, reader.read_to_end(&mut got));
+        assert!(got == bytes);
+    }
+
+    #[tokio::test]
+    async fn a_packet_is_waited_for_whole() {
+        let (mut leg, mut far) = pair(64);
+        assert!(leg.is_quiet());
+        let write = async {
+            far.write_all(&[7; 100]).await.unwrap();
+            far.write_all(&[8; 50_000]).await.unwrap();
+        };
+        let read = async {
+            leg.fill_to(60).await.unwrap();
+            leg.buffer.consume(60);
+            leg.fill_to(40_000).await.unwrap();
+            assert_eq!((leg.buffer.filled()[39], leg.buffer.filled()[40]), (7, 8));
+            let rest = leg.buffer.len();
+            leg.buffer.consume(rest);
+            leg.fill_to(50_100 - 60 - rest).await.unwrap();
+        };
+        tokio::join!(write, read);
+        assert!(!{ drop(far); leg.buffer.consume(usize::MAX / 2); leg.is_quiet() });
+    }
+}

@@ -83,8 +83,8 @@ pub async fn discover(side: Side, conn: &mut Conn, migration: &MigrationConfig) 
     // charset.
     reader.run("SET NAMES utf8mb4").await?;
     let found = reader.discover(migration).await;
-    reader.run("SET NAMES binary").await?;
-    found
+    let left = reader.run("SET NAMES binary").await;
+    found.and_then(|found| left.map(|()| found))
 }
 
 struct Reader<'a> {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use config::names::quote_identifier;
+use mysql_async::Row;
 
 use crate::error::{Error, Result};
 use crate::schema::table::{Column, ColumnKind};
@@ -55,4 +56,13 @@ pub fn value_of_cell(column: &Column, cell: Option<&[u8]>) -> Result<Value> {
         }
         ColumnKind::Unknown => return Err(wrong()),
     })
+}
+
+/// The bytes of a cell of a text-protocol row; `None` for NULL.
+#[must_use]
+pub fn cell_of(row: &Row, index: usize) -> Option<&[u8]> {
+    match row.as_ref(index) {
+        Some(mysql_async::Value::Bytes(bytes)) => Some(bytes),
+        _ => None,
+    }
 }
