@@ -347,14 +347,7 @@ impl Scheduler {
             SpoolItem::Transaction { meta, changes } => {
                 let mode = self.mode_of(&meta);
                 self.expect_next(&meta)?;
-                self.builder.add(
-                    &self.context.plans,
-                    mode,
-                    meta,
-                    changes,
-                    taken.weight,
-                    Instant::now(),
-                )?;
+                self.builder.add(&self.context.plans, mode, meta, changes, taken.weight, Instant::now())?;
                 self.share = Some(taken.permit);
                 Ok(true)
             }
@@ -387,7 +380,9 @@ impl Scheduler {
     async fn large_piece(&mut self, piece: Option<RowsChange>, cancel: &CancellationToken) -> Result<()> {
         let ended = piece.is_none();
         match &self.large {
-            Large::No => return Err(Error::bug("apply", "a piece of a large transaction came without its begin")),
+            Large::No => {
+                return Err(Error::bug("apply", "a piece of a large transaction came without its begin"));
+            }
             Large::Skipped(meta) => {
                 if ended {
                     let meta = meta.clone();

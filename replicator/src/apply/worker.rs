@@ -132,7 +132,11 @@ impl Worker {
 
     /// The transaction isn't in memory, so it can't be tried again from here: a lost connection ends the run, which
     /// begins again at the checkpoint.
-    async fn apply_large(&mut self, batch: Batch, mut pieces: mpsc::Receiver<Option<RowsChange>>) -> Result<u64> {
+    async fn apply_large(
+        &mut self,
+        batch: Batch,
+        mut pieces: mpsc::Receiver<Option<RowsChange>>,
+    ) -> Result<u64> {
         let done = self.done_after(&batch);
         let (mut rows, mut pending, mut pending_rows) = (0, Vec::new(), 0);
         let mut opening = Some("BEGIN");
@@ -359,9 +363,7 @@ impl Problem {
                 let verb = expected(statement).map_or("a statement", |s| s.verb.as_str());
                 server_error(place(statement), verb, &error)
             }
-            Problem::Database(statement, error) => {
-                Error::database(Side::Target, place(statement), &error)
-            }
+            Problem::Database(statement, error) => Error::database(Side::Target, place(statement), &error),
         }
     }
 }
@@ -371,7 +373,22 @@ fn server_error(place: String, verb: &str, error: &mysql_async::ServerError) -> 
     let full = Error::database(Side::Target, place.as_str(), &mysql_async::Error::Server(error.clone()));
     let names_only = matches!(
         error.code,
-        1021 | 1028 | 1030 | 1036 | 1041 | 1044 | 1045 | 1049 | 1054 | 1114 | 1142 | 1143 | 1146 | 1153 | 1227 | 1290 | 1836
+        1021 | 1028
+            | 1030
+            | 1036
+            | 1041
+            | 1044
+            | 1045
+            | 1049
+            | 1054
+            | 1114
+            | 1142
+            | 1143
+            | 1146
+            | 1153
+            | 1227
+            | 1290
+            | 1836
     );
     if full.kind == ErrorKind::Transient || names_only {
         return full;
@@ -384,7 +401,11 @@ fn server_error(place: String, verb: &str, error: &mysql_async::ServerError) -> 
         1451 | 1452 => ": a foreign key of the target forbids it",
         _ => ": the statement's text isn't shown since it holds rows; the server's own log may say more",
     };
-    Error::definite(Side::Target, place, format!("the server answered {} ({}) to {verb}{hint}", error.code, error.state))
+    Error::definite(
+        Side::Target,
+        place,
+        format!("the server answered {} ({}) to {verb}{hint}", error.code, error.state),
+    )
 }
 
 fn at(batch: &Batch, mut error: Error) -> Error {
