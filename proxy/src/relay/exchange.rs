@@ -369,11 +369,9 @@ impl Exchange {
                 self.eof(payload);
                 definitions(then, 0)
             }
-            same @ (Expect::Rows
-            | Expect::Fields
-            | Expect::Stream
-            | Expect::ClientData
-            | Expect::Done) => same,
+            same @ (Expect::Rows | Expect::Fields | Expect::Stream | Expect::ClientData | Expect::Done) => {
+                same
+            }
         }
     }
 

@@ -112,8 +112,10 @@ fn several_results() {
     );
     assert_eq!((outcome.results, outcome.last_insert_id), (3, 3));
     check(Command::Query, NEW, &[vec![1], column(), end(MORE), ok(0, 2)], "call, new");
-    assert_eq!(check(Command::Query, NEW, &[ok(0, MORE | 1), error(1)], "second fails").status,
-        Some(StatusFlags(MORE | 1)));
+    assert_eq!(
+        check(Command::Query, NEW, &[ok(0, MORE | 1), error(1)], "second fails").status,
+        Some(StatusFlags(MORE | 1))
+    );
 }
 
 #[test]

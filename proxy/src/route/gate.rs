@@ -82,11 +82,8 @@ impl Gate {
     /// An open gate.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        let core = Arc::new(Core {
-            generation: AtomicU64::new(0),
-            opened: Notify::new(),
-            released: Notify::new(),
-        });
+        let core =
+            Arc::new(Core { generation: AtomicU64::new(0), opened: Notify::new(), released: Notify::new() });
         let shards =
             (0..SHARDS).map(|_| Arc::new(Shard { held: AtomicUsize::new(0), core: Arc::clone(&core) }));
         Arc::new(Self { shards: shards.collect(), core })
