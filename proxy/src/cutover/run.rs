@@ -16,6 +16,8 @@ use crate::backend::fence::FenceBefore;
 
 /// How long sessions get to prepare themselves, at most and outside the pause.
 const PREPARE_WITHIN: Duration = Duration::from_secs(2);
+/// A lag of this size is hardly felt in the pause.
+const LAG_GOOD_MS: u64 = 20;
 /// How long the row of a cutover waits for sessions to move, behind the pause.
 const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 /// The undo's part of the pause, at most.
@@ -238,14 +240,17 @@ impl<'a> Run<'a> {
     }
 
     async fn prepare(&mut self) -> Event {
-        self.moved_before = self.by.registry.moved_total();
-        if self.by.registry.is_empty() {
-            return Event::Done;
-        }
+        let (registry, replication) = (&self.by.registry, &self.by.replication);
+        self.moved_before = registry.moved_total();
         self.by.routes.prepare(Some(self.plan.to));
         let until = Instant::now() + PREPARE_WITHIN;
-        // Whoever isn't ready by then moves behind the swap, at the price of a longer wait of its own.
-        while self.by.registry.prepared() < self.by.registry.len() && Instant::now() < until {
+        // Whoever isn't ready by then moves behind the swap, at the price of a longer wait of its own; and a lag that
+        // is left is waited for with the gate closed.
+        let ready = || {
+            let lag_ms = replication.status().lag_ms.unwrap_or(0);
+            registry.prepared() >= registry.len() && lag_ms <= LAG_GOOD_MS
+        };
+        while !ready() && Instant::now() < until {
             sleep(Duration::from_millis(5)).await;
         }
         Event::Done
