@@ -41,7 +41,7 @@ pub const FILE_NAME: &str = "cutover.journal";
 const HEADER: &str = "changeover cutover journal v1\n";
 /// A journal of this size holds some 100,000 cutovers: whatever is larger isn't ours to read into memory.
 const FILE_MAX: u64 = 64 << 20;
-/// Bytes that end a tail which is put aside as torn, at most: no record is longer.
+/// Characters of a reason or a note that a record keeps.
 const REASON_MAX: usize = 4000;
 
 /// What can be wrong with the journal.
@@ -299,6 +299,19 @@ mod tests {
         let outcomes: Vec<_> = state.history.iter().map(|row| (row.id.0, row.outcome)).collect();
         assert_eq!(outcomes, [(1, Outcome::Aborted), (2, Outcome::Switched), (3, Outcome::Running)]);
         assert_eq!(state.history[1].pause_ms, Some(12));
+    }
+
+    #[test]
+    fn after_an_append_in_doubt_nothing_is_appended() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, empty) = Journal::open(folder.path()).unwrap();
+        let writable = std::mem::replace(&mut journal.file, File::open(&journal.path).unwrap());
+        // Neither the write nor the cut behind it can work on a file that is open for reading.
+        let doubt = journal.append(&started(1, Side::Source)).unwrap_err();
+        assert!(matches!(doubt, JournalError::Uncertain { .. }), "{doubt}");
+        assert_eq!(*journal.state(), empty);
+        journal.file = writable;
+        assert!(journal.append(&started(1, Side::Source)).unwrap_err().to_string().contains("in doubt"));
     }
 
     #[test]

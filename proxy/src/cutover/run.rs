@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::coordinator::{BACKEND_WITHIN, Coordinator};
 use super::journal::{JournalError, Record, shorten};
-use super::phase::{Effect, Entry, Event, Plan};
+use super::phase::{Effect, Entry, Event, Outcome, Plan};
 use super::port::PortError;
 use super::step::{State, step};
 use crate::backend::fence::FenceBefore;
@@ -108,12 +108,11 @@ impl<'a> Run<'a> {
         let history = self.by.history();
         let reason = history.iter().rfind(|row| row.id == id).map_or("", |row| row.reason.as_str());
         match state {
-            State::Ended(super::phase::Outcome::Switched) => tracing::info!(
-                area = "cutover",
-                "cutover {id}: the {} serves; the gate was closed for {} ms",
-                self.plan.to,
-                self.pause_ms.unwrap_or(0)
-            ),
+            State::Ended(Outcome::Switched) => {
+                let pause =
+                    self.pause_ms.map_or_else(String::new, |ms| format!("; the gate was closed for {ms} ms"));
+                tracing::info!(area = "cutover", "cutover {id}: the {} serves{pause}", self.plan.to);
+            }
             _ => tracing::warn!(
                 area = "cutover",
                 "cutover {id} was undone, the {} serves as before: {reason}",
@@ -291,6 +290,13 @@ impl<'a> Run<'a> {
         let port = Arc::clone(&self.by.replication);
         match self.ask("the final position", async move { port.final_position().await }).await {
             Ok(position) => {
+                if self.position.as_ref().is_some_and(|before| *before != position) {
+                    tracing::warn!(
+                        area = "cutover",
+                        "the {} was written to past its fence, by an account that may; that is waited for as well",
+                        self.plan.from
+                    );
+                }
                 self.position = Some(position.clone());
                 Event::Position(position)
             }
