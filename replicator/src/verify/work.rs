@@ -160,9 +160,8 @@ impl Verifier {
                 let compared = async {
                     let sql = TableSql::of(table)?;
                     pair.source_shows_all().await?;
-                    self.comparison(table, &sql).of_keys(pair, keys).await
+                    self.comparison(table, &sql).of_listed(pair, keys).await
                 };
-                // A key that is still moving stays in the list, and is in the next round.
                 compared.await.map_err(|error| (Arc::clone(table), error))?;
                 if self.is_standing_still() {
                     return Ok(());
