@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use config::Secret;
 use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsAcceptor;
@@ -107,6 +108,16 @@ struct Answer {
     data: Zeroizing<Vec<u8>>,
 }
 
+impl Answer {
+    /// True where it is the password itself: see [`Challenge::full_authentication`].
+    fn is_clear(&self, is_tls: bool) -> bool {
+        is_tls
+            && self.plugin == Plugin::CachingSha2
+            && self.data.len() != SHA256_LEN
+            && !is_empty_answer(&self.data)
+    }
+}
+
 impl Challenge {
     fn can_switch(&self) -> bool {
         self.plugin.is_some()
@@ -173,16 +184,17 @@ impl Challenge {
         visitor: &mut Visitor,
         answer: &Answer,
     ) -> Result<Credential, ClientError> {
-        let password = if visitor.stream.is_tls() && answer.data.len() != SHA256_LEN {
+        let is_tls = visitor.stream.is_tls();
+        let password = if answer.is_clear(is_tls) {
             clear_password(&answer.data)
         } else {
             visitor.send(&AuthMoreData(&[FULL_AUTH]).encode()).await?;
             let mut payload = visitor.receive().await?;
-            if !visitor.stream.is_tls() && payload.as_slice() == [PUBLIC_KEY_REQUEST] {
+            if !is_tls && payload.as_slice() == [PUBLIC_KEY_REQUEST] {
                 visitor.send(&AuthMoreData(self.rsa.public_pem()).encode()).await?;
                 payload = visitor.receive().await?;
             }
-            if payload.len() == self.rsa.ciphertext_len() {
+            if !is_tls && payload.len() == self.rsa.ciphertext_len() {
                 self.rsa.decrypt_password(&payload, &answer.scramble)
             } else {
                 clear_password(&payload)
@@ -206,14 +218,19 @@ impl Challenge {
             Some(answer) => answer,
             None => switch(visitor, self.named().unwrap_or(Plugin::CachingSha2)).await?,
         };
-        let right = answer.plugin.verify(password, &answer.scramble, &answer.data);
+        let is_clear = answer.is_clear(visitor.stream.is_tls());
+        let right = if is_clear {
+            clear_password(&answer.data).is_some_and(|given| same(given.expose(), password.expose()))
+        } else {
+            answer.plugin.verify(password, &answer.scramble, &answer.data)
+        };
         if !(right & (self.user == user.as_bytes())) {
             return Err(self.denied(visitor, !is_empty_answer(&answer.data)));
         }
         if password.is_empty() {
             return Ok(Credential::Empty);
         }
-        if answer.plugin == Plugin::CachingSha2 {
+        if answer.plugin == Plugin::CachingSha2 && !is_clear {
             visitor.send(&AuthMoreData(&[FAST_AUTH_OK]).encode()).await?;
         }
         Ok(Credential::Clear(password.clone()))
@@ -224,6 +241,10 @@ impl Challenge {
 fn recovered(answer: &Answer, stored: &[[u8; 20]]) -> Option<Credential> {
     let hash = stored.iter().find_map(|hash| recover_sha1(&answer.data, &answer.scramble, hash))?;
     Some(Credential::Sha1(hash))
+}
+
+fn same(a: &[u8], b: &[u8]) -> bool {
+    verify_slices_are_equal(a, b).is_ok()
 }
 
 fn clear_password(payload: &[u8]) -> Option<Secret> {

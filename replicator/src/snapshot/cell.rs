@@ -18,7 +18,9 @@ pub fn select_expression(column: &Column) -> String {
     let name = quote_identifier(&column.name);
     match column.kind {
         ColumnKind::Float | ColumnKind::Double => format!("{name} * 1e0"),
-        ColumnKind::Bit { .. } | ColumnKind::Enum { .. } | ColumnKind::Set { .. } => format!("CAST({name} AS UNSIGNED)"),
+        ColumnKind::Bit { .. } | ColumnKind::Enum { .. } | ColumnKind::Set { .. } => {
+            format!("CAST({name} AS UNSIGNED)")
+        }
         _ => name,
     }
 }

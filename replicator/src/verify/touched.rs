@@ -209,7 +209,9 @@ impl TouchedTransaction<'_> {
             self.tables.insert(table.clone(), None);
             return;
         }
-        let Some(known) = self.tables.entry(table.clone()).or_insert_with(|| Some(HashSet::new())) else { return };
+        let Some(known) = self.tables.entry(table.clone()).or_insert_with(|| Some(HashSet::new())) else {
+            return;
+        };
         for values in keys {
             let key = RowKey::encode(&values);
             let length = key.len();
