@@ -260,6 +260,7 @@ impl Session {
             exchange: &mut self.exchange,
             entry: &self.registered.entry,
             shared: &self.shared,
+            woken: &mut self.woken,
             sent: 0,
             interrupted: false,
         };
@@ -339,6 +340,8 @@ struct WayBack<'a> {
     exchange: &'a mut Exchange,
     entry: &'a Arc<Entry>,
     shared: &'a Shared,
+    /// A wake-up came that isn't for here.
+    woken: &'a mut bool,
     /// Bytes that the client has got.
     sent: usize,
     /// The proxy has interrupted the statement.
@@ -405,7 +408,7 @@ impl WayBack<'_> {
                     self.interrupted = true;
                     self.kill("QUERY").await;
                 }
-                _ => {}
+                _ => *self.woken = true,
             },
         }
         Ok(())

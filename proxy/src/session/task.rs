@@ -95,6 +95,8 @@ pub(crate) struct Session {
     pub(super) heard: Instant,
     /// When to look at the route again without being woken.
     pub(super) look_at: Option<Instant>,
+    /// It was woken in the middle of a statement, and looks afterwards.
+    pub(super) woken: bool,
 }
 
 impl Session {
@@ -124,6 +126,7 @@ impl Session {
             rolled_back: false,
             heard: Instant::now(),
             look_at: None,
+            woken: false,
         }
     }
 
@@ -177,7 +180,10 @@ impl Session {
         Header::parse(self.client.buffer.filled()).is_some_and(|header| header.len == 0)
     }
 
-    fn has_to_look(&self) -> bool {
+    fn has_to_look(&mut self) -> bool {
+        if std::mem::take(&mut self.woken) {
+            return true;
+        }
         match self.registered.entry.order() {
             Order::None => false,
             // What holds a permit may end first.
@@ -270,6 +276,7 @@ impl Session {
             tokio::select! {
                 biased;
                 () = entry.wake.notified() => {
+                    self.woken = true;
                     if entry.order() == Order::Close {
                         return Err(End::Killed);
                     }

@@ -160,9 +160,8 @@ impl Verifier {
                 let compared = async {
                     let sql = TableSql::of(table)?;
                     pair.source_shows_all().await?;
-                    self.comparison(table, &sql).of_keys(pair, keys).await
+                    self.comparison(table, &sql).of_listed(pair, keys).await
                 };
-                // A key that is still moving stays in the list, and is in the next round.
                 compared.await.map_err(|error| (Arc::clone(table), error))?;
                 if self.is_standing_still() {
                     return Ok(());
@@ -212,7 +211,7 @@ impl Verifier {
         Ok(())
     }
 
-    fn comparison<'a>(&'a self, table: &'a TableSchema, sql: &'a TableSql<'a>) -> Comparison<'a> {
+    fn comparison<'a>(&'a self, table: &'a Arc<TableSchema>, sql: &'a TableSql<'a>) -> Comparison<'a> {
         Comparison { table, sql, passed: &self.passed, differences: &self.differences }
     }
 
