@@ -388,9 +388,9 @@ pub(crate) fn classify_server_error(code: u16, text: &str, place: &str) -> Error
         FATAL_READING_BINLOG if lower.contains("more gtids") || lower.contains("not in the master's binlog") => {
             WENT_BACK
         }
-        FATAL_READING_BINLOG => "the source can't read its own binlog here; see its error log",
+        FATAL_READING_BINLOG => "The source can't read its own binlog here; see its error log",
         1045 | 1227 => {
-            "the source's account needs the privileges REPLICATION SLAVE and REPLICATION CLIENT, and its password \
+            "The source's account needs the privileges REPLICATION SLAVE and REPLICATION CLIENT, and its password \
              must be right"
         }
         _ => {
@@ -405,6 +405,7 @@ pub(crate) fn classify_server_error(code: u16, text: &str, place: &str) -> Error
             return Error { kind, side: Some(Side::Source), place: place.to_owned(), message };
         }
     };
+    let text = text.trim_end_matches('.');
     Error::definite(Side::Source, place, format!("the server answered {code}: {text}. {advice}"))
 }
 
