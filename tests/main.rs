@@ -1,1 +1,7 @@
-//! t
+//! Every test that needs more than one crate: real servers, the built binary, real clients. One binary, a
+//! module for each area; `support` starts what they need. How to run them: docs/testing.md.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
+
+mod support;
+
+mod servers;

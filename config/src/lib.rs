@@ -4,16 +4,19 @@
 //! This crate opens no connection and starts no task. `proxy` and `replicator` depend on it and never
 //! on each other.
 
+pub mod durable;
 pub mod events;
 pub mod failpoint;
 pub mod load;
 pub mod migration;
 pub mod names;
+mod nearest;
 pub mod position;
 pub mod progress;
 pub mod proxy;
 mod raw;
 pub mod secret;
+mod url;
 mod validate;
 
 pub use load::{ConfigErrors, Overrides, load};

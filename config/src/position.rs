@@ -1,9 +1,15 @@
 //! Positions in a source's history: GTID sets of both families, and binlog coordinates.
 
+mod mariadb;
+mod mysql;
+
 use std::fmt;
 use std::str::FromStr;
 
 use crate::Flavor;
+
+pub use mariadb::MariaDbGtidSet;
+pub use mysql::MySqlGtidSet;
 
 /// A text that isn't a GTID, a GTID set or a binlog position.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,18 +55,6 @@ pub enum GtidSet {
     MariaDb(MariaDbGtidSet),
 }
 
-/// Intervals of numbers for each `(uuid, tag)`, normalised: sorted, disjoint, not adjacent.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct MySqlGtidSet {
-    // H1: BTreeMap<([u8; 16], String), Vec<(u64 /*first*/, u64 /*last, inclusive*/)>>
-}
-
-/// The last `(server, sequence)` of each domain.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct MariaDbGtidSet {
-    // H1: BTreeMap<u32, (u32, u64)>
-}
-
 impl GtidSet {
     /// The empty set.
     #[must_use]
@@ -73,8 +67,12 @@ impl GtidSet {
 
     /// Reads what the server of that family prints (`@@gtid_executed`, `@@gtid_binlog_pos`); white space
     /// and line breaks between parts are allowed, the empty text is the empty set.
-    pub fn parse(_flavor: Flavor, _text: &str) -> Result<Self, ParsePositionError> {
-        todo!()
+    pub fn parse(flavor: Flavor, text: &str) -> Result<Self, ParsePositionError> {
+        let (parsed, expected) = match flavor {
+            Flavor::MySql => (MySqlGtidSet::parse(text).map(GtidSet::MySql), "a MySQL GTID set"),
+            Flavor::MariaDb => (MariaDbGtidSet::parse(text).map(GtidSet::MariaDb), "a MariaDB GTID position"),
+        };
+        parsed.map_err(|reason| ParsePositionError::new(text, expected, reason))
     }
 
     /// The family.
@@ -88,51 +86,99 @@ impl GtidSet {
 
     /// Adds a transaction. A GTID of the other family is a bug of ours and leaves the set as it was
     /// (returns false).
-    pub fn add(&mut self, _gtid: &Gtid) -> bool {
-        todo!()
+    ///
+    /// For MariaDB the transaction added last stands for its domain, as it does in `@@gtid_binlog_pos`, even where
+    /// its sequence is lower than the one before (two writers without gtid_strict_mode): a dump that went on from
+    /// the higher one would send again what is already here.
+    pub fn add(&mut self, gtid: &Gtid) -> bool {
+        match (self, gtid) {
+            (GtidSet::MySql(set), Gtid::MySql { uuid, tag, number }) => set.add(*uuid, tag, *number),
+            (GtidSet::MariaDb(set), Gtid::MariaDb { domain, server, sequence }) => {
+                set.add(*domain, *server, *sequence);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// True where the transaction is in it. For MariaDB: its domain's last sequence is at least that one.
     #[must_use]
-    pub fn contains(&self, _gtid: &Gtid) -> bool {
-        todo!()
+    pub fn contains(&self, gtid: &Gtid) -> bool {
+        match (self, gtid) {
+            (GtidSet::MySql(set), Gtid::MySql { uuid, tag, number }) => set.contains(*uuid, tag, *number),
+            (GtidSet::MariaDb(set), Gtid::MariaDb { domain, sequence, .. }) => {
+                set.reaches(*domain, *sequence)
+            }
+            _ => false,
+        }
     }
 
     /// True where everything of `other` is in it. Sets of two families contain each other only if empty.
     #[must_use]
-    pub fn contains_set(&self, _other: &GtidSet) -> bool {
-        todo!()
+    pub fn contains_set(&self, other: &GtidSet) -> bool {
+        match (self, other) {
+            (GtidSet::MySql(set), GtidSet::MySql(other)) => set.contains_set(other),
+            (GtidSet::MariaDb(set), GtidSet::MariaDb(other)) => set.contains_set(other),
+            _ => other.is_empty(),
+        }
     }
 
     /// True for the empty set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        todo!()
+        match self {
+            GtidSet::MySql(set) => set.is_empty(),
+            GtidSet::MariaDb(set) => set.is_empty(),
+        }
     }
 
     /// `(uuid, tag, first..=last)` of a MySQL set for COM_BINLOG_DUMP_GTID; empty for MariaDB.
     #[must_use]
     pub fn intervals(&self) -> Vec<([u8; 16], String, u64, u64)> {
-        todo!()
+        match self {
+            GtidSet::MySql(set) => set.intervals(),
+            GtidSet::MariaDb(_) => Vec::new(),
+        }
     }
 }
 
 impl fmt::Display for GtidSet {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!()
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GtidSet::MySql(set) => set.fmt(f),
+            GtidSet::MariaDb(set) => set.fmt(f),
+        }
     }
 }
 
 impl fmt::Display for Gtid {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!()
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Gtid::MySql { uuid, tag, number } => {
+                mysql::write_uuid(f, uuid)?;
+                if !tag.is_empty() {
+                    write!(f, ":{tag}")?;
+                }
+                write!(f, ":{number}")
+            }
+            Gtid::MariaDb { domain, server, sequence } => write!(f, "{domain}-{server}-{sequence}"),
+        }
     }
 }
 
 impl FromStr for Gtid {
     type Err = ParsePositionError;
-    fn from_str(_text: &str) -> Result<Self, Self::Err> {
-        todo!()
+
+    /// A colon tells the families apart: MySQL's GTIDs always have one and MariaDB's never do.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parsed = if text.contains(':') { mysql::parse_gtid(text) } else { mariadb::parse_gtid(text) };
+        parsed.map_err(|reason| ParsePositionError::new(text, "a GTID", reason))
+    }
+}
+
+impl ParsePositionError {
+    fn new(text: &str, expected: &'static str, reason: impl Into<String>) -> Self {
+        Self { text: text.chars().take(200).collect(), expected, reason: reason.into() }
     }
 }
 
@@ -168,16 +214,178 @@ impl fmt::Display for BinlogPosition {
 impl FromStr for BinlogPosition {
     type Err = ParsePositionError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = |reason: &str| ParsePositionError {
-            text: text.chars().take(200).collect(),
-            expected: "a binlog position (file:offset)",
-            reason: reason.to_owned(),
-        };
+        let wrong = |reason: &str| ParsePositionError::new(text, "a binlog position (file:offset)", reason);
         let (file, offset) = text.rsplit_once(':').ok_or_else(|| wrong("there is no colon"))?;
         if file.is_empty() {
             return Err(wrong("the file name is empty"));
         }
         let offset = offset.parse().map_err(|_| wrong("the offset is not a number"))?;
         Ok(Self { file: file.to_owned(), offset })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use proptest::prelude::*;
+
+    const U: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+    const V: &str = "4e11fa47-71ca-11e1-9e33-c80aa9429562";
+
+    fn set(flavor: Flavor, text: &str) -> GtidSet {
+        GtidSet::parse(flavor, text).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    #[test]
+    fn sets_are_printed_normalised() {
+        let check =
+            |flavor, text: &str, shown: &str| assert_eq!(set(flavor, text).to_string(), shown, "{text}");
+        let my = |text: &str, shown: &str| check(Flavor::MySql, text, shown);
+        my("", "");
+        my(" \n", "");
+        my(&format!("{U}:1-5:7"), &format!("{U}:1-5:7"));
+        my(&format!("{U}:7:1-3:4-5"), &format!("{U}:1-5:7"));
+        my(&format!("{U}:5-9:1-6"), &format!("{U}:1-9"));
+        my(&format!("{V}:1,\n{U}:2"), &format!("{U}:2,{V}:1"));
+        my(&format!("{U}:1-3:tag:5-7"), &format!("{U}:1-3:tag:5-7"));
+        my(&format!("{U}:1-5:7,{U}:tag:1-3"), &format!("{U}:1-5:7:tag:1-3"));
+        my(&format!("{U}:TAG:1-3:b:1:tag:4"), &format!("{U}:b:1:tag:1-4"));
+        my(&format!("{}:3", U.to_uppercase()), &format!("{U}:3"));
+        check(Flavor::MariaDb, "1-2-5, 0-1-100", "0-1-100,1-2-5");
+        check(Flavor::MariaDb, "", "");
+    }
+
+    #[test]
+    fn what_is_not_a_set_is_refused_with_a_reason() {
+        let check = |flavor, text: &str, reason: &str| match GtidSet::parse(flavor, text) {
+            Ok(parsed) => panic!("{text} was read as {parsed}"),
+            Err(error) => assert!(error.to_string().contains(reason), "{error}"),
+        };
+        let my = |text: &str, reason| check(Flavor::MySql, text, reason);
+        my("garbage", "uuid");
+        my(&format!("{U}:"), "neither");
+        my(&format!("{U}:0"), "number");
+        my(&format!("{U}:5-3"), "before");
+        my(&format!("{U}:1-9223372036854775807"), "number");
+        my(&format!("{U}:1-99999999999999999999"), "number");
+        my(&format!("{U}:tag"), "no number");
+        my(&format!("{U}:tag:other:1"), "no number");
+        my(&format!("{U}:tag-x:1"), "neither");
+        my("0-1-100", "uuid");
+        check(Flavor::MariaDb, "0-1", "three");
+        check(Flavor::MariaDb, "0-1-2-3", "three");
+        check(Flavor::MariaDb, "0-1--3", "three");
+        check(Flavor::MariaDb, "0-4294967296-3", "number");
+        check(Flavor::MariaDb, "0-1-3,0-2-4", "twice");
+    }
+
+    #[test]
+    fn adding_keeps_a_set_normalised() {
+        let mut all = set(Flavor::MySql, &format!("{U}:1-5:7"));
+        for (text, shown) in [
+            (format!("{U}:9"), format!("{U}:1-5:7:9")),
+            (format!("{U}:6"), format!("{U}:1-7:9")),
+            (format!("{U}:8"), format!("{U}:1-9")),
+            (format!("{U}:8"), format!("{U}:1-9")),
+            (format!("{U}:x:1"), format!("{U}:1-9:x:1")),
+        ] {
+            assert!(all.add(&text.parse().unwrap()));
+            assert_eq!(all.to_string(), shown);
+        }
+        assert!(!all.add(&"0-1-5".parse().unwrap()));
+        let mut maria = set(Flavor::MariaDb, "0-1-5");
+        assert!(maria.add(&"0-2-6".parse().unwrap()));
+        assert!(maria.add(&"3-1-1".parse().unwrap()));
+        assert_eq!(maria.to_string(), "0-2-6,3-1-1");
+        assert!(!maria.add(&format!("{U}:1").parse().unwrap()));
+    }
+
+    #[test]
+    fn containment() {
+        let check = |flavor, outer: &str, inner: &str, expected| {
+            assert_eq!(set(flavor, outer).contains_set(&set(flavor, inner)), expected, "{outer} {inner}");
+        };
+        check(Flavor::MySql, &format!("{U}:1-9"), &format!("{U}:2-3:9"), true);
+        check(Flavor::MySql, &format!("{U}:1-9"), &format!("{U}:9-10"), false);
+        check(Flavor::MySql, &format!("{U}:1-9"), &format!("{U}:t:1"), false);
+        check(Flavor::MySql, &format!("{U}:1-9"), &format!("{V}:1"), false);
+        check(Flavor::MySql, "", "", true);
+        check(Flavor::MariaDb, "0-1-10,1-1-1", "0-2-10", true);
+        check(Flavor::MariaDb, "0-1-10", "0-1-11", false);
+        check(Flavor::MariaDb, "0-1-10", "1-1-1", false);
+        let empty = GtidSet::empty(Flavor::MariaDb);
+        assert!(set(Flavor::MySql, &format!("{U}:1")).contains_set(&empty));
+        assert!(!empty.contains_set(&set(Flavor::MySql, &format!("{U}:1"))));
+        assert!(set(Flavor::MySql, &format!("{U}:1-9:x:4")).contains(&format!("{U}:x:4").parse().unwrap()));
+    }
+
+    #[test]
+    fn coordinates_sort_in_the_order_of_the_stream() {
+        let at = |text: &str| text.parse::<BinlogPosition>().unwrap();
+        assert!(at("binlog.999999:900") < at("binlog.1000000:4"));
+        assert!(at("binlog.000001:900") < at("binlog.000001:1000"));
+        assert!("binlog.000001".parse::<BinlogPosition>().is_err());
+    }
+
+    fn any_gtid() -> impl Strategy<Value = Gtid> {
+        let tag = prop_oneof![Just(String::new()), "[a-z_][a-z0-9_]{0,31}"];
+        prop_oneof![
+            (any::<[u8; 16]>(), tag, 1..=mysql::NUMBER_MAX).prop_map(|(uuid, tag, number)| Gtid::MySql {
+                uuid,
+                tag,
+                number
+            }),
+            (any::<u32>(), any::<u32>(), any::<u64>()).prop_map(|(domain, server, sequence)| Gtid::MariaDb {
+                domain,
+                server,
+                sequence
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_gtid_survives_its_text(gtid in any_gtid()) {
+            prop_assert_eq!(gtid.to_string().parse::<Gtid>().unwrap(), gtid);
+        }
+
+        #[test]
+        fn a_set_survives_its_text_and_agrees_with_a_plain_one(
+            numbers in proptest::collection::vec((0..3_u8, 0..3_usize, 1..40_u64), 0..60),
+        ) {
+            let mut plain = std::collections::BTreeSet::new();
+            let mut sum = GtidSet::empty(Flavor::MySql);
+            for (uuid, tag, number) in numbers {
+                let tag = ["", "a", "b"][tag].to_owned();
+                plain.insert((uuid, tag.clone(), number));
+                let gtid = Gtid::MySql { uuid: [uuid; 16], tag, number };
+                prop_assert!(sum.add(&gtid));
+            }
+            prop_assert_eq!(set(Flavor::MySql, &sum.to_string()), sum.clone());
+            for uuid in 0..3_u8 {
+                for tag in ["", "a", "b"] {
+                    for number in 1..41_u64 {
+                        let gtid = Gtid::MySql { uuid: [uuid; 16], tag: tag.to_owned(), number };
+                        prop_assert_eq!(sum.contains(&gtid), plain.contains(&(uuid, tag.to_owned(), number)));
+                    }
+                }
+            }
+            let all = sum.intervals();
+            prop_assert!(all.windows(2).all(|w| (w[0].0, &w[0].1) != (w[1].0, &w[1].1) || w[0].3 + 1 < w[1].2));
+        }
+
+        #[test]
+        fn garbage_never_panics(text in "\\PC*", near in "[0-9a-f:,\\- tT]{0,80}") {
+            for text in [&text, &near, &format!("{U}:{near}")] {
+                for flavor in [Flavor::MySql, Flavor::MariaDb] {
+                    if let Ok(parsed) = GtidSet::parse(flavor, text) {
+                        prop_assert_eq!(set(flavor, &parsed.to_string()), parsed);
+                    }
+                }
+                drop(text.parse::<Gtid>());
+                drop(text.parse::<BinlogPosition>());
+            }
+        }
     }
 }

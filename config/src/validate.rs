@@ -1,1 +1,399 @@
 //! From the raw shape to a [`crate::Config`], with every error at once.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::load::read_file;
+use crate::nearest::nearest;
+use crate::raw::{Place, Problems, RawBackend, RawConfig, RawPassword, Said};
+use crate::url::{BackendUrl, host_and_port};
+use crate::{
+    AdminConfig, ApplyConfig, BackendConfig, Config, ConsoleConfig, CutoverConfig, DdlPolicy, FencePolicy,
+    MigrationConfig, OpenTransactions, ProxyConfig, Secret, Side, SnapshotConfig, StartPolicy, TlsMode,
+};
+
+/// Schemas that belong to the servers or to us.
+const OWN_SCHEMAS: &[&str] = &["mysql", "information_schema", "performance_schema", "sys", "changeover"];
+
+/// Longest name of a schema or table, in characters.
+const NAME_MAX: usize = 64;
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// `None` where a part without a default is missing or wrong; then `problems` says which. `broken` says that the
+/// file isn't TOML: what is missing may only be hidden.
+pub(crate) fn validate(
+    raw: RawConfig,
+    environment: &dyn Fn(&str) -> Option<String>,
+    problems: &mut Problems,
+    broken: bool,
+) -> Option<Config> {
+    let mut check = Check { environment, problems, broken };
+    let places = (place_of(&raw.source.url), place_of(&raw.target.url));
+    let source = check.backend(Side::Source, raw.source);
+    let target = check.backend(Side::Target, raw.target);
+    if let (Some(source), Some(target)) = (&source, &target)
+        && same_server(source, target)
+    {
+        let what = format!("the target is the source: both are {}; name two servers", source.address());
+        check.problems.add(places.1.max(places.0), what);
+    }
+    let named = raw.console_listen.is_some();
+    let [proxy_listen, admin_listen, console_listen] =
+        check.listeners([raw.proxy_listen, raw.admin_listen, raw.console_listen]);
+    let (cert, key) = check.certificate(raw.proxy_cert, raw.proxy_key);
+    let proxy = ProxyConfig {
+        listen: proxy_listen,
+        workers: check.number("proxy.workers", raw.proxy_workers, 0, 0, 1024),
+        max_connections: check.number(
+            "proxy.max_connections",
+            raw.proxy_max_connections,
+            10_000,
+            1,
+            1_000_000,
+        ),
+        drain_ms: check.number("proxy.drain_ms", raw.proxy_drain_ms, 5000, 0, HOUR_MS),
+        tls: check.choice("proxy.tls", raw.proxy_tls, TLS, TlsMode::Preferred),
+        cert,
+        key,
+    };
+    let admin = check.admin(admin_listen, raw.admin_user, raw.admin_password);
+    let migration = MigrationConfig {
+        name: check.migration_name(raw.name),
+        schemas: check.schemas(raw.schemas),
+        exclude_tables: check.exclude_tables(raw.exclude_tables),
+        start: check.choice("migration.start", raw.start, START, StartPolicy::Manual),
+        ddl: check.choice("migration.ddl", raw.ddl, DDL, DdlPolicy::Apply),
+        reverse: raw.reverse.is_none_or(|said| said.value),
+    };
+    let snapshot = SnapshotConfig {
+        readers: check.number("snapshot.readers", raw.readers, 4, 1, 256),
+        chunk_rows: check.number("snapshot.chunk_rows", raw.chunk_rows, 0, 0, 100_000_000),
+        max_rows_per_s: check.number("snapshot.max_rows_per_s", raw.max_rows_per_s, 0, 0, i64::MAX),
+    };
+    let spool_max_gb: u64 = check.number("apply.spool_max_gb", raw.spool_max_gb, 50, 1, 1_000_000);
+    let apply = ApplyConfig {
+        workers: check.number("apply.workers", raw.apply_workers, 4, 1, 256),
+        spool_max_bytes: spool_max_gb * 1_000_000_000,
+    };
+    let cutover = CutoverConfig {
+        max_lag_ms: check.number("cutover.max_lag_ms", raw.max_lag_ms, 1000, 0, HOUR_MS),
+        pause_ms: check.number("cutover.pause_ms", raw.pause_ms, 3000, 10, HOUR_MS),
+        open_transactions: check.choice(
+            "cutover.open_transactions",
+            raw.open_transactions,
+            OPEN,
+            OpenTransactions::Abort,
+        ),
+        fence: check.fence(raw.fence),
+    };
+    let state_dir =
+        check.path("state_dir", raw.state_dir).unwrap_or_else(|| PathBuf::from("changeover-state"));
+    let console = ConsoleConfig { listen: console_listen, named };
+    let (source, target) = (source?, target?);
+    Some(Config { state_dir, proxy, admin, console, source, target, migration, snapshot, apply, cutover })
+}
+
+const TLS: &[(&str, TlsMode)] =
+    &[("off", TlsMode::Off), ("preferred", TlsMode::Preferred), ("required", TlsMode::Required)];
+const START: &[(&str, StartPolicy)] = &[("manual", StartPolicy::Manual), ("auto", StartPolicy::Auto)];
+const DDL: &[(&str, DdlPolicy)] = &[("apply", DdlPolicy::Apply), ("pause", DdlPolicy::Pause)];
+const OPEN: &[(&str, OpenTransactions)] =
+    &[("abort", OpenTransactions::Abort), ("kill", OpenTransactions::Kill)];
+/// `None` is a choice of INTERFACE.md that isn't built yet.
+const FENCE: &[(&str, Option<FencePolicy>)] =
+    &[("read_only", Some(FencePolicy::ReadOnly)), ("accounts", None), ("none", Some(FencePolicy::None))];
+
+fn place_of<T>(setting: &Option<Said<T>>) -> Place {
+    setting.as_ref().map_or(Place::Missing, |said| said.place)
+}
+
+/// By address only: that two addresses lead to one server is found by the preflight.
+fn same_server(a: &BackendConfig, b: &BackendConfig) -> bool {
+    let canonical = |host: &str| {
+        let host = host.trim_end_matches('.').to_lowercase();
+        match host.parse::<IpAddr>() {
+            Ok(address) if address.to_canonical().is_loopback() => "localhost".to_owned(),
+            Ok(address) => address.to_canonical().to_string(),
+            Err(_) => host,
+        }
+    };
+    a.port == b.port && canonical(&a.host) == canonical(&b.host)
+}
+
+struct Check<'a> {
+    environment: &'a dyn Fn(&str) -> Option<String>,
+    problems: &'a mut Problems,
+    broken: bool,
+}
+
+impl Check<'_> {
+    /// A number within its range, which has to fit into `T`.
+    fn number<T: TryFrom<i64> + Default>(
+        &mut self,
+        name: &str,
+        said: Option<Said<i64>>,
+        default: i64,
+        least: i64,
+        most: i64,
+    ) -> T {
+        let value = match said {
+            Some(said) if !(least..=most).contains(&said.value) => {
+                let range =
+                    if most == i64::MAX { format!("at least {least}") } else { format!("{least} to {most}") };
+                self.problems.add(said.place, format!("{name} is out of range: it has to be {range}"));
+                default
+            }
+            Some(said) => said.value,
+            None => default,
+        };
+        T::try_from(value).unwrap_or_default()
+    }
+
+    fn choice<T: Copy>(
+        &mut self,
+        name: &str,
+        said: Option<Said<String>>,
+        choices: &[(&str, T)],
+        default: T,
+    ) -> T {
+        let Some(said) = said else { return default };
+        if let Some((_, value)) = choices.iter().find(|(word, _)| *word == said.value) {
+            return *value;
+        }
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        let near = nearest(&said.value, words.iter().copied());
+        let hint = near.map(|word| format!("; did you mean {word:?}?")).unwrap_or_default();
+        self.problems.add(said.place, format!("{name} has to be one of: {}{hint}", words.join(", ")));
+        default
+    }
+
+    fn fence(&mut self, said: Option<Said<String>>) -> FencePolicy {
+        let place = place_of(&said);
+        let chosen = self.choice("cutover.fence", said, FENCE, Some(FencePolicy::ReadOnly));
+        if chosen.is_none() {
+            let what = "cutover.fence = \"accounts\" isn't built yet; use \"read_only\", or \"none\" where you make \
+                        sure yourself that nobody writes past the proxy";
+            self.problems.add(place, what);
+        }
+        chosen.unwrap_or(FencePolicy::ReadOnly)
+    }
+
+    fn path(&mut self, name: &str, said: Option<Said<String>>) -> Option<PathBuf> {
+        let said = said?;
+        if said.value.is_empty() || said.value.contains('\0') {
+            self.problems.add(said.place, format!("{name} isn't a path"));
+            return None;
+        }
+        Some(PathBuf::from(said.value))
+    }
+
+    fn listen(&mut self, name: &str, said: Option<Said<String>>, default: &str) -> String {
+        let Some(said) = said else { return default.to_owned() };
+        if let Err(what) = host_and_port(&said.value, None) {
+            self.problems.add(
+                said.place,
+                format!("{name} isn't an address to listen on: {what}; write host:port, such as {default}"),
+            );
+            return default.to_owned();
+        }
+        said.value
+    }
+
+    /// Those of the proxy, the admin SQL and the console, with their defaults; two can't be the same.
+    fn listeners(&mut self, said: [Option<Said<String>>; 3]) -> [String; 3] {
+        let names = ["proxy.listen", "admin.listen", "console.listen"];
+        let places = [place_of(&said[0]), place_of(&said[1]), place_of(&said[2])];
+        let [proxy, admin, console] = said;
+        let listens = [
+            self.listen(names[0], proxy, "127.0.0.1:3307"),
+            self.listen(names[1], admin, "127.0.0.1:6032"),
+            self.listen(names[2], console, "127.0.0.1:8032"),
+        ];
+        for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+            if listens[a] == listens[b] && !listens[a].ends_with(":0") {
+                // One of the two may be a default: the place is where the other was said.
+                let place = if places[b] == Place::Missing { places[a] } else { places[b] };
+                let what = format!(
+                    "{} and {} are both {}; each needs an address of its own",
+                    names[a], names[b], listens[a]
+                );
+                self.problems.add(place, what);
+            }
+        }
+        listens
+    }
+
+    fn certificate(
+        &mut self,
+        cert: Option<Said<String>>,
+        key: Option<Said<String>>,
+    ) -> (Option<PathBuf>, Option<PathBuf>) {
+        match (&cert, &key) {
+            (Some(said), None) => {
+                self.problems.add(said.place, "proxy.cert is set and proxy.key isn't; set both or none")
+            }
+            (None, Some(said)) => {
+                self.problems.add(said.place, "proxy.key is set and proxy.cert isn't; set both or none")
+            }
+            _ => {}
+        }
+        let mut existing = |name: &str, said: Option<Said<String>>| {
+            let place = place_of(&said);
+            let path = self.path(name, said)?;
+            if let Err(error) = std::fs::File::open(&path) {
+                self.problems.add(place, format!("{name}: {} can't be read: {error}", path.display()));
+            }
+            Some(path)
+        };
+        (existing("proxy.cert", cert), existing("proxy.key", key))
+    }
+
+    fn admin(
+        &mut self,
+        listen: String,
+        user: Option<Said<String>>,
+        password: Option<Said<RawPassword>>,
+    ) -> AdminConfig {
+        let place = place_of(&password);
+        let user = match user {
+            Some(said)
+                if said.value.is_empty() || said.value.chars().count() > 32 || said.value.contains('\0') =>
+            {
+                self.problems.add(said.place, "admin.user has to be a name of 1 to 32 characters");
+                said.value
+            }
+            Some(said) => said.value,
+            None => "admin".to_owned(),
+        };
+        let given = password.map(|said| self.password("admin.password", said));
+        let failed = matches!(given, Some(None));
+        let password = given.flatten().unwrap_or_default();
+        if password.is_empty() && !failed && !is_loopback(&listen) {
+            let what = format!(
+                "admin.listen is {listen}, which others can reach, and admin.password is empty; set it under [admin] \
+                 (a text, {{ env = \"NAME\" }} or {{ file = \"PATH\" }}) or listen on 127.0.0.1"
+            );
+            self.problems.add(place, what);
+        }
+        AdminConfig { listen, user, password }
+    }
+
+    /// `None`: there is a problem, and it was said.
+    fn password(&mut self, name: &str, said: Said<RawPassword>) -> Option<Secret> {
+        match said.value {
+            RawPassword::Text(text) => Some(Secret::new(text.as_bytes())),
+            RawPassword::Environment(variable) => {
+                let value = (self.environment)(&variable);
+                if value.is_none() {
+                    let what = format!("{name}: the environment variable {variable:?} isn't set");
+                    self.problems.add(said.place, what);
+                }
+                value.map(|value| Secret::new(zeroize::Zeroizing::new(value).as_bytes()))
+            }
+            RawPassword::File(path) => match read_file(path.as_ref()) {
+                Ok(text) => {
+                    let line = text.strip_suffix('\n').unwrap_or(&text);
+                    Some(Secret::new(line.strip_suffix('\r').unwrap_or(line).as_bytes()))
+                }
+                Err(why) => {
+                    self.problems.add(said.place, format!("{name}: the file {path:?} can't be read: {why}"));
+                    None
+                }
+            },
+        }
+    }
+
+    fn backend(&mut self, side: Side, raw: RawBackend) -> Option<BackendConfig> {
+        if let Some(replica) = raw.replica_url.filter(|said| !said.value.is_empty()) {
+            let what = "source.replica_url isn't built yet: the copy reads from source.url; leave it out";
+            self.problems.add(replica.place, what);
+        }
+        // Read even where the URL is wrong, so that both are said at once.
+        let password_place = place_of(&raw.password);
+        let had_key = raw.password.is_some();
+        let key = raw.password.and_then(|said| self.password(&format!("{side}.password"), said));
+        let Some(url) = raw.url else {
+            if !self.broken {
+                let what = format!(
+                    "there is no {side}: write [{side}] with url = \"mysql://user@host:3306\" and password = \"…\" into the \
+                     configuration file, or say --{side} mysql://user:password@host:3306, or set CHANGEOVER_{}",
+                    side.as_str().to_uppercase()
+                );
+                self.problems.add(Place::Missing, what);
+            }
+            return None;
+        };
+        let parsed = match BackendUrl::parse(&url.value) {
+            Ok(parsed) => parsed,
+            Err(what) => {
+                let name =
+                    if matches!(url.place, Place::Line(_)) { format!("{side}.url: ") } else { String::new() };
+                self.problems.add(url.place, format!("{name}{what}"));
+                return None;
+            }
+        };
+        let both_in_file = matches!(url.place, Place::Line(_)) && had_key;
+        if parsed.password.is_some() && both_in_file {
+            let what = format!("{side}.url has a password and {side}.password is set too; keep one of them");
+            self.problems.add(password_place, what);
+        }
+        // A URL of a flag or of the environment wins over the file with all it says.
+        let password = parsed.password.or(key).unwrap_or_default();
+        Some(BackendConfig { host: parsed.host, port: parsed.port, user: parsed.user, password })
+    }
+
+    fn migration_name(&mut self, said: Option<Said<String>>) -> String {
+        let Some(said) = said else { return "migration".to_owned() };
+        let plain = said.value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+        if said.value.is_empty() || said.value.len() > NAME_MAX || !plain {
+            let what = "migration.name has to be 1 to 64 letters, digits, dots, dashes and underscores";
+            self.problems.add(said.place, what);
+        }
+        said.value
+    }
+
+    fn schemas(&mut self, said: Option<Said<Vec<String>>>) -> Vec<String> {
+        let Some(said) = said else { return Vec::new() };
+        let mut add = |what: String| self.problems.add(said.place, what);
+        if said.value.is_empty() {
+            add("migration.schemas is empty; name at least one schema, or leave it out to move every schema"
+                .to_owned());
+        }
+        for (i, name) in said.value.iter().enumerate() {
+            if name.is_empty() || name.chars().count() > NAME_MAX || name.contains('\0') {
+                add("migration.schemas: a schema's name has 1 to 64 characters".to_owned());
+            } else if OWN_SCHEMAS.contains(&name.to_lowercase().as_str()) {
+                add(format!(
+                    "migration.schemas: {name} is a schema of the server's (or of Changeover's) own and can't be moved"
+                ));
+            } else if said.value.iter().take(i).any(|other| other == name) {
+                add(format!("migration.schemas: {name:?} is there twice"));
+            }
+        }
+        said.value
+    }
+
+    fn exclude_tables(&mut self, said: Option<Said<Vec<String>>>) -> Vec<String> {
+        let Some(said) = said else { return Vec::new() };
+        for pattern in &said.value {
+            let parts =
+                pattern.split_once('.').filter(|(schema, table)| !schema.is_empty() && !table.is_empty());
+            if parts.is_none() || pattern.contains('\0') {
+                let what = format!(
+                    "migration.exclude_tables: {pattern:?} isn't a pattern of the form schema.table (with % and _ as in LIKE)"
+                );
+                self.problems.add(said.place, what);
+            }
+        }
+        said.value
+    }
+}
+
+fn is_loopback(listen: &str) -> bool {
+    match host_and_port(listen, None) {
+        Ok((host, _)) if host.eq_ignore_ascii_case("localhost") => true,
+        Ok((host, _)) => host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback()),
+        Err(_) => true, // It is no address at all, which was said already.
+    }
+}

@@ -6,14 +6,17 @@
 pub mod apply;
 pub mod binlog;
 pub mod error;
-pub mod handle;
+// pub mod handle;
+mod lag;
 pub mod literal;
-mod pipeline;
+// mod pipeline;
 pub mod preflight;
 pub mod schema;
 pub mod server;
 pub mod snapshot;
+
 pub mod spool;
+mod state;
 pub mod value;
 pub mod verify;
 

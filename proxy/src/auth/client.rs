@@ -1,7 +1,7 @@
 //! The proxy as a client of a backend: an application's user is logged in with the credential that the front
 //! door learned.
 
-use config::ServerVersion;
+use config::{Secret, ServerVersion};
 use zeroize::Zeroizing;
 
 use super::plugin::Plugin;
@@ -108,7 +108,7 @@ fn response(
         max_packet: login.max_packet,
         collation: known_collation(version, login.collation),
         user: login.user.clone(),
-        auth,
+        auth: Secret::new(auth.as_slice()),
         schema: login.schema.clone().filter(|_| has(Capabilities::CONNECT_WITH_DB)),
         plugin: has(Capabilities::PLUGIN_AUTH).then(|| plugin.name().as_bytes().to_vec()),
         attributes: login.attributes.clone().filter(|_| has(Capabilities::CONNECT_ATTRS)),

@@ -4,6 +4,7 @@
 //! it ([`client`]), and only then is the client told.
 
 pub mod accounts;
+mod challenge;
 pub mod client;
 pub mod plugin;
 pub mod server;

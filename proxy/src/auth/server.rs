@@ -12,36 +12,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::{Flavor, Secret};
-use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsAcceptor;
-use zeroize::Zeroizing;
 
-use super::plugin::{Plugin, SCRAMBLE_LEN, is_empty_answer, recover_sha1};
+use super::challenge::{Challenge, Visitor, random_scramble};
+use super::plugin::{Plugin, SCRAMBLE_LEN};
 use super::{Credential, Login};
 use crate::backend::connect::Greeting;
 use crate::error::ClientError;
 use crate::protocol::capability::Capabilities;
 use crate::protocol::frame::Frames;
-use crate::protocol::packet::{
-    AuthMoreData, AuthSwitchRequest, ErrPacket, Handshake, HandshakeResponse, SslRequest, StatusFlags,
-};
+use crate::protocol::packet::{ChangeUser, ErrPacket, Handshake, HandshakeResponse, SslRequest, StatusFlags};
 use crate::protocol::stream::Stream;
 use crate::tls::{RsaKey, Tls};
 
 /// A login that takes longer is cut off.
 pub const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a refusal may take to be read.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// More than any server takes, in bytes: it keeps what a session remembers small.
 const NAME_MAX: usize = 512;
-/// Longer than any server's limit, in bytes.
-const PASSWORD_MAX: usize = 1024;
-
-/// Bytes of caching_sha2_password's answer to a scramble.
-const SHA256_LEN: usize = 32;
-const FAST_AUTH_OK: u8 = 3;
-const FULL_AUTH: u8 = 4;
-const PUBLIC_KEY_REQUEST: u8 = 2;
 
 /// What every client of a listener meets.
 #[derive(Debug)]
@@ -165,8 +152,47 @@ impl Accepted {
 ///
 /// Cancel safety: dropping it closes the connection.
 pub async fn accept(stream: Stream, door: &FrontDoor, hello: &Hello) -> Result<Accepted, ClientError> {
+    in_time(door, welcome(stream, door, hello)).await
+}
+
+/// Learns who the client of a session wants to be after COM_CHANGE_USER (the whole payload). A client that
+/// isn't let in loses its connection, as it does at the servers.
+///
+/// The answer in the command is to a scramble that nobody keeps, so the client is always asked again; one
+/// that can't be asked (without PLUGIN_AUTH) is let in without a password only.
+///
+/// Cancel safety: dropping it closes the connection.
+pub async fn change_user(
+    stream: Stream,
+    door: &FrontDoor,
+    login: &Login,
+    payload: &[u8],
+) -> Result<Accepted, ClientError> {
+    let command = ChangeUser::parse(payload, login.capabilities)?;
+    let challenge = Challenge {
+        greeted: command.plugin.is_none().then_some((Plugin::Native, [0; SCRAMBLE_LEN])),
+        user: command.user.clone(),
+        auth: command.auth,
+        plugin: command.plugin,
+        rsa: Arc::clone(&door.rsa),
+    };
+    let login = Login {
+        user: command.user,
+        schema: command.schema,
+        collation: command.collation.unwrap_or(login.collation),
+        attributes: command.attributes,
+        ..login.clone()
+    };
+    let visitor = Visitor { client: stream.peer_addr(), stream, frames: Frames::after(0) };
+    in_time(door, decide(visitor, door, challenge, login)).await
+}
+
+async fn in_time(
+    door: &FrontDoor,
+    login: impl Future<Output = Result<Accepted, ClientError>>,
+) -> Result<Accepted, ClientError> {
     let late = |_| ClientError::Timeout(door.timeout.as_millis().try_into().unwrap_or(u64::MAX));
-    tokio::time::timeout(door.timeout, Box::pin(welcome(stream, door, hello))).await.map_err(late)?
+    tokio::time::timeout(door.timeout, Box::pin(login)).await.map_err(late)?
 }
 
 async fn welcome(stream: Stream, door: &FrontDoor, hello: &Hello) -> Result<Accepted, ClientError> {
@@ -178,16 +204,16 @@ async fn welcome(stream: Stream, door: &FrontDoor, hello: &Hello) -> Result<Acce
         offered = offered | Capabilities::SSL;
     }
     visitor.send(&greeting(hello, offered, &scramble).encode()).await?;
-    let mut payload = visitor.frames.read(&mut visitor.stream).await?;
+    let mut payload = visitor.receive().await?;
     if SslRequest::parse(&payload).is_some() {
         let tls = door.tls.offered().ok_or(ClientError::NotALogin("it began TLS, which wasn't offered"))?;
         visitor = visitor.secured(TlsAcceptor::from(Arc::clone(tls))).await?;
-        payload = visitor.frames.read(&mut visitor.stream).await?;
+        payload = visitor.receive().await?;
     }
     let response = match HandshakeResponse::parse(&payload) {
         Ok(response) => response,
         Err(malformed) => {
-            visitor.refuse(&ErrPacket::new(1043, b"08S01", "Bad handshake")).await;
+            visitor.refuse(&bad_handshake()).await;
             return Err(malformed.into());
         }
     };
@@ -195,10 +221,26 @@ async fn welcome(stream: Stream, door: &FrontDoor, hello: &Hello) -> Result<Acce
         return visitor.refused(refusal).await;
     }
     let login = login_of(&response, hello.capabilities, visitor.client);
-    let asked = Question { greeted: hello.plugin, scramble, response, door };
+    let has_plugins = response.capabilities.contains(Capabilities::PLUGIN_AUTH);
+    let challenge = Challenge {
+        greeted: Some((hello.plugin, scramble)),
+        user: response.user,
+        auth: response.auth,
+        plugin: has_plugins.then(|| response.plugin.unwrap_or_default()),
+        rsa: Arc::clone(&door.rsa),
+    };
+    decide(visitor, door, challenge, login).await
+}
+
+async fn decide(
+    mut visitor: Visitor,
+    door: &FrontDoor,
+    challenge: Challenge,
+    login: Login,
+) -> Result<Accepted, ClientError> {
     let credential = match &door.keeper {
-        Keeper::Backend(hashes) => asked.learn(&mut visitor, hashes.as_ref()).await,
-        Keeper::Account { user, password } => asked.check(&mut visitor, user, password).await,
+        Keeper::Backend(hashes) => challenge.learn(&mut visitor, hashes.as_ref()).await,
+        Keeper::Account { user, password } => challenge.check(&mut visitor, user, password).await,
     };
     match credential {
         Ok(credential) => Ok(Accepted { login, credential, visitor }),
@@ -229,8 +271,11 @@ fn unfit(response: &HandshakeResponse, door: &FrontDoor, is_tls: bool) -> Option
         return Some(too_old());
     }
     let schema_len = response.schema.as_ref().map_or(0, Vec::len);
-    (response.user.len() > NAME_MAX || schema_len > NAME_MAX)
-        .then(|| ErrPacket::new(1043, b"08S01", "Bad handshake"))
+    (response.user.len() > NAME_MAX || schema_len > NAME_MAX).then(bad_handshake)
+}
+
+fn bad_handshake() -> ErrPacket {
+    ErrPacket::new(1043, b"08S01", "Bad handshake")
 }
 
 fn too_old() -> ErrPacket {
@@ -250,208 +295,6 @@ fn login_of(response: &HandshakeResponse, offered: Capabilities, client: Option<
     }
 }
 
-/// Twenty random bytes, none of them NUL (it ends the string), `$` (it separates fields of stored hashes)
-/// or above 127, as the servers make them.
-fn random_scramble() -> Result<[u8; SCRAMBLE_LEN], ClientError> {
-    let mut scramble = [0; SCRAMBLE_LEN];
-    aws_lc_rs::rand::fill(&mut scramble).map_err(|_| ClientError::NotALogin("no random numbers"))?;
-    Ok(scramble.map(|byte| match byte & 0x7F {
-        0 => 1,
-        b'$' => b'%',
-        byte => byte,
-    }))
-}
-
-/// A connection that hasn't been let in yet.
-#[derive(Debug)]
-struct Visitor {
-    stream: Stream,
-    frames: Frames,
-    client: Option<SocketAddr>,
-}
-
-impl Visitor {
-    async fn send(&mut self, payload: &[u8]) -> Result<(), ClientError> {
-        Ok(self.frames.write(&mut self.stream, payload).await?)
-    }
-
-    async fn receive(&mut self) -> Result<Zeroizing<Vec<u8>>, ClientError> {
-        Ok(self.frames.read(&mut self.stream).await?)
-    }
-
-    async fn secured(self, acceptor: TlsAcceptor) -> Result<Self, ClientError> {
-        let Stream::Plain(tcp) = self.stream else {
-            return Err(ClientError::NotALogin("it began TLS twice"));
-        };
-        let tls = acceptor.accept(tcp).await.map_err(ClientError::Tls)?;
-        Ok(Self { stream: Stream::Tls(Box::new(tls)), ..self })
-    }
-
-    /// Says why not. That nobody may be listening any more is no further error.
-    async fn refuse(&mut self, packet: &ErrPacket) {
-        let say = async {
-            self.frames.write(&mut self.stream, &packet.encode()).await?;
-            self.stream.shutdown().await
-        };
-        let _ = tokio::time::timeout(REFUSAL_TIMEOUT, say).await;
-    }
-
-    async fn refused<T>(mut self, packet: ErrPacket) -> Result<T, ClientError> {
-        self.refuse(&packet).await;
-        Err(ClientError::Refused(packet))
-    }
-
-    fn host(&self) -> String {
-        self.client.map_or_else(|| "localhost".to_owned(), |addr| addr.ip().to_canonical().to_string())
-    }
-}
-
-/// A client's answer to the greeting, and what else may be asked of it.
-struct Question<'a> {
-    greeted: Plugin,
-    scramble: [u8; SCRAMBLE_LEN],
-    response: HandshakeResponse,
-    door: &'a FrontDoor,
-}
-
-/// An answer to a scramble.
-struct Answer {
-    plugin: Plugin,
-    scramble: [u8; SCRAMBLE_LEN],
-    data: Zeroizing<Vec<u8>>,
-}
-
-impl Question<'_> {
-    fn can_switch(&self) -> bool {
-        self.response.capabilities.contains(Capabilities::PLUGIN_AUTH)
-    }
-
-    /// The plugin that the client speaks of. Without PLUGIN_AUTH there is only one.
-    fn named(&self) -> Option<Plugin> {
-        if !self.can_switch() {
-            return Some(Plugin::Native);
-        }
-        self.response.plugin.as_deref().and_then(Plugin::of_client)
-    }
-
-    /// What came with the response, where it is an answer. A client that names another plugin than the
-    /// greeting did, and says nothing else, wants to be asked by that plugin; it is not without a password.
-    fn first_answer(&self) -> Option<Answer> {
-        let plugin = self.named()?;
-        let data = self.response.auth.clone();
-        let waits = self.can_switch() && plugin != self.greeted && is_empty_answer(&data);
-        (!waits).then_some(Answer { plugin, scramble: self.scramble, data })
-    }
-
-    fn denied(&self, visitor: &Visitor, with_password: bool) -> ClientError {
-        ClientError::Refused(ErrPacket::access_denied(&self.response.user, &visitor.host(), with_password))
-    }
-
-    /// Learns as much of the password as the client gives. The backend decides.
-    async fn learn(
-        self,
-        visitor: &mut Visitor,
-        hashes: &dyn NativeHashes,
-    ) -> Result<Credential, ClientError> {
-        let first = self.first_answer();
-        if first.as_ref().is_some_and(|answer| is_empty_answer(&answer.data)) {
-            return Ok(Credential::Empty);
-        }
-        let stored = match self.named() {
-            Some(Plugin::Native) => hashes.hashes(&self.response.user).await,
-            _ => Vec::new(),
-        };
-        let answer = match first {
-            Some(answer) if answer.plugin == Plugin::CachingSha2 => answer,
-            Some(answer) => match recovered(&answer, &stored) {
-                Some(credential) => return Ok(credential),
-                None if self.can_switch() => switch(visitor, Plugin::CachingSha2).await?,
-                None => return Err(self.denied(visitor, true)),
-            },
-            // A client may be asked to switch only once: by the plugin that it named, where that is enough.
-            None if stored.is_empty() => switch(visitor, Plugin::CachingSha2).await?,
-            None => switch(visitor, Plugin::Native).await?,
-        };
-        if is_empty_answer(&answer.data) {
-            return Ok(Credential::Empty);
-        }
-        match answer.plugin {
-            Plugin::CachingSha2 => self.full_authentication(visitor, &answer).await,
-            _ => recovered(&answer, &stored).ok_or_else(|| self.denied(visitor, true)),
-        }
-    }
-
-    /// caching_sha2_password's second half: the password itself, through TLS or encrypted for our key.
-    ///
-    /// MariaDB's client library has versions that send it in the first place over TLS, and unencrypted where
-    /// TLS was only wished for. By then it has been sent, and refusing it would protect nobody.
-    async fn full_authentication(
-        &self,
-        visitor: &mut Visitor,
-        answer: &Answer,
-    ) -> Result<Credential, ClientError> {
-        let password = if visitor.stream.is_tls() && answer.data.len() != SHA256_LEN {
-            clear_password(&answer.data)
-        } else {
-            visitor.send(&AuthMoreData(&[FULL_AUTH]).encode()).await?;
-            let mut payload = visitor.receive().await?;
-            if !visitor.stream.is_tls() && payload.as_slice() == [PUBLIC_KEY_REQUEST] {
-                visitor.send(&AuthMoreData(self.door.rsa.public_pem()).encode()).await?;
-                payload = visitor.receive().await?;
-            }
-            if payload.len() == self.door.rsa.ciphertext_len() {
-                self.door.rsa.decrypt_password(&payload, &answer.scramble)
-            } else {
-                clear_password(&payload)
-            }
-        };
-        match password.filter(|password| password.expose().len() <= PASSWORD_MAX) {
-            Some(password) if password.is_empty() => Ok(Credential::Empty),
-            Some(password) => Ok(Credential::Clear(password)),
-            None => Err(self.denied(visitor, true)),
-        }
-    }
-
-    /// Compares with the only account. A wrong name takes the same path as a wrong password.
-    async fn check(
-        self,
-        visitor: &mut Visitor,
-        user: &str,
-        password: &Secret,
-    ) -> Result<Credential, ClientError> {
-        let answer = match self.first_answer() {
-            Some(answer) => answer,
-            None => switch(visitor, self.named().unwrap_or(Plugin::CachingSha2)).await?,
-        };
-        let right = answer.plugin.verify(password, &answer.scramble, &answer.data);
-        if !(right & (self.response.user == user.as_bytes())) {
-            return Err(self.denied(visitor, !is_empty_answer(&answer.data)));
-        }
-        if password.is_empty() {
-            return Ok(Credential::Empty);
-        }
-        if answer.plugin == Plugin::CachingSha2 {
-            visitor.send(&AuthMoreData(&[FAST_AUTH_OK]).encode()).await?;
-        }
-        Ok(Credential::Clear(password.clone()))
-    }
-}
-
-/// SHA1 of the password, where the client's native answer fits one of the stored hashes.
-fn recovered(answer: &Answer, stored: &[[u8; 20]]) -> Option<Credential> {
-    let hash = stored.iter().find_map(|hash| recover_sha1(&answer.data, &answer.scramble, hash))?;
-    Some(Credential::Sha1(hash))
-}
-
-fn clear_password(payload: &[u8]) -> Option<Secret> {
-    payload.strip_suffix(&[0]).map(Secret::new)
-}
-
-/// Asks the client to answer another scramble with another plugin.
-async fn switch(visitor: &mut Visitor, plugin: Plugin) -> Result<Answer, ClientError> {
-    let scramble = random_scramble()?;
-    let request = AuthSwitchRequest { plugin: plugin.name().as_bytes().to_vec(), data: scramble.to_vec() };
-    visitor.send(&request.encode()).await?;
-    let data = visitor.receive().await?;
-    Ok(Answer { plugin, scramble, data })
-}
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

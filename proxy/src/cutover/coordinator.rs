@@ -1,1 +1,317 @@
-//! Carries out the effects that `step` asks for. (H4)
+//! Cutovers as the rest of the proxy sees them: start one, look at them, take up what a crash left.
+//!
+//! One at a time, each in a task of its own that no dropped admin client can cancel. What may start is decided by
+//! [`super::checks`], what happens next by [`super::step`], and [`super::run`] carries it out.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use config::{CutoverConfig, FencePolicy, Side};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::checks::{self, DryRunRow};
+use super::journal::{CutoverRow, Journal, JournalState, Record};
+use super::phase::{CutoverId, Plan};
+use super::port::Replication;
+use super::run::{self, Run};
+use super::step::{Stage, begin, resume};
+use crate::backend::fence::{self, Fence, FenceBefore};
+use crate::route::gate::Gate;
+use crate::route::table::RouteTable;
+use crate::session::registry::SessionRegistry;
+
+/// How long a statement against a backend may take outside the pause.
+pub(super) const BACKEND_WITHIN: Duration = Duration::from_secs(5);
+/// Between two tries to give a backend back.
+const UNFENCE_EVERY: Duration = Duration::from_secs(1);
+
+/// What a coordinator works with.
+#[allow(missing_debug_implementations, reason = "it holds a trait object")]
+pub struct CutoverParts {
+    /// The open journal.
+    pub journal: Journal,
+    /// The route, built with the side that the journal says serves.
+    pub routes: Arc<RouteTable>,
+    /// The gate in front of it.
+    pub gate: Arc<Gate>,
+    /// The live sessions.
+    pub registry: Arc<SessionRegistry>,
+    /// Replication from the serving side to the other.
+    pub replication: Arc<dyn Replication>,
+    /// `[cutover]`
+    pub config: CutoverConfig,
+}
+
+/// Every reason why a cutover doesn't start. Nothing was touched.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the cutover is refused: {}", listed(.reasons))]
+pub struct Refused {
+    /// In sentences.
+    pub reasons: Vec<String>,
+}
+
+fn listed(reasons: &[String]) -> String {
+    match reasons {
+        [only] => only.clone(),
+        many => {
+            let numbered = many.iter().enumerate().map(|(i, reason)| format!("({}) {reason}", i + 1));
+            numbered.collect::<Vec<_>>().join("; ")
+        }
+    }
+}
+
+/// Runs cutovers, one at a time.
+#[allow(missing_debug_implementations, reason = "it holds a trait object")]
+pub struct Coordinator {
+    pub(super) journal: Arc<Mutex<Journal>>,
+    pub(super) routes: Arc<RouteTable>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) registry: Arc<SessionRegistry>,
+    pub(super) replication: Arc<dyn Replication>,
+    pub(super) config: CutoverConfig,
+    source_fence: Arc<Fence>,
+    target_fence: Arc<Fence>,
+    running: AtomicBool,
+    unfencing: AtomicBool,
+    keeper: Mutex<Option<CancellationToken>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Says that a cutover is under way for as long as it lives.
+struct Running(Arc<Coordinator>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Coordinator {
+    /// A coordinator. Call [`Coordinator::recover`] before the first client is let in.
+    #[must_use]
+    pub fn new(parts: CutoverParts) -> Arc<Self> {
+        let fence =
+            |side| Arc::new(Fence::new(parts.routes.backend(side).config.clone(), parts.config.fence));
+        Arc::new(Self {
+            source_fence: fence(Side::Source),
+            target_fence: fence(Side::Target),
+            journal: Arc::new(Mutex::new(parts.journal)),
+            routes: parts.routes,
+            gate: parts.gate,
+            registry: parts.registry,
+            replication: parts.replication,
+            config: parts.config,
+            running: AtomicBool::new(false),
+            unfencing: AtomicBool::new(false),
+            keeper: Mutex::new(None),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// Takes up what the journal says, before any client is let in: undoes a cutover that didn't reach the point of
+    /// no return, rolls one forward that did, and fences the backend that was left behind. A backend that can't be
+    /// reached doesn't hold the start up: it is tried again in the background.
+    pub async fn recover(self: &Arc<Self>) {
+        let state = self.state();
+        if let Some((id, side, before)) = state.fence_left {
+            self.unfence_later(id, side, before);
+        }
+        if let Some((side, _)) = state.fenced {
+            // The fence of a server that was restarted while we were away comes first (invariant 2).
+            if let Err(error) = self.fence(side).set(BACKEND_WITHIN).await {
+                tracing::warn!(area = "cutover", "the {side} can't be fenced yet: {error}");
+            }
+            self.keep_fence(side);
+        }
+        if state.unfinished.is_some() {
+            self.take_up().await;
+        }
+    }
+
+    /// Moves the application to the target; returns when that is done or undone. `timeout` stands in for
+    /// `cutover.pause_ms` this once.
+    ///
+    /// Cancel safety: dropping it only stops the waiting; the cutover goes on.
+    pub async fn cutover(self: &Arc<Self>, timeout: Option<Duration>) -> Result<CutoverRow, Refused> {
+        if self.running.swap(true, Ordering::SeqCst) {
+            return Err(Refused { reasons: vec![checks::ANOTHER.to_owned()] });
+        }
+        let running = Running(Arc::clone(self));
+        let this = Arc::clone(self);
+        let whole = self.tasks.spawn(async move {
+            let _running = running;
+            this.clear_unfinished().await;
+            let found = checks::all(&this).await;
+            let reasons: Vec<String> = found.into_iter().filter(|row| !row.ok).map(|row| row.note).collect();
+            if !reasons.is_empty() {
+                return Err(Refused { reasons });
+            }
+            let pause = timeout.unwrap_or(Duration::from_millis(this.config.pause_ms));
+            Ok(this.carry_out(pause).await)
+        });
+        match whole.await {
+            Ok(Ok(Some(row))) => Ok(row),
+            Ok(Err(refused)) => Err(refused),
+            Ok(Ok(None)) => Err(Refused { reasons: vec!["the journal could not be written".to_owned()] }),
+            Err(_) => Err(Refused { reasons: vec!["the cutover ended in a bug; see the log".to_owned()] }),
+        }
+    }
+
+    /// Every check that a cutover begins with, and what it would meet. Touches nothing.
+    pub async fn dry_run(self: &Arc<Self>) -> Vec<DryRunRow> {
+        checks::dry_run(self).await
+    }
+
+    /// The cutovers, oldest first.
+    #[must_use]
+    pub fn history(&self) -> Vec<CutoverRow> {
+        self.state().history
+    }
+
+    /// The side that serves, as the journal says.
+    #[must_use]
+    pub fn serving(&self) -> Side {
+        self.lock_journal().state().serving
+    }
+
+    /// True while a cutover is under way.
+    #[must_use]
+    pub fn in_progress(&self) -> bool {
+        self.running.load(Ordering::SeqCst)
+    }
+
+    /// True where an abort could not give the serving backend back yet.
+    #[must_use]
+    pub fn unfencing(&self) -> bool {
+        self.unfencing.load(Ordering::SeqCst)
+    }
+
+    /// Waits for a cutover that is under way, then ends the background tasks. The fence stays.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    pub(super) fn fence(&self, side: Side) -> &Arc<Fence> {
+        match side {
+            Side::Source => &self.source_fence,
+            Side::Target => &self.target_fence,
+        }
+    }
+
+    pub(super) fn lock_journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn state(&self) -> JournalState {
+        self.lock_journal().state().clone()
+    }
+
+    fn plan(&self, id: CutoverId, from: Side, release: Option<FenceBefore>) -> Plan {
+        Plan {
+            id,
+            from,
+            to: from.other(),
+            fenced: self.config.fence != FencePolicy::None,
+            open_transactions: self.config.open_transactions,
+            release,
+        }
+    }
+
+    /// Runs the machine to its end. `None`: not even the start could be journalled.
+    async fn carry_out(self: &Arc<Self>, pause: Duration) -> Option<CutoverRow> {
+        let state = self.state();
+        let (id, from) = (state.next_id(), state.serving);
+        let release = state.fenced.and_then(|(side, before)| (side != from).then_some(before));
+        let plan = self.plan(id, from, release);
+        let this = Arc::clone(self);
+        let run = self.tasks.spawn(async move {
+            let run = Run::new(&this, plan.clone(), Some(pause));
+            run.to_the_end(begin(plan)).await;
+        });
+        if run.await.is_err() {
+            // A bug in the machine must not leave the gate closed: what the journal says is carried out, as after
+            // a crash.
+            tracing::error!(area = "cutover", "cutover {id} ended in a bug; going by the journal");
+            self.take_up().await;
+            self.gate.open();
+        }
+        self.state().history.into_iter().rfind(|row| row.id == id)
+    }
+
+    /// Carries on from the journal's last record.
+    async fn take_up(self: &Arc<Self>) {
+        let state = self.state();
+        let Some(unfinished) = state.unfinished else { return };
+        let mut plan = self.plan(unfinished.id, unfinished.from, unfinished.release);
+        // What counts is what that cutover did, not what the configuration says by now.
+        plan.fenced = unfinished.before.is_some();
+        tracing::warn!(
+            area = "cutover",
+            "cutover {} had not ended; {}",
+            unfinished.id,
+            if unfinished.stage == Stage::Switched { "it is rolled forward" } else { "it is undone" }
+        );
+        let run = Run::new(self, plan.clone(), None);
+        run.to_the_end(resume(plan, unfinished.stage)).await;
+    }
+
+    /// An abort whose record could not be written is written now, so that a new cutover may begin.
+    async fn clear_unfinished(self: &Arc<Self>) {
+        let stage = self.state().unfinished.map(|unfinished| unfinished.stage);
+        if stage.is_some() {
+            self.take_up().await;
+        }
+    }
+
+    /// Starts the task that keeps `side` fenced, in place of the one before.
+    pub(super) fn keep_fence(self: &Arc<Self>, side: Side) {
+        let stop = self.stop.child_token();
+        self.swap_keeper(Some(stop.clone()));
+        let fence = Arc::clone(self.fence(side));
+        self.tasks.spawn(async move { fence::keep(&fence, &stop).await });
+    }
+
+    /// Stops the task that keeps a fence.
+    pub(super) fn let_fence_go(&self) {
+        self.swap_keeper(None);
+    }
+
+    fn swap_keeper(&self, with: Option<CancellationToken>) {
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = std::mem::replace(&mut *keeper, with) {
+            before.cancel();
+        }
+    }
+
+    /// Tries, for as long as it takes, to give `side` back as it was, and journals when that is done.
+    pub(super) fn unfence_later(self: &Arc<Self>, id: CutoverId, side: Side, before: FenceBefore) {
+        self.unfencing.store(true, Ordering::SeqCst);
+        let this = Arc::clone(self);
+        self.tasks.spawn(async move {
+            loop {
+                match this.fence(side).unset(before, BACKEND_WITHIN).await {
+                    Ok(()) => break,
+                    Err(error) => tracing::error!(
+                        area = "cutover",
+                        "the {side} is still read-only after cutover {id} was undone: {error}"
+                    ),
+                }
+                tokio::select! {
+                    () = this.stop.cancelled() => return,
+                    () = tokio::time::sleep(UNFENCE_EVERY) => {}
+                }
+            }
+            if let Err(error) = run::append(&this, Record::Unfenced { id }).await {
+                tracing::error!(area = "cutover", "{error}");
+            }
+            this.unfencing.store(false, Ordering::SeqCst);
+            tracing::info!(area = "cutover", "the {side} takes writes again after cutover {id}");
+        });
+    }
+}

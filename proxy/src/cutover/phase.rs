@@ -1,1 +1,200 @@
-//! The phases of a cutover. (H4)
+//! The nouns of a cutover: what it wants, what it may ask for, what it can be told.
+//!
+//! [`super::step`] holds the machine that connects them, [`super::coordinator`] carries the effects out.
+
+use std::fmt;
+
+use config::progress::{ReplicationPosition, Verdict};
+use config::{OpenTransactions, Side};
+use serde::{Deserialize, Serialize};
+
+use crate::backend::fence::FenceBefore;
+
+/// Counts the cutovers of one state_dir, from 1 on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CutoverId(pub u64);
+
+impl fmt::Display for CutoverId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What a cutover was asked to do. Both directions are the same machine with the sides exchanged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Its number.
+    pub id: CutoverId,
+    /// The side that serves.
+    pub from: Side,
+    /// The side that is to serve.
+    pub to: Side,
+    /// Whether `from` is fenced at all (`cutover.fence`).
+    pub fenced: bool,
+    /// What happens to transactions that outlive the drain deadline.
+    pub open_transactions: OpenTransactions,
+    /// How `to` was before an earlier cutover fenced it, where one did: a rollback takes that fence off again.
+    pub release: Option<FenceBefore>,
+}
+
+/// What the machine asks for, one at a time. Every effect is answered by exactly one [`Event`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Append to the journal and fsync. Answer: `Done`, `Failed`, or `Uncertain` where it can't be known whether
+    /// the record is on the disk.
+    Record(Entry),
+    /// Ask sessions to dial and restore themselves on `to`, and give them a bounded time. Answer: `Done`.
+    Prepare,
+    /// Read how `from` is now, and make sure that it can be fenced. Answer: `Inspected`.
+    Inspect,
+    /// Close the gate. The pause and its deadline start here. Answer: `Done`.
+    CloseGate,
+    /// Wait for the permits, until the drain deadline. Answer: `Done` or `DrainDeadline`.
+    Drain,
+    /// Close the sessions that hold permits. Answer: `Killed`.
+    KillHolders,
+    /// Make `from` read-only. Answer: `Done` or `Failed`, after which it may or may not be fenced.
+    Fence,
+    /// Read the position at which `from` ended. Answer: `Position`.
+    ReadPosition,
+    /// Wait until exactly that position is applied on `to`. Answer: `Done`.
+    WaitApplied(ReplicationPosition),
+    /// Compare what changed since it was last compared. Answer: `Verdict`.
+    AskVerdict,
+    /// Begin to capture on `to` for the way back. Answer: `Note`.
+    StartReverse,
+
+    /// Give `from` back as it was found. Answer: `Done` or `Failed`.
+    Unfence(FenceBefore),
+    /// Keep trying to give `from` back, in the background. Answer: `Done`.
+    UnfenceLater(FenceBefore),
+    /// Open the gate; the pause ends here. Answer: `Done`.
+    OpenGate,
+    /// Let go of what sessions prepared and did not use. Answer: `Done`.
+    LetGo,
+
+    /// Take the fence of an earlier cutover off `to`. Answer: `Done` or `Failed`.
+    Release(FenceBefore),
+    /// One store: statements go to `to`. Answer: `Done`.
+    Swap,
+    /// Watch that `from` stays fenced, from now on. Answer: `Done`.
+    KeepFence,
+    /// Wait, for a bounded time, until every session has moved. Answer: `Settled`.
+    Settle,
+    /// End the replication of this direction for good. Answer: `Done` or `Failed`.
+    Seal,
+
+    /// The journal's disk can't say what it holds: end the process, so that a restart reads what is there.
+    Halt(String),
+}
+
+/// What the journal is asked to hold. The file's own records add times and numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Entry {
+    /// A cutover began.
+    Started,
+    /// `from` was like this, and is about to be fenced.
+    Fenced(FenceBefore),
+    /// The point of no return.
+    Switched {
+        /// Where `from` ended.
+        position: ReplicationPosition,
+        /// What the reverse step had to say.
+        note: String,
+    },
+    /// Everything after the swap is done.
+    Finished {
+        /// Sessions that moved.
+        sessions_moved: u64,
+    },
+    /// Undone.
+    Aborted {
+        /// Why, in a sentence.
+        reason: String,
+        /// `from` could not be given back yet; somebody has to go on trying.
+        fence_left: bool,
+    },
+}
+
+/// The answer to an effect.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// It is done.
+    Done,
+    /// Answer to `Inspect`.
+    Inspected(FenceBefore),
+    /// Answer to `Drain`: that many permits outlived the deadline.
+    DrainDeadline(usize),
+    /// Answer to `KillHolders`: that many sessions were closed.
+    Killed(u64),
+    /// Answer to `ReadPosition`.
+    Position(ReplicationPosition),
+    /// Answer to `AskVerdict`.
+    Verdict(Verdict),
+    /// Answer to `StartReverse`.
+    Note(String),
+    /// Answer to `Settle`: that many sessions moved.
+    Settled(u64),
+    /// It failed, or the pause's deadline passed while it ran. Nothing is known of how far it came.
+    Failed(String),
+    /// Answer to `Record`: nobody can say whether it is on the disk.
+    Uncertain(String),
+}
+
+/// How a cutover ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It is under way.
+    Running,
+    /// `to` serves.
+    Switched,
+    /// It was undone; `from` serves as before.
+    Aborted,
+}
+
+impl Outcome {
+    /// The word in SHOW CUTOVERS.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Running => "running",
+            Outcome::Switched => "switched",
+            Outcome::Aborted => "aborted",
+        }
+    }
+}
+
+impl Effect {
+    /// The step's word in logs and in the rows of a dry run.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Effect::Record(Entry::Started) => "journal started",
+            Effect::Record(Entry::Fenced(_)) => "journal fenced",
+            Effect::Record(Entry::Switched { .. }) => "journal switched",
+            Effect::Record(Entry::Finished { .. }) => "journal finished",
+            Effect::Record(Entry::Aborted { .. }) => "journal aborted",
+            Effect::Prepare => "prepare",
+            Effect::Inspect => "inspect",
+            Effect::CloseGate => "close",
+            Effect::Drain => "drain",
+            Effect::KillHolders => "kill",
+            Effect::Fence => "fence",
+            Effect::ReadPosition => "position",
+            Effect::WaitApplied(_) => "wait",
+            Effect::AskVerdict => "verdict",
+            Effect::StartReverse => "reverse",
+            Effect::Unfence(_) | Effect::UnfenceLater(_) => "unfence",
+            Effect::OpenGate => "open",
+            Effect::LetGo => "let go",
+            Effect::Release(_) => "release",
+            Effect::Swap => "swap",
+            Effect::KeepFence => "keep fence",
+            Effect::Settle => "settle",
+            Effect::Seal => "seal",
+            Effect::Halt(_) => "halt",
+        }
+    }
+}

@@ -1,1 +1,366 @@
-//! `(state, event) → (state, effects)`, pure. (H4)
+//! `(state, event) → (state, effect)`: what a cutover does next. No clock, no tokio, no globals, so that a seeded
+//! simulation can crash it between any two effects (see the tests in `simulation.rs`).
+//!
+//! The three kinds of state are three types. [`Before`] the point of no return is the only one that has
+//! [`Before::abort`]; [`After`] it has no way to say "undo", so a mistake of that kind doesn't compile.
+//!
+//! ```text
+//! Before  started · prepare · inspect · journal fenced · close · drain (· kill · drain) · fence · position · wait
+//!         · verdict · reverse · journal switched ── done ──▶ After   release · swap · open · keep · settle
+//!            │ failed                                                · let go · seal · finished
+//!            ▼
+//! Undoing unfence · open · let go · journal aborted
+//! ```
+
+use config::OpenTransactions;
+use config::progress::{ReplicationPosition, Verdict};
+
+use super::phase::{Effect, Entry, Event, Outcome, Plan};
+use crate::backend::fence::FenceBefore;
+
+/// Where a cutover stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    /// `from` serves, and every failure undoes what was done.
+    Before(Before),
+    /// Undoing, in the reverse order.
+    Undoing(Undoing),
+    /// The journal says `switched`: every failure rolls forward.
+    After(After),
+    /// Nothing is left to do.
+    Ended(Outcome),
+    /// The journal can't say on which side of the point of no return this is; the process has to end.
+    Halted,
+}
+
+/// The effect in flight before the point of no return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    Announce,
+    Prepare,
+    Inspect,
+    Intend,
+    Close,
+    Drain,
+    Kill,
+    DrainRest,
+    Fence,
+    Position,
+    Wait,
+    Verdict,
+    Reverse,
+    Switch,
+}
+
+/// Before the point of no return.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Before {
+    plan: Plan,
+    doing: Doing,
+    /// What `Inspect` found; from `Intend` on the journal holds it too.
+    found: Option<FenceBefore>,
+    position: Option<ReplicationPosition>,
+    note: String,
+    owed: Owed,
+}
+
+/// What an abort has to undo. A thing is owed from the moment its effect is *asked for*: whether one that failed
+/// or timed out took effect can't be known, and each undo is harmless where there is nothing to undo.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Owed {
+    unfence: Option<FenceBefore>,
+    open: bool,
+    let_go: bool,
+    record: bool,
+}
+
+/// Undoing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Undoing {
+    reason: String,
+    owed: Owed,
+    fence_left: bool,
+    doing: Undo,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Undo {
+    Unfence,
+    Open,
+    UnfenceLater,
+    LetGo,
+    Record,
+}
+
+/// The effect in flight after the point of no return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Forward {
+    /// After a restart only: the fence is set again before anything else.
+    Refence,
+    Release,
+    Swap,
+    Open,
+    Keep,
+    Settle,
+    LetGo,
+    Seal,
+    Finish,
+}
+
+/// After the point of no return.
+#[derive(Debug, Clone, PartialEq)]
+pub struct After {
+    plan: Plan,
+    doing: Forward,
+    /// After a restart there are no sessions to wait for and the route was built as the journal says.
+    restarted: bool,
+    sessions_moved: u64,
+}
+
+/// What a restart finds unfinished in the journal.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stage {
+    /// Announced; nothing was touched.
+    Started,
+    /// `from` was found like this and may have been fenced.
+    Fenced(FenceBefore),
+    /// Past the point of no return.
+    Switched,
+}
+
+/// Begins a cutover.
+#[must_use]
+pub fn begin(plan: Plan) -> (State, Option<Effect>) {
+    let before = Before {
+        plan,
+        doing: Doing::Announce,
+        found: None,
+        position: None,
+        note: String::new(),
+        owed: Owed::default(),
+    };
+    // Owed already: a write that failed may still have reached the disk.
+    before.ask(Doing::Announce, Effect::Record(Entry::Started))
+}
+
+/// Takes up what a crash left. The gate is new and open, no session lives, and the route was built as the journal
+/// says; what a crash can leave behind is a fence.
+#[must_use]
+pub fn resume(plan: Plan, stage: Stage) -> (State, Option<Effect>) {
+    match stage {
+        Stage::Started | Stage::Fenced(_) => {
+            let unfence = if let Stage::Fenced(found) = stage { Some(found) } else { None };
+            let owed = Owed { unfence, open: false, let_go: false, record: true };
+            let reason = "Changeover ended before the point of no return; the restart undid it".to_owned();
+            Undoing { reason, owed, fence_left: false, doing: Undo::Unfence }.next()
+        }
+        Stage::Switched => {
+            let fenced = plan.fenced;
+            let after = After { plan, doing: Forward::Refence, restarted: true, sessions_moved: 0 };
+            if fenced { after.ask(Forward::Refence, Effect::Fence) } else { after.follow(Forward::Refence) }
+        }
+    }
+}
+
+/// The next state, and what to do now. `None` once it has ended.
+#[must_use]
+pub fn step(state: State, event: Event) -> (State, Option<Effect>) {
+    match state {
+        State::Before(before) => before.on(event),
+        State::Undoing(undoing) => undoing.on(event),
+        State::After(after) => after.on(event),
+        State::Ended(_) | State::Halted => (state, None),
+    }
+}
+
+impl Before {
+    fn ask(mut self, doing: Doing, effect: Effect) -> (State, Option<Effect>) {
+        match &effect {
+            Effect::Record(Entry::Started) => self.owed.record = true,
+            Effect::Prepare => self.owed.let_go = true,
+            Effect::CloseGate => self.owed.open = true,
+            Effect::Fence => self.owed.unfence = self.found,
+            _ => {}
+        }
+        self.doing = doing;
+        (State::Before(self), Some(effect))
+    }
+
+    /// Undoes what was done. Exists here only: past the point of no return there is no such call.
+    fn abort(self, reason: String) -> (State, Option<Effect>) {
+        Undoing { reason, owed: self.owed, fence_left: false, doing: Undo::Unfence }.next()
+    }
+
+    fn on(mut self, event: Event) -> (State, Option<Effect>) {
+        match (self.doing, event) {
+            (Doing::Switch, Event::Uncertain(why)) => (State::Halted, Some(Effect::Halt(why))),
+            (_, Event::Failed(why) | Event::Uncertain(why)) => self.abort(why),
+            (Doing::Announce, Event::Done) => self.ask(Doing::Prepare, Effect::Prepare),
+            (Doing::Prepare, Event::Done) if self.plan.fenced => self.ask(Doing::Inspect, Effect::Inspect),
+            (Doing::Prepare, Event::Done) => self.ask(Doing::Close, Effect::CloseGate),
+            // The intent is durable before the deed, and before the pause begins.
+            (Doing::Inspect, Event::Inspected(found)) => {
+                self.found = Some(found);
+                self.ask(Doing::Intend, Effect::Record(Entry::Fenced(found)))
+            }
+            (Doing::Intend, Event::Done) => self.ask(Doing::Close, Effect::CloseGate),
+            (Doing::Close, Event::Done) => self.ask(Doing::Drain, Effect::Drain),
+            (Doing::Drain | Doing::DrainRest, Event::Done) if self.plan.fenced => {
+                self.ask(Doing::Fence, Effect::Fence)
+            }
+            (Doing::Drain | Doing::DrainRest, Event::Done) => self.ask(Doing::Position, Effect::ReadPosition),
+            (Doing::Drain, Event::DrainDeadline(held)) => match self.plan.open_transactions {
+                OpenTransactions::Kill => self.ask(Doing::Kill, Effect::KillHolders),
+                OpenTransactions::Abort => self.abort(outlived(held)),
+            },
+            (Doing::Kill, Event::Killed(_)) => self.ask(Doing::DrainRest, Effect::Drain),
+            (Doing::DrainRest, Event::DrainDeadline(held)) => self.abort(format!(
+                "{held} session(s) went on after they were told to end; SHOW SESSIONS lists them"
+            )),
+            // The final position is read behind the fence and never before it (invariant 1).
+            (Doing::Fence, Event::Done) => self.ask(Doing::Position, Effect::ReadPosition),
+            (Doing::Position, Event::Position(position)) => {
+                self.position = Some(position.clone());
+                self.ask(Doing::Wait, Effect::WaitApplied(position))
+            }
+            (Doing::Wait, Event::Done) => self.ask(Doing::Verdict, Effect::AskVerdict),
+            (Doing::Verdict, Event::Verdict(verdict)) => match objection(&verdict) {
+                None => self.ask(Doing::Reverse, Effect::StartReverse),
+                Some(why) => self.abort(why),
+            },
+            (Doing::Reverse, Event::Note(note)) => {
+                self.note = note.clone();
+                match self.position.clone() {
+                    Some(position) => {
+                        self.ask(Doing::Switch, Effect::Record(Entry::Switched { position, note }))
+                    }
+                    None => self.abort("no final position was read, which is a bug".to_owned()),
+                }
+            }
+            (Doing::Switch, Event::Done) => self.commit(),
+            (doing, event) => self.abort(format!(
+                "{} during {doing:?} was not expected, which is a bug in Changeover",
+                kind(&event)
+            )),
+        }
+    }
+
+    /// The journal holds `switched`. From here on there is only forward.
+    fn commit(self) -> (State, Option<Effect>) {
+        After { plan: self.plan, doing: Forward::Refence, restarted: false, sessions_moved: 0 }
+            .follow(Forward::Refence)
+    }
+}
+
+impl Undoing {
+    /// The next thing that is owed. The fence goes before the gate, so that no client meets a read-only server.
+    fn next(mut self) -> (State, Option<Effect>) {
+        let (doing, effect) = if let (Some(found), false) = (self.owed.unfence, self.fence_left) {
+            (Undo::Unfence, Effect::Unfence(found))
+        } else if std::mem::take(&mut self.owed.open) {
+            (Undo::Open, Effect::OpenGate)
+        } else if let Some(found) = self.owed.unfence.take() {
+            (Undo::UnfenceLater, Effect::UnfenceLater(found))
+        } else if std::mem::take(&mut self.owed.let_go) {
+            (Undo::LetGo, Effect::LetGo)
+        } else if std::mem::take(&mut self.owed.record) {
+            let entry = Entry::Aborted { reason: self.reason.clone(), fence_left: self.fence_left };
+            (Undo::Record, Effect::Record(entry))
+        } else {
+            return (State::Ended(Outcome::Aborted), None);
+        };
+        self.doing = doing;
+        (State::Undoing(self), Some(effect))
+    }
+
+    fn on(mut self, event: Event) -> (State, Option<Effect>) {
+        let failed = matches!(event, Event::Failed(_) | Event::Uncertain(_));
+        match self.doing {
+            // A backend that can't be given back in time doesn't keep the gate closed: traffic goes on, and the
+            // fence is taken off as soon as it can be.
+            Undo::Unfence if failed => self.fence_left = true,
+            Undo::Unfence => self.owed.unfence = None,
+            // An abort that isn't on the disk is undone once more after a restart, which changes nothing.
+            Undo::Open | Undo::UnfenceLater | Undo::LetGo | Undo::Record => {}
+        }
+        self.next()
+    }
+}
+
+impl After {
+    fn ask(mut self, doing: Forward, effect: Effect) -> (State, Option<Effect>) {
+        self.doing = doing;
+        (State::After(self), Some(effect))
+    }
+
+    fn on(mut self, event: Event) -> (State, Option<Effect>) {
+        let failed = matches!(event, Event::Failed(_) | Event::Uncertain(_));
+        if let Event::Settled(moved) = event {
+            self.sessions_moved = moved;
+        }
+        match (self.doing, failed) {
+            // `to` must take writes before it gets any.
+            (Forward::Release, true) => match self.plan.release {
+                Some(found) => self.ask(Forward::Release, Effect::Release(found)),
+                None => self.follow(Forward::Release),
+            },
+            // Unfinished in the journal: the next start seals and finishes.
+            (Forward::Seal | Forward::Finish, true) => (State::Ended(Outcome::Switched), None),
+            (doing, _) => self.follow(doing),
+        }
+    }
+
+    /// What comes behind a step that is done.
+    fn follow(self, done: Forward) -> (State, Option<Effect>) {
+        match done {
+            Forward::Refence => match self.plan.release {
+                Some(found) => self.ask(Forward::Release, Effect::Release(found)),
+                None => self.follow(Forward::Release),
+            },
+            Forward::Release => self.ask(Forward::Swap, Effect::Swap),
+            Forward::Swap => self.ask(Forward::Open, Effect::OpenGate),
+            Forward::Open if self.plan.fenced => self.ask(Forward::Keep, Effect::KeepFence),
+            Forward::Open => self.follow(Forward::Keep),
+            Forward::Keep if self.restarted => self.follow(Forward::LetGo),
+            Forward::Keep => self.ask(Forward::Settle, Effect::Settle),
+            Forward::Settle => self.ask(Forward::LetGo, Effect::LetGo),
+            Forward::LetGo => self.ask(Forward::Seal, Effect::Seal),
+            Forward::Seal => {
+                let entry = Entry::Finished { sessions_moved: self.sessions_moved };
+                self.ask(Forward::Finish, Effect::Record(entry))
+            }
+            Forward::Finish => (State::Ended(Outcome::Switched), None),
+        }
+    }
+}
+
+fn outlived(held: usize) -> String {
+    format!(
+        "{held} session(s) were still in a transaction, or held something that can't be moved, at the drain \
+         deadline; SHOW SESSIONS lists them. End them, or set cutover.open_transactions = \"kill\""
+    )
+}
+
+fn objection(verdict: &Verdict) -> Option<String> {
+    match verdict {
+        Verdict::Equal { .. } => None,
+        Verdict::Different { rows } => Some(format!("{rows} row(s) differ; SHOW DIFFERENCES lists them")),
+        Verdict::Unknown { why } => Some(format!("the verifier can't say that both sides are equal: {why}")),
+    }
+}
+
+/// The kind of an event, without what it carries.
+fn kind(event: &Event) -> &'static str {
+    match event {
+        Event::Done => "done",
+        Event::Inspected(_) => "inspected",
+        Event::DrainDeadline(_) => "drain deadline",
+        Event::Killed(_) => "killed",
+        Event::Position(_) => "position",
+        Event::Verdict(_) => "verdict",
+        Event::Note(_) => "note",
+        Event::Settled(_) => "settled",
+        Event::Failed(_) => "failed",
+        Event::Uncertain(_) => "uncertain",
+    }
+}

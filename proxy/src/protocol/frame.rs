@@ -13,6 +13,8 @@ use zeroize::Zeroizing;
 pub const HEADER_LEN: usize = 4;
 /// Payload length that says that the next packet continues this one.
 pub const PAYLOAD_MAX: usize = 0xFF_FFFF;
+/// An ordinary packet of a login is read in one step of so many bytes.
+const READ_STEP: usize = 4096;
 /// The largest packet of a login. Generous: connection attributes alone may have 64 KiB.
 pub const LOGIN_PACKET_MAX: usize = 128 * 1024;
 
@@ -89,6 +91,14 @@ pub enum FrameError {
     },
 }
 
+/// `bytes` and zeros up to `len`. A vector that grows by itself would leave a copy behind that nobody overwrites.
+fn grown(bytes: Zeroizing<Vec<u8>>, len: usize) -> Zeroizing<Vec<u8>> {
+    let mut more = Zeroizing::new(Vec::with_capacity(len));
+    more.extend_from_slice(&bytes);
+    more.resize(len, 0);
+    more
+}
+
 /// The sequence of packets of one login, in both directions.
 #[derive(Debug)]
 pub struct Frames {
@@ -109,14 +119,14 @@ impl Frames {
         Self::default()
     }
 
-    /// The number of the next packet, whoever sends it.
+    /// Goes on after the packet with this number.
     #[must_use]
-    pub fn next(&self) -> u8 {
-        self.next
+    pub fn after(sequence: u8) -> Self {
+        Self { next: sequence.wrapping_add(1), ..Self::default() }
     }
 
-    /// Reads one payload. Memory is taken only after the announced length was found to be allowed, and is
-    /// overwritten when it is dropped, because it may hold a password.
+    /// Reads one payload. It takes memory as the bytes arrive, not as they are announced, and overwrites it
+    /// when it is dropped, because there may be a password in it.
     ///
     /// Cancel safety: none; a dropped read leaves the stream in the middle of a packet.
     pub async fn read<S: AsyncRead + Unpin>(
@@ -138,10 +148,12 @@ impl Frames {
                 return Err(FrameError::Sequence { got: sequence, expected: self.next });
             }
             self.next = self.next.wrapping_add(1);
-            let start = payload.len();
-            payload.resize(total, 0);
-            if let Some(room) = payload.get_mut(start..) {
-                stream.read_exact(room).await?;
+            while payload.len() < total {
+                let start = payload.len();
+                payload = grown(payload, (start + READ_STEP.max(start)).min(total));
+                if let Some(room) = payload.get_mut(start..) {
+                    stream.read_exact(room).await?;
+                }
             }
             if len < PAYLOAD_MAX {
                 return Ok(payload);
@@ -157,5 +169,54 @@ impl Frames {
         self.next = put_packet(&mut bytes, self.next, payload);
         stream.write_all(&bytes).await?;
         stream.flush().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use proptest::prelude::*;
+
+    async fn read(bytes: &[u8], limit: usize) -> Result<Vec<u8>, FrameError> {
+        let mut frames = Frames { next: 0, limit };
+        frames.read(&mut &bytes[..]).await.map(|payload| payload.to_vec())
+    }
+
+    #[tokio::test]
+    async fn payloads_round_trip_whatever_their_length() {
+        for len in [0, 1, READ_STEP - 1, READ_STEP, READ_STEP + 1, 100_000, PAYLOAD_MAX, PAYLOAD_MAX + 5] {
+            let payload: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+            let mut bytes = Vec::new();
+            let next = put_packet(&mut bytes, 0, &payload);
+            assert_eq!(usize::from(next), len / PAYLOAD_MAX + 1);
+            assert!(read(&bytes, usize::MAX).await.unwrap() == payload, "{len}");
+        }
+    }
+
+    #[tokio::test]
+    async fn too_much_is_refused_before_it_is_read() {
+        let header = Header { len: 101, sequence: 0 }.to_bytes();
+        assert!(matches!(read(&header, 100).await, Err(FrameError::TooLarge { len: 101, limit: 100 })));
+        // The second half counts as well.
+        let mut bytes = Vec::new();
+        put_packet(&mut bytes, 0, &vec![0; PAYLOAD_MAX + 5]);
+        assert!(matches!(read(&bytes, PAYLOAD_MAX + 4).await, Err(FrameError::TooLarge { .. })));
+    }
+
+    #[tokio::test]
+    async fn the_sequence_is_checked() {
+        let header = Header { len: 0, sequence: 7 }.to_bytes();
+        assert!(matches!(read(&header, 100).await, Err(FrameError::Sequence { got: 7, expected: 0 })));
+        let mut frames = Frames::after(6);
+        assert!(frames.read(&mut &header[..]).await.is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn headers_round_trip(len in 0..=PAYLOAD_MAX, sequence: u8) {
+            let header = Header { len, sequence };
+            prop_assert_eq!(Header::parse(&header.to_bytes()), Some(header));
+        }
     }
 }

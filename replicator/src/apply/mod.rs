@@ -1,9 +1,13 @@
-//! Replays the spool into the target, in parallel, with the position committed beside the rows. (H7)
+//! Replays the spool into the target, in parallel, with the position committed beside the rows.
 
 pub mod checkpoint;
-pub mod graph;
+mod fold;
+mod graph;
+mod net;
 pub mod progress;
+#[cfg(test)]
+mod sample;
 pub mod scheduler;
 pub mod statement;
 pub mod worker;
-pub mod writeset;
+mod writeset;

@@ -1,8 +1,18 @@
-//! The source's binary log: fetched, checked and decoded by our own code (docs/binlog.md says why). (H5)
+//! The source's binary log: fetched, checked and decoded by our own code (docs/binlog.md says why).
 
-pub mod decode;
-pub mod event;
-pub mod json;
-pub mod rows;
-pub mod stream;
+mod compress;
+mod cursor;
+mod decimal;
+pub(crate) mod decode;
+pub(crate) mod event;
+pub(crate) mod gtid;
+pub(crate) mod group;
+mod json;
+pub(crate) mod payload;
+pub(crate) mod rows;
+mod packet;
+mod statement;
+pub(crate) mod stream;
+mod table_map;
+mod temporal;
 pub mod transaction;

@@ -1,1 +1,256 @@
-//! Row images to values. (H5)
+//! Row images to values.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::cursor::{Cursor, Malformed, bit};
+use super::event::{RowsKind, RowsShape};
+use super::table_map::{ColumnDecoder, RowPlan};
+use super::{compress, decimal, json, temporal};
+use crate::binlog::transaction::RowChange;
+use crate::schema::table::TableSchema;
+use crate::value::Value;
+
+/// Flag of a rows event: the session had foreign_key_checks off.
+const NO_FOREIGN_KEY_CHECKS_F: u16 = 0x2;
+/// Values from this size on share the memory of their event instead of being copied: a small value that is kept
+/// for long must not keep a large event.
+const SHARED_BYTES_MIN: usize = 64 * 1024;
+
+/// Head of a rows event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RowsHead {
+    pub(crate) table_id: u64,
+    pub(crate) flags: u16,
+}
+
+impl RowsHead {
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, Malformed> {
+        let mut cursor = Cursor::new(body);
+        Ok(Self { table_id: cursor.uint_le(6)?, flags: cursor.u16()? })
+    }
+}
+
+/// The rows of one rows event, decoded one at a time so that memory stays bounded whatever the event's size.
+#[derive(Debug)]
+pub(crate) struct RowsEvent {
+    plan: Arc<RowPlan>,
+    kind: RowsKind,
+    foreign_key_checks: bool,
+    before: Presence,
+    after: Presence,
+    data: Bytes,
+    at: usize,
+}
+
+/// Which columns an image holds. `None`: all of them.
+#[derive(Debug)]
+struct Presence(Option<Vec<bool>>);
+
+impl RowsEvent {
+    /// Reads the head of a rows event's body (without checksum).
+    pub(crate) fn parse(shape: RowsShape, body: &Bytes, plan: Arc<RowPlan>) -> Result<Self, Malformed> {
+        let mut cursor = Cursor::new(body);
+        cursor.uint_le(6)?;
+        let flags = cursor.u16()?;
+        if shape.extra_data {
+            // The length counts its own two bytes.
+            let length = usize::from(cursor.u16()?);
+            cursor.take(length.saturating_sub(2))?;
+        }
+        let count = cursor.lenenc_size()?;
+        if count != plan.columns.len() {
+            return Err(Malformed::new(format!(
+                "a rows event of table {} has {count} columns, its table map {}",
+                plan.table.name,
+                plan.columns.len()
+            )));
+        }
+        let first = Presence::parse(&mut cursor, &plan.table)?;
+        let second = match shape.kind {
+            RowsKind::Update => Presence::parse(&mut cursor, &plan.table)?,
+            _ => Presence(None),
+        };
+        let (before, after) = match shape.kind {
+            RowsKind::Write => (second, first),
+            RowsKind::Update | RowsKind::Delete => (first, second),
+        };
+        let data = if shape.compressed {
+            Bytes::from(compress::inflate(cursor.rest())?)
+        } else {
+            body.slice(body.len() - cursor.len()..)
+        };
+        Ok(Self {
+            plan,
+            kind: shape.kind,
+            foreign_key_checks: flags & NO_FOREIGN_KEY_CHECKS_F == 0,
+            before,
+            after,
+            data,
+            at: 0,
+        })
+    }
+
+    pub(crate) fn table(&self) -> &Arc<TableSchema> {
+        &self.plan.table
+    }
+
+    pub(crate) fn foreign_key_checks(&self) -> bool {
+        self.foreign_key_checks
+    }
+
+    /// The next row; `None` at the end.
+    pub(crate) fn next_row(&mut self) -> Result<Option<RowChange>, Malformed> {
+        let Some(rest) = self.data.get(self.at..).filter(|rest| !rest.is_empty()) else {
+            return Ok(None);
+        };
+        let mut cursor = Cursor::new(rest);
+        let (plan, data) = (&*self.plan, &self.data);
+        let row = match self.kind {
+            RowsKind::Write => RowChange::Insert { after: image(plan, &self.after, data, &mut cursor)? },
+            RowsKind::Delete => RowChange::Delete { before: image(plan, &self.before, data, &mut cursor)? },
+            RowsKind::Update => RowChange::Update {
+                before: image(plan, &self.before, data, &mut cursor)?,
+                after: image(plan, &self.after, data, &mut cursor)?,
+            },
+        };
+        let at = self.data.len() - cursor.len();
+        if at == self.at {
+            return Err(Malformed::new("a row holds no column"));
+        }
+        self.at = at;
+        Ok(Some(row))
+    }
+}
+
+impl Presence {
+    /// Reads the bitmap of the columns that are in the image. Only a generated column may be missing: it is never
+    /// written.
+    fn parse(cursor: &mut Cursor<'_>, table: &TableSchema) -> Result<Self, Malformed> {
+        let bitmap = cursor.take(table.columns.len().div_ceil(8))?;
+        let present: Vec<bool> = (0..table.columns.len()).map(|index| bit(bitmap, index)).collect();
+        if let Some((_, column)) =
+            present.iter().zip(&table.columns).find(|(present, column)| !**present && !column.generated)
+        {
+            return Err(Malformed::new(format!(
+                "a row image of table {} lacks column {}: binlog_row_image isn't FULL in the session that wrote \
+                 it; set it to FULL, globally and in every session, then begin the migration again",
+                table.name, column.name
+            )));
+        }
+        Ok(Self(if present.iter().all(|&p| p) { None } else { Some(present) }))
+    }
+
+    fn contains(&self, index: usize) -> bool {
+        self.0.as_ref().is_none_or(|present| present.get(index).copied().unwrap_or(false))
+    }
+
+    fn count(&self, all: usize) -> usize {
+        self.0.as_ref().map_or(all, |present| present.iter().filter(|&&p| p).count())
+    }
+}
+
+/// One image: a bitmap of NULLs over the present columns, then the values that aren't NULL.
+fn image(
+    plan: &RowPlan,
+    presence: &Presence,
+    data: &Bytes,
+    cursor: &mut Cursor<'_>,
+) -> Result<Vec<Value>, Malformed> {
+    let nulls = cursor.take(presence.count(plan.columns.len()).div_ceil(8))?;
+    let mut values = Vec::with_capacity(plan.columns.len());
+    let mut place = 0;
+    for (index, decoder) in plan.columns.iter().enumerate() {
+        if !presence.contains(index) {
+            values.push(Value::Null);
+            continue;
+        }
+        let null = bit(nulls, place);
+        place += 1;
+        values.push(if null { Value::Null } else { value(*decoder, data, cursor)? });
+    }
+    Ok(values)
+}
+
+fn value(decoder: ColumnDecoder, data: &Bytes, cursor: &mut Cursor<'_>) -> Result<Value, Malformed> {
+    Ok(match decoder {
+        ColumnDecoder::Signed { bytes } => Value::Int(signed(cursor.uint_le(bytes)?, bytes)),
+        ColumnDecoder::Unsigned { bytes } => Value::UInt(cursor.uint_le(bytes)?),
+        ColumnDecoder::Decimal { precision, scale } => {
+            Value::Text(decimal::decimal(cursor, precision, scale)?)
+        }
+        ColumnDecoder::Float => Value::Float(f32::from_le_bytes(cursor.array()?)),
+        ColumnDecoder::Double => Value::Double(f64::from_le_bytes(cursor.array()?)),
+        ColumnDecoder::Year => Value::UInt(match cursor.u8()? {
+            0 => 0,
+            years => 1900 + u64::from(years),
+        }),
+        ColumnDecoder::Date => Value::Text(temporal::date(cursor)?),
+        ColumnDecoder::Time { fraction } => Value::Text(temporal::time2(cursor, fraction)?),
+        ColumnDecoder::Datetime { fraction } => Value::Text(temporal::datetime2(cursor, fraction)?),
+        ColumnDecoder::Timestamp { fraction } => Value::Text(temporal::timestamp2(cursor, fraction)?),
+        ColumnDecoder::Bits { bytes } => Value::Bytes(Bytes::copy_from_slice(cursor.take(bytes)?)),
+        ColumnDecoder::Bytes { prefix } => {
+            let bytes = prefixed(cursor, prefix)?;
+            Value::Bytes(if bytes.len() < SHARED_BYTES_MIN {
+                Bytes::copy_from_slice(bytes)
+            } else {
+                data.slice_ref(bytes)
+            })
+        }
+        ColumnDecoder::Padded { prefix, length } => {
+            let bytes = prefixed(cursor, prefix)?;
+            if bytes.len() > length {
+                return Err(Malformed::new("a BINARY value is longer than its column"));
+            }
+            let mut padded = bytes.to_vec();
+            padded.resize(length, 0);
+            Value::Bytes(padded.into())
+        }
+        ColumnDecoder::Json { prefix } => Value::Text(json::json_text(prefixed(cursor, prefix)?)?),
+    })
+}
+
+fn prefixed<'a>(cursor: &mut Cursor<'a>, prefix: usize) -> Result<&'a [u8], Malformed> {
+    let length = cursor.uint_le(prefix)?;
+    cursor.take(usize::try_from(length).unwrap_or(usize::MAX))
+}
+
+/// Extends the sign of a number of 1 to 8 bytes.
+fn signed(number: u64, bytes: usize) -> i64 {
+    let shift = 64 - 8 * bytes.clamp(1, 8);
+    #[allow(clippy::cast_possible_wrap)]
+    let number = (number << shift) as i64;
+    number >> shift
+}
+
+/// About how much memory a row takes.
+pub(crate) fn row_memory(row: &RowChange) -> usize {
+    let image = |values: &[Value]| -> usize {
+        values.iter().map(|value| size_of::<Value>() + match value {
+            Value::Text(text) => text.capacity(),
+            Value::Bytes(bytes) => bytes.len() + 16,
+            _ => 0,
+        }).sum()
+    };
+    size_of::<RowChange>() + match row {
+        RowChange::Insert { after } => image(after),
+        RowChange::Delete { before } => image(before),
+        RowChange::Update { before, after } => image(before) + image(after),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn signs_are_extended() {
+        assert_eq!(signed(0x85_ee_00, 3), -8_000_000);
+        assert_eq!(signed(0x7f_ff_ff, 3), 8_388_607);
+        assert_eq!(signed(0xff, 1), -1);
+        assert_eq!(signed(0x8000_0000_0000_0000, 8), i64::MIN);
+    }
+}

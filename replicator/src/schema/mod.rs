@@ -1,5 +1,7 @@
-//! What the tables look like. (H6)
+//! What the tables look like: read from the source, made on the target.
 
+mod column;
 pub mod convert;
 pub mod discover;
+mod pattern;
 pub mod table;

@@ -4,7 +4,7 @@ use super::codec::{Malformed, Reader};
 
 /// An ERR packet: what went wrong, as MySQL says it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("error {code} ({}): {}", String::from_utf8_lossy(.state), String::from_utf8_lossy(.message))]
+#[error("error {code} ({}): {}", printable(.state), printable(.message))]
 pub struct ErrPacket {
     /// Error number, such as 1045.
     pub code: u16,
@@ -65,6 +65,11 @@ impl ErrPacket {
     }
 }
 
+/// As text for a log. A client's own words may be in it (its user name), so it must not break a line.
+fn printable(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -82,6 +87,12 @@ mod tests {
         fn garbage_never_panics(bytes: Vec<u8>) {
             let _ = ErrPacket::parse(&bytes);
         }
+    }
+
+    #[test]
+    fn a_log_line_stays_one_line() {
+        let text = ErrPacket::new(1045, b"28000", "for user 'a\r\nb\x1b[2J'").to_string();
+        assert_eq!(text, "error 1045 (28000): for user 'a\u{FFFD}\u{FFFD}b\u{FFFD}[2J'");
     }
 
     #[test]

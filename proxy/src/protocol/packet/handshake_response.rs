@@ -1,5 +1,6 @@
 //! The client's answer to the greeting, and the request for TLS that may come before it.
 
+use config::Secret;
 use zeroize::Zeroizing;
 
 use super::codec::{Malformed, Reader, put_lenenc_bytes, put_lenenc_int, put_nul_bytes};
@@ -51,7 +52,7 @@ pub struct HandshakeResponse {
     /// Account name, in the client's character set.
     pub user: Vec<u8>,
     /// The plugin's answer to the scramble.
-    pub auth: Zeroizing<Vec<u8>>,
+    pub auth: Secret,
     /// The schema to begin in.
     pub schema: Option<Vec<u8>>,
     /// The plugin that `auth` is of.
@@ -77,7 +78,7 @@ impl HandshakeResponse {
         } else {
             reader.nul_bytes_or_rest()
         };
-        let auth = Zeroizing::new(auth.to_vec());
+        let auth = Secret::new(auth);
         let schema = (has(Capabilities::CONNECT_WITH_DB) && !reader.is_empty())
             .then(|| reader.nul_bytes_or_rest().to_vec());
         let plugin = (has(Capabilities::PLUGIN_AUTH) && !reader.is_empty())
@@ -106,24 +107,21 @@ impl HandshakeResponse {
     /// contradict itself.
     #[must_use]
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let auth = self.auth.expose();
         let capabilities = self.effective_capabilities();
         let has = |flag| capabilities.contains(flag);
         let mut out = Zeroizing::new(Vec::with_capacity(
-            PREFIX_LEN
-                + 64
-                + self.user.len()
-                + self.auth.len()
-                + self.attributes.as_ref().map_or(0, Vec::len),
+            PREFIX_LEN + 64 + self.user.len() + auth.len() + self.attributes.as_ref().map_or(0, Vec::len),
         ));
         put_prefix(&mut out, capabilities, self.max_packet, self.collation);
         put_nul_bytes(&mut out, &self.user);
         if has(Capabilities::PLUGIN_AUTH_LENENC_DATA) {
-            put_lenenc_int(&mut out, self.auth.len() as u64);
-            out.extend_from_slice(&self.auth);
+            put_lenenc_int(&mut out, auth.len() as u64);
+            out.extend_from_slice(auth);
         } else {
-            let len = u8::try_from(self.auth.len()).unwrap_or(u8::MAX);
+            let len = u8::try_from(auth.len()).unwrap_or(u8::MAX);
             out.push(len);
-            out.extend(self.auth.iter().take(usize::from(len)));
+            out.extend(auth.iter().take(usize::from(len)));
         }
         if let Some(schema) = &self.schema {
             put_nul_bytes(&mut out, schema);
@@ -190,7 +188,7 @@ mod tests {
         ) -> HandshakeResponse {
             let mut response = HandshakeResponse {
                 capabilities: Capabilities::from_bits(bits), max_packet, collation, user: user.into_bytes(),
-                auth: Zeroizing::new(auth), schema: schema.map(String::into_bytes),
+                auth: Secret::new(auth), schema: schema.map(String::into_bytes),
                 plugin: plugin.map(String::into_bytes), attributes, zstd_level,
             };
             response.capabilities = response.effective_capabilities();

@@ -1,0 +1,320 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{DdlPolicy, FencePolicy, OpenTransactions, StartPolicy, TlsMode};
+
+struct Loaded {
+    result: Result<Config, ConfigErrors>,
+    path: String,
+}
+
+fn load_text(text: &str, flags: &[(&str, &str)], environment: &[(&str, &str)]) -> Loaded {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.toml");
+    std::fs::write(&path, text).unwrap();
+    let mut overrides = Overrides { config: Some(path.clone()), ..flags_of(flags) };
+    if text == "NO FILE" {
+        overrides.config = None;
+    }
+    let environment: HashMap<String, String> =
+        environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let result = load(&overrides, &|name| environment.get(name).cloned());
+    Loaded { result, path: path.display().to_string() }
+}
+
+fn flags_of(flags: &[(&str, &str)]) -> Overrides {
+    let get = |name| flags.iter().find(|(flag, _)| *flag == name).map(|(_, value)| (*value).to_owned());
+    Overrides {
+        config: None,
+        source: get("source"),
+        target: get("target"),
+        listen: get("listen"),
+        admin: get("admin"),
+        console: get("console"),
+        schemas: get("schemas").map(|list| list.split(',').map(str::to_owned).collect()),
+        state_dir: get("state-dir").map(PathBuf::from),
+    }
+}
+
+const BACKENDS: &str = "[source]\nurl = \"mysql://r@s:1\"\npassword = \"p\"\n[target]\nurl = \"mysql://r@t:1\"\npassword = \"p\"\n";
+
+/// Loads `text` behind two good backends and compares every error. `C` stands for the file's path; its first line
+/// is number 1.
+fn refused(text: &str, expected: &[&str]) {
+    let loaded = load_text(&format!("{text}\n{BACKENDS}"), &[], &[]);
+    compare(text, loaded, expected);
+}
+
+fn compare(text: &str, loaded: Loaded, expected: &[&str]) {
+    match loaded.result {
+        Ok(config) => panic!("{text} was taken: {config:?}"),
+        Err(ConfigErrors(lines)) => {
+            let lines: Vec<String> = lines.iter().map(|line| line.replace(&loaded.path, "C")).collect();
+            let all = lines.join("\n");
+            assert_eq!(lines.len(), expected.len(), "{text}\n{all}");
+            for (line, part) in lines.iter().zip(expected) {
+                let (place, words) = part.split_once(' ').unwrap();
+                assert!(line.starts_with(place) && line.contains(words), "{text}\n{all}\nlacks {part}");
+            }
+        }
+    }
+}
+
+#[test]
+fn everything_has_its_default() {
+    let config = load_text(BACKENDS, &[], &[]).result.unwrap();
+    assert_eq!(config.state_dir, PathBuf::from("changeover-state"));
+    assert_eq!(config.proxy.listen, "127.0.0.1:3307");
+    assert_eq!(
+        (config.proxy.workers, config.proxy.max_connections, config.proxy.drain_ms),
+        (0, 10_000, 5000)
+    );
+    assert_eq!((config.proxy.tls, config.proxy.cert, config.proxy.key), (TlsMode::Preferred, None, None));
+    assert_eq!((config.admin.listen.as_str(), config.admin.user.as_str()), ("127.0.0.1:6032", "admin"));
+    assert!(config.admin.password.is_empty());
+    assert_eq!((config.console.listen.as_str(), config.console.named), ("127.0.0.1:8032", false));
+    assert_eq!((config.source.address(), config.target.address()), ("s:1".to_owned(), "t:1".to_owned()));
+    assert_eq!(config.source.password.expose(), b"p");
+    assert!(config.migration.schemas.is_empty() && config.migration.exclude_tables.is_empty());
+    assert_eq!((config.migration.start, config.migration.ddl), (StartPolicy::Manual, DdlPolicy::Apply));
+    assert!(config.migration.reverse);
+    let snapshot = &config.snapshot;
+    assert_eq!((snapshot.readers, snapshot.chunk_rows, snapshot.max_rows_per_s), (4, 0, 0));
+    assert_eq!((config.apply.workers, config.apply.spool_max_bytes), (4, 50_000_000_000));
+    assert_eq!((config.cutover.max_lag_ms, config.cutover.pause_ms), (1000, 3000));
+    assert_eq!(config.cutover.open_transactions, OpenTransactions::Abort);
+    assert_eq!(config.cutover.fence, FencePolicy::ReadOnly);
+}
+
+#[test]
+fn every_key_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [("pw", "line\n\n"), ("cert", "c"), ("key", "k")] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let text = r#"
+state_dir = "state"
+proxy = { listen = "[::1]:1", workers = 2, max_connections = 3, drain_ms = 4, tls = "required", cert = "D/cert", key = "D/key" }
+[admin]
+listen = "0.0.0.0:2"
+user = "boss"
+password = "secret"
+[console]
+listen = "localhost:3"
+[source]
+url = "mysql://a@one"
+password = { env = "PW" }
+replica_url = ""
+[target]
+url = "mysql://b@two:3307"
+password = { file = "D/pw" }
+[migration]
+name = "shop"
+schemas = ["shop", "Shop2"]
+exclude_tables = ["shop.tmp_%"]
+start = "auto"
+ddl = "pause"
+reverse = false
+[snapshot]
+readers = 5
+chunk_rows = 1_000
+max_rows_per_s = 7
+[apply]
+workers = 8
+spool_max_gb = 9
+[cutover]
+max_lag_ms = 10
+pause_ms = 11
+open_transactions = "kill"
+fence = "none"
+"#;
+    let text = text.replace("D/", &format!("{}/", folder.path().display()));
+    let config = load_text(&text, &[], &[("PW", "of env\n")]).result.unwrap();
+    assert_eq!(config.state_dir, PathBuf::from("state"));
+    assert_eq!(
+        (config.proxy.listen.as_str(), config.proxy.workers, config.proxy.max_connections),
+        ("[::1]:1", 2, 3)
+    );
+    assert_eq!((config.proxy.drain_ms, config.proxy.tls), (4, TlsMode::Required));
+    assert!(config.proxy.cert.unwrap().ends_with("cert") && config.proxy.key.unwrap().ends_with("key"));
+    assert_eq!((config.admin.user.as_str(), config.admin.password.expose()), ("boss", &b"secret"[..]));
+    assert!(config.console.named);
+    assert_eq!((config.source.address(), config.source.user.as_str()), ("one:3306".to_owned(), "a"));
+    assert_eq!(
+        (config.source.password.expose(), config.target.password.expose()),
+        (&b"of env\n"[..], &b"line\n"[..])
+    );
+    let migration = &config.migration;
+    assert_eq!((migration.name.as_str(), migration.schemas.len(), migration.reverse), ("shop", 2, false));
+    assert_eq!((migration.start, migration.ddl), (StartPolicy::Auto, DdlPolicy::Pause));
+    assert_eq!(
+        (config.snapshot.readers, config.snapshot.chunk_rows, config.snapshot.max_rows_per_s),
+        (5, 1000, 7)
+    );
+    assert_eq!((config.apply.workers, config.apply.spool_max_bytes), (8, 9_000_000_000));
+    assert_eq!((config.cutover.max_lag_ms, config.cutover.pause_ms), (10, 11));
+    assert_eq!(
+        (config.cutover.open_transactions, config.cutover.fence),
+        (OpenTransactions::Kill, FencePolicy::None)
+    );
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let environment = [
+        ("CHANGEOVER_SOURCE", "mysql://e:e@env"),
+        ("CHANGEOVER_LISTEN", "1.1.1.1:1"),
+        ("CHANGEOVER_ADMIN", "127.0.0.1:2"),
+        ("CHANGEOVER_SCHEMAS", "a, b"),
+        ("CHANGEOVER_STATE_DIR", ""),
+        ("CHANGEOVER_CONSOLE", "127.0.0.1:3"),
+        ("CHANGEOVER_TARGET", "mysql://t:t@envtarget"),
+    ];
+    let flags = [("source", "mysql://f@flag:9"), ("listen", "2.2.2.2:2")];
+    let config = load_text(BACKENDS, &flags, &environment).result.unwrap();
+    assert_eq!((config.source.address(), config.source.password.expose()), ("flag:9".to_owned(), &b"p"[..]));
+    assert_eq!(
+        (config.target.address(), config.target.password.expose()),
+        ("envtarget:3306".to_owned(), &b"t"[..])
+    );
+    assert_eq!((config.proxy.listen.as_str(), config.admin.listen.as_str()), ("2.2.2.2:2", "127.0.0.1:2"));
+    assert_eq!(config.migration.schemas, ["a", "b"]);
+    assert_eq!(config.state_dir, PathBuf::from("changeover-state"));
+    assert!(config.console.named);
+
+    let flags = [
+        ("source", "mysql://a:b@h"),
+        ("target", "mysql://a:b@h:1"),
+        ("schemas", "x,y"),
+        ("state-dir", "d"),
+        ("admin", "localhost:5"),
+        ("console", "localhost:6"),
+    ];
+    let config = load_text("NO FILE", &flags, &[]).result.unwrap();
+    assert_eq!(config.migration.schemas, ["x", "y"]);
+    assert_eq!((config.state_dir, config.admin.listen), (PathBuf::from("d"), "localhost:5".to_owned()));
+}
+
+#[test]
+fn wrong_names_and_types_are_found_all_at_once() {
+    refused(
+        "lisen = 1\nstatedir = \"x\"\n[proxi]\nlisten = 1\n[proxy]\nlisen = \"x\"\nworkers = \"many\"\nmax_lag_ms = 1\nstate_dir = \"x\"\n[migration]\nschemas = [\"a\", 1]\nreverse = \"no\"\n[snapshot]\nreaders = 0\nzzzzzzzz = 1\n[admin]\npassword = { enf = \"X\" }",
+        &[
+            "C:1: there is no setting lisen",
+            "C:2: did you mean state_dir?",
+            "C:3: did you mean [proxy]?",
+            "C:6: did you mean listen?",
+            "C:7: proxy.workers has to be a whole number, not of type string",
+            "C:8: max_lag_ms belongs into [cutover]",
+            "C:9: top of the file",
+            "C:11: migration.schemas has to be a list of texts",
+            "C:12: migration.reverse has to be true or false",
+            "C:14: snapshot.readers is out of range: it has to be 1 to 256",
+            "C:15: possible is: readers, chunk_rows, max_rows_per_s",
+            "C:17: admin.password has to be a text",
+        ],
+    );
+    refused("proxy = 1", &["C:1: write [proxy]"]);
+    refused("listen = \"x\"", &["C:1: listen belongs into [proxy]"]);
+}
+
+#[test]
+fn impossible_values() {
+    refused("[proxy]\nlisten = \"3307\"", &["C:2: the port is missing"]);
+    refused("[proxy]\nlisten = \"127.0.0.1:6032\"", &["C:2: proxy.listen and admin.listen are both"]);
+    refused("[proxy]\ntls = \"require\"", &["C:2: did you mean \"required\"?"]);
+    refused("[proxy]\nmax_connections = -1", &["C:2: 1 to 1000000"]);
+    refused("[proxy]\nmax_connections = 99999999999999999999", &["C:2: 1 to 1000000"]);
+    refused("[proxy]\ncert = \"/nonexistent\"", &["C:2: proxy.key isn't", "C:2: can't be read"]);
+    refused("[admin]\nlisten = \"0.0.0.0:6032\"", &["C: admin.password is empty"]);
+    refused("[admin]\nuser = \"\"", &["C:2: admin.user"]);
+    refused("[admin]\npassword = { env = \"NOPE\" }", &["C:2: \"NOPE\" isn't set"]);
+    refused(
+        "[admin]\nlisten = \"0.0.0.0:1\"\npassword = { file = \"/nonexistent\" }",
+        &["C:3: can't be read"],
+    );
+    refused("[migration]\nname = \"a b\"", &["C:2: migration.name"]);
+    refused("[migration]\nschemas = []", &["C:2: leave it out"]);
+    refused(
+        "[migration]\nschemas = [\"MySQL\", \"a\", \"a\", \"\"]",
+        &["C:2: MySQL is", "C:2: twice", "C:2: 1 to 64"],
+    );
+    refused("[migration]\nexclude_tables = [\"tmp\", \"a.b\", \".x\"]", &["C:2: \"tmp\"", "C:2: \".x\""]);
+    refused("[cutover]\nfence = \"accounts\"", &["C:2: isn't built yet"]);
+    refused("[cutover]\nfence = \"acounts\"", &["C:2: did you mean \"accounts\"?"]);
+    refused("[cutover]\npause_ms = 0\n[apply]\nspool_max_gb = 0", &["C:2: pause_ms", "C:4: spool_max_gb"]);
+    refused("state_dir = \"\"", &["C:1: state_dir isn't a path"]);
+}
+
+#[test]
+fn backends() {
+    let check = |text: &str, expected: &[&str]| compare(text, load_text(text, &[], &[]), expected);
+    check("", &["C: there is no source: write [source]", "C: there is no target: write [target]"]);
+    check(
+        "[source]\nurl = \"mysql://a:pw@h/db\"\nreplica_url = \"mysql://x\"\n[target]\npassword = \"x\"",
+        &["C:2: source.url: the URL has a path", "C:3: isn't built yet", "C: there is no target"],
+    );
+    check(
+        "[source]\nurl = \"mysql://a:pw@H:3306\"\npassword = \"pw\"\n[target]\nurl = \"mysql://b@h\"",
+        &["C:3: keep one of them", "C:5: the target is the source: both are H:3306"],
+    );
+    check(
+        "[source]\nurl = \"mysql://a@127.0.0.1\"\n[target]\nurl = \"mysql://b@localhost:3306\"",
+        &["C:4: the target is the source"],
+    );
+    let flags = [("source", "nonsense"), ("target", "mysql://a:sesame@h:x")];
+    compare("", load_text("NO FILE", &flags, &[]), &["--source: isn't a URL", "--target: port"]);
+    let environment = [("CHANGEOVER_SOURCE", "mysql://a:sesame@")];
+    compare(
+        "",
+        load_text("[target]\nurl = \"mysql://b@h\"", &[], &environment),
+        &["CHANGEOVER_SOURCE: host"],
+    );
+}
+
+#[test]
+fn a_file_that_is_missing_or_is_not_toml() {
+    let overrides = Overrides { config: Some("/nonexistent/c.toml".into()), ..Overrides::default() };
+    let error = load(&overrides, &|_| None).unwrap_err().to_string();
+    assert!(
+        error.starts_with("/nonexistent/c.toml: the configuration file can't be read: No such file"),
+        "{error}"
+    );
+    let text = "[source]\nurl = mysql://u:sesame@h\n[proxy]\nlisen = \"x\"\npassword = sesame\n[target\n";
+    let loaded = load_text(text, &[], &[]);
+    let ConfigErrors(lines) = loaded.result.unwrap_err();
+    let all = lines.join("\n");
+    assert!(lines.len() >= 3 && !all.contains("sesame"), "{all}");
+    assert!(lines.iter().any(|l| l.contains(":2: this isn't TOML")), "{all}");
+    assert!(lines.iter().any(|l| l.contains(":4: [proxy] has no key lisen")), "{all}");
+    assert!(!all.contains("there is no"), "what may only be hidden isn't called missing: {all}");
+}
+
+#[test]
+fn no_error_and_no_debug_shows_a_password() {
+    let secret = "sesame";
+    let mut text = String::new();
+    for section in ["source", "target"] {
+        writeln!(text, "[{section}]\nurl = \"mysql://u:{secret}@h:99999\"\npassword = [\"{secret}\"]")
+            .unwrap();
+    }
+    writeln!(text, "replica_url = \"{secret}\"\n[admin]\npassword = {{ env = \"X\", file = \"{secret}\" }}")
+        .unwrap();
+    let error = load_text(&text, &[], &[]).result.unwrap_err();
+    assert!(!error.to_string().contains(secret) && !format!("{error:?}").contains(secret), "{error}");
+    let good = "[source]\nurl = \"mysql://u:sesame@h\"\n[target]\nurl = \"mysql://u:sesame@i\"\n";
+    assert!(!format!("{:?}", load_text(good, &[], &[]).result.unwrap()).contains(secret));
+}
+
+proptest! {
+    #[test]
+    fn garbage_never_panics(text in "\\PC*", near in "[\\[\\]=\"{}a-z._\n 0-9-]{0,60}", listen in "\\PC{0,12}") {
+        for text in [&text, &near, &format!("[source]\n{near}"), &format!("[migration]\nschemas = {near}")] {
+            let _ = load_text(text, &[("listen", &listen), ("source", &near)], &[("CHANGEOVER_TARGET", text)]).result;
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! Carries out the effects that [`super::step`] asks for, keeps the deadlines of the pause, and says what it does.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use config::progress::ReplicationPosition;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::coordinator::{BACKEND_WITHIN, Coordinator};
+use super::journal::{JournalError, Record, shorten};
+use super::phase::{Effect, Entry, Event, Plan};
+use super::port::PortError;
+use super::step::{State, step};
+use crate::backend::fence::FenceBefore;
+
+/// How long sessions get to prepare themselves, at most and outside the pause.
+const PREPARE_WITHIN: Duration = Duration::from_secs(2);
+/// How long the row of a cutover waits for sessions to move, behind the pause.
+const SETTLE_WITHIN: Duration = Duration::from_secs(5);
+/// The undo's part of the pause, at most.
+const UNDO_RESERVE_MAX: Duration = Duration::from_millis(500);
+const SEAL_TRIES: usize = 3;
+
+/// The deadlines of one pause. All count from the closing of the gate.
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    closed: Instant,
+    /// Permits are waited for until then.
+    drain_until: Instant,
+    /// What isn't journalled by then is undone.
+    work_until: Instant,
+    /// The gate is open by then.
+    open_by: Instant,
+}
+
+impl Pause {
+    fn new(closed: Instant, pause: Duration) -> Self {
+        // A little less than promised, for what the opening itself takes.
+        let open_by = closed + pause - (pause / 20).min(Duration::from_millis(20));
+        // The undo has to take the fence off while the gate is still closed, so it has a part of the pause.
+        let work_until = open_by - UNDO_RESERVE_MAX.min(pause / 5);
+        Self { closed, drain_until: closed + pause / 2, work_until, open_by }
+    }
+}
+
+/// One cutover under way.
+pub(super) struct Run<'a> {
+    by: &'a Arc<Coordinator>,
+    plan: Plan,
+    /// How long the gate may be closed; `None` where a restart takes up what a crash left.
+    pause: Option<Duration>,
+    deadlines: Option<Pause>,
+    pause_ms: Option<u64>,
+    killed: u64,
+    moved_before: u64,
+    position: Option<ReplicationPosition>,
+    unfence_later: Option<FenceBefore>,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(by: &'a Arc<Coordinator>, plan: Plan, pause: Option<Duration>) -> Self {
+        Self {
+            by,
+            plan,
+            pause,
+            deadlines: None,
+            pause_ms: None,
+            killed: 0,
+            moved_before: 0,
+            position: None,
+            unfence_later: None,
+        }
+    }
+
+    /// Runs until nothing is left to do.
+    pub(super) async fn to_the_end(mut self, mut next: (State, Option<Effect>)) {
+        let id = self.plan.id;
+        while let (state, Some(effect)) = next {
+            let began = Instant::now();
+            let name = effect.name();
+            let event = self.carry_out(effect).await;
+            let ms = began.elapsed().as_millis();
+            match &event {
+                Event::Failed(why) | Event::Uncertain(why) => {
+                    tracing::warn!(area = "cutover", "cutover {id}: {name} failed after {ms} ms: {why}");
+                }
+                Event::DrainDeadline(held) => {
+                    tracing::warn!(area = "cutover", "cutover {id}: {name}: {held} left after {ms} ms");
+                }
+                Event::Note(note) if !note.is_empty() => {
+                    tracing::info!(area = "cutover", "cutover {id}: {name} took {ms} ms: {note}");
+                }
+                _ => tracing::info!(area = "cutover", "cutover {id}: {name} took {ms} ms"),
+            }
+            next = step(state, event);
+        }
+        if let Some(found) = self.unfence_later {
+            self.by.unfence_later(id, self.plan.from, found);
+        }
+        self.say_how_it_ended(&next.0);
+    }
+
+    fn say_how_it_ended(&self, state: &State) {
+        let id = self.plan.id;
+        let history = self.by.history();
+        let reason = history.iter().rfind(|row| row.id == id).map_or("", |row| row.reason.as_str());
+        match state {
+            State::Ended(super::phase::Outcome::Switched) => tracing::info!(
+                area = "cutover",
+                "cutover {id}: the {} serves; the gate was closed for {} ms",
+                self.plan.to,
+                self.pause_ms.unwrap_or(0)
+            ),
+            _ => tracing::warn!(
+                area = "cutover",
+                "cutover {id} was undone, the {} serves as before: {reason}",
+                self.plan.from
+            ),
+        }
+    }
+
+    async fn carry_out(&mut self, effect: Effect) -> Event {
+        let by = self.by;
+        match effect {
+            Effect::Record(entry) => self.record(entry).await,
+            Effect::Prepare => self.prepare().await,
+            Effect::Inspect => match by.fence(self.plan.from).probe(BACKEND_WITHIN).await {
+                Ok(found) => Event::Inspected(found),
+                Err(error) => Event::Failed(error.to_string()),
+            },
+            Effect::CloseGate => {
+                by.gate.close();
+                self.deadlines = Some(Pause::new(Instant::now(), self.pause.unwrap_or_default()));
+                Event::Done
+            }
+            Effect::Drain => self.drain().await,
+            Effect::KillHolders => self.kill_holders().await,
+            Effect::Fence => done(by.fence(self.plan.from).set(self.left()).await),
+            Effect::ReadPosition => self.read_position().await,
+            Effect::WaitApplied(position) => {
+                let port = Arc::clone(&by.replication);
+                let wait = async move { port.wait_applied(&position).await };
+                self.ask("the target to apply the final position", wait)
+                    .await
+                    .map_or_else(failed, |()| Event::Done)
+            }
+            Effect::AskVerdict => {
+                let port = Arc::clone(&by.replication);
+                let verdict = async move { port.verdict().await };
+                self.ask("the verifier's verdict", verdict).await.map_or_else(failed, Event::Verdict)
+            }
+            Effect::StartReverse => {
+                let port = Arc::clone(&by.replication);
+                let note = async move { port.start_reverse().await };
+                self.ask("the reverse step", note).await.map_or_else(failed, Event::Note)
+            }
+            Effect::Unfence(found) => done(by.fence(self.plan.from).unset(found, self.undo_left()).await),
+            Effect::UnfenceLater(found) => {
+                self.unfence_later = Some(found);
+                Event::Done
+            }
+            effect => self.carry_forward(effect).await,
+        }
+    }
+
+    /// The effects that can't fail, or are tried again.
+    async fn carry_forward(&mut self, effect: Effect) -> Event {
+        let by = self.by;
+        match effect {
+            Effect::OpenGate => {
+                by.gate.open();
+                self.pause_ms = self.deadlines.take().map(|pause| ceil_ms(pause.closed.elapsed()));
+            }
+            Effect::LetGo => by.routes.prepare(None),
+            Effect::Release(found) => {
+                by.let_fence_go();
+                let released = by.fence(self.plan.to).unset(found, BACKEND_WITHIN).await;
+                if released.is_err() {
+                    sleep(Duration::from_millis(100)).await;
+                }
+                return done(released);
+            }
+            Effect::Swap => {
+                // invariant 2: nobody holds a permit while the route changes.
+                debug_assert!(self.deadlines.is_none() || by.gate.is_closed());
+                by.routes.swap(self.plan.to);
+            }
+            Effect::KeepFence => by.keep_fence(self.plan.from),
+            Effect::Settle => return self.settle().await,
+            Effect::Seal => return self.seal().await,
+            Effect::Halt(why) => {
+                tracing::error!(
+                    area = "cutover",
+                    "the journal can't say whether cutover {} is past its point of no return: {why}. Changeover \
+                     ends now, with the gate closed, so that nothing is written to the wrong side. Make room or \
+                     mend the disk under state_dir and start it again: it goes by what the journal holds",
+                    self.plan.id
+                );
+                std::process::exit(1);
+            }
+            other => return Event::Failed(format!("{} has no executor, which is a bug", other.name())),
+        }
+        Event::Done
+    }
+
+    /// Time until what isn't journalled is undone; outside a pause, what a backend is given.
+    fn left(&self) -> Duration {
+        self.deadlines
+            .map_or(BACKEND_WITHIN, |pause| pause.work_until.saturating_duration_since(Instant::now()))
+    }
+
+    /// Time until the gate must be open again, and a little where that has passed.
+    fn undo_left(&self) -> Duration {
+        self.deadlines.map_or(BACKEND_WITHIN, |pause| {
+            pause.open_by.saturating_duration_since(Instant::now()).max(Duration::from_millis(20))
+        })
+    }
+
+    fn late(&self, waiting_for: &str) -> String {
+        let pause = self.pause.unwrap_or_default().as_millis();
+        format!("waiting for {waiting_for} would have kept the gate closed for longer than {pause} ms")
+    }
+
+    /// Asks replication within the pause. In a task of its own, so that a bug over there can't keep the gate closed.
+    async fn ask<T: Send + 'static>(
+        &self,
+        waiting_for: &str,
+        answer: impl Future<Output = Result<T, PortError>> + Send + 'static,
+    ) -> Result<T, String> {
+        let mut task = JoinSet::new();
+        task.spawn(answer);
+        match timeout_at(Instant::now() + self.left(), task.join_next()).await {
+            Ok(Some(Ok(answer))) => answer.map_err(|error| error.to_string()),
+            Ok(_) => Err(format!("{waiting_for} ended in a bug; see the log")),
+            Err(_) => Err(self.late(waiting_for)),
+        }
+    }
+
+    async fn prepare(&mut self) -> Event {
+        self.moved_before = self.by.registry.moved_total();
+        if self.by.registry.is_empty() {
+            return Event::Done;
+        }
+        self.by.routes.prepare(Some(self.plan.to));
+        let until = Instant::now() + PREPARE_WITHIN;
+        // Whoever isn't ready by then moves behind the swap, at the price of a longer wait of its own.
+        while self.by.registry.prepared() < self.by.registry.len() && Instant::now() < until {
+            sleep(Duration::from_millis(5)).await;
+        }
+        Event::Done
+    }
+
+    async fn drain(&self) -> Event {
+        let until = match self.deadlines {
+            // The sessions that were closed get what is left of the pause.
+            Some(pause) if self.killed > 0 => pause.work_until,
+            Some(pause) => pause.drain_until,
+            None => Instant::now() + BACKEND_WITHIN,
+        };
+        match timeout_at(until, self.by.gate.drained()).await {
+            Ok(()) => Event::Done,
+            Err(_) => match self.by.gate.outstanding() {
+                0 => Event::Done,
+                held => Event::DrainDeadline(held),
+            },
+        }
+    }
+
+    async fn kill_holders(&mut self) -> Event {
+        let registry = Arc::clone(&self.by.registry);
+        let killed =
+            self.ask("sessions to end", async move { Ok(registry.kill_permit_holders().await) }).await;
+        match killed {
+            Ok(killed) => {
+                self.killed = killed as u64;
+                Event::Killed(self.killed)
+            }
+            Err(why) => Event::Failed(why),
+        }
+    }
+
+    async fn read_position(&mut self) -> Event {
+        // invariant 2: behind the closed gate nobody holds a permit, so nothing comes through the proxy any more.
+        debug_assert!(self.by.gate.is_closed());
+        let port = Arc::clone(&self.by.replication);
+        match self.ask("the final position", async move { port.final_position().await }).await {
+            Ok(position) => {
+                self.position = Some(position.clone());
+                Event::Position(position)
+            }
+            Err(why) => Event::Failed(why),
+        }
+    }
+
+    async fn settle(&self) -> Event {
+        let until = Instant::now() + SETTLE_WITHIN;
+        while self.by.registry.on(self.plan.from) > 0 && Instant::now() < until {
+            sleep(Duration::from_millis(2)).await;
+        }
+        Event::Settled(self.by.registry.moved_total().saturating_sub(self.moved_before))
+    }
+
+    async fn seal(&self) -> Event {
+        let mut why = String::new();
+        for _ in 0..SEAL_TRIES {
+            let port = Arc::clone(&self.by.replication);
+            match self.ask("replication to be sealed", async move { port.seal().await }).await {
+                Ok(()) => return Event::Done,
+                Err(error) => why = error,
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+        Event::Failed(format!("{why}; the next start of Changeover seals it"))
+    }
+
+    async fn record(&self, entry: Entry) -> Event {
+        let id = self.plan.id;
+        let record = match entry {
+            Entry::Started => Record::Started { id, at_ms: now_ms(), from: self.plan.from, to: self.plan.to },
+            Entry::Fenced(before) => Record::Fenced { id, before },
+            Entry::Switched { position, note } => {
+                if self.left().is_zero() {
+                    return Event::Failed(self.late("the journal"));
+                }
+                // invariant 2: whoever takes the next write is decided here, with no permit out.
+                debug_assert!(self.by.gate.is_closed());
+                Record::Switched {
+                    id,
+                    at_ms: now_ms(),
+                    source_position: position.to_string(),
+                    target_position: None,
+                    note: shorten(&note),
+                }
+            }
+            Entry::Finished { sessions_moved } => Record::Finished {
+                id,
+                pause_ms: self.pause_ms,
+                sessions_moved,
+                transactions_killed: self.killed,
+            },
+            Entry::Aborted { reason, fence_left } => Record::Aborted {
+                id,
+                at_ms: now_ms(),
+                reason: shorten(&reason),
+                fence_left,
+                pause_ms: self.pause_ms,
+                transactions_killed: self.killed,
+                source_position: self.position.as_ref().map(ToString::to_string),
+            },
+        };
+        match append(self.by, record).await {
+            Ok(()) => Event::Done,
+            Err(error @ JournalError::Uncertain { .. }) => Event::Uncertain(error.to_string()),
+            Err(error) => Event::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Appends where blocking on the disk is allowed. Not to be given up half-way: only its end says what is on the disk.
+pub(super) async fn append(by: &Coordinator, record: Record) -> Result<(), JournalError> {
+    let journal = Arc::clone(&by.journal);
+    let append = tokio::task::spawn_blocking(move || {
+        journal.lock().unwrap_or_else(PoisonError::into_inner).append(&record)
+    });
+    match append.await {
+        Ok(result) => result,
+        Err(error) => Err(JournalError::Uncertain {
+            path: super::journal::FILE_NAME.to_owned(),
+            source: std::io::Error::other(error),
+        }),
+    }
+}
+
+fn done<T>(result: Result<T, impl std::fmt::Display>) -> Event {
+    match result {
+        Ok(_) => Event::Done,
+        Err(error) => Event::Failed(error.to_string()),
+    }
+}
+
+fn failed(why: String) -> Event {
+    Event::Failed(why)
+}
+
+fn ceil_ms(elapsed: Duration) -> u64 {
+    u64::try_from(elapsed.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,312 @@
+//! Events to transactions: which ones begin and end one, and what of it is for this migration.
+//!
+//! A pure state machine. What it doesn't understand it refuses (invariant 5).
+
+use std::collections::{HashMap, HashSet};
+
+use config::{Gtid, TableName};
+
+use super::cursor::Malformed;
+use super::event::{EventHeader, FLAG_IGNORABLE, Query, RowsShape, kind, xa_prepare_commits};
+use super::gtid::{self, GtidEvent};
+use super::rows::RowsHead;
+use super::statement::{SchemaNames, Statement, classify, kind_of};
+use super::table_map::TableMap;
+use crate::schema::table::SchemaSet;
+
+/// The table id of a rows event that holds no rows and only ends a statement.
+const DUMMY_TABLE_ID: u64 = 0x00ff_ffff;
+/// Prepared XA transactions remembered, none of which has rows for us.
+const PREPARED_MAX: usize = 10_000;
+
+/// What an event means for the spool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing of ours.
+    Ignore,
+    /// The event belongs to the open transaction and is kept.
+    Keep,
+    /// The open transaction ends with this event.
+    Close(Closed),
+    /// The open transaction never ended on the source: what was kept of it is dropped.
+    Abort,
+}
+
+/// A transaction that ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Closed {
+    pub(crate) gtid: Gtid,
+    pub(crate) committed_at_us: u64,
+    pub(crate) ddl: Option<Ddl>,
+}
+
+/// A statement that changes a definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ddl {
+    pub(crate) schema: String,
+    pub(crate) sql: String,
+}
+
+/// A transaction whose end hasn't been seen.
+#[derive(Debug)]
+struct Open {
+    gtid: Gtid,
+    committed_at_us: u64,
+    /// A statement doesn't end it, only XID, COMMIT, ROLLBACK or XA_PREPARE does.
+    begun: bool,
+    kept: bool,
+    ddl: Option<Ddl>,
+    /// The name of the XA transaction that it prepares.
+    xa: Option<String>,
+    /// Table ids, and whether the table belongs to the migration.
+    tables: HashMap<u64, bool>,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub(crate) struct Grouper {
+    names: SchemaNames,
+    tables: SchemaSet,
+    open: Option<Open>,
+    prepared: HashSet<String>,
+}
+
+impl Grouper {
+    /// For the schemas of a migration and its tables.
+    pub(crate) fn new(schemas: &[String], tables: SchemaSet) -> Self {
+        let mut all: Vec<String> = schemas.to_vec();
+        all.extend(tables.sorted().iter().map(|table| table.name.schema.clone()));
+        Self {
+            names: SchemaNames::new(all.iter().map(String::as_str)),
+            tables,
+            open: None,
+            prepared: HashSet::new(),
+        }
+    }
+
+    /// True between the event that begins a transaction and the one that ends it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// The transaction that is open.
+    pub(crate) fn open_gtid(&self) -> Option<(&Gtid, u64)> {
+        self.open.as_ref().map(|open| (&open.gtid, open.committed_at_us))
+    }
+
+    /// The connection broke: what was seen of the open transaction will come again.
+    pub(crate) fn reset(&mut self) {
+        self.open = None;
+    }
+
+    /// Takes the next event.
+    pub(crate) fn event(&mut self, header: &EventHeader, body: &[u8]) -> Result<Step, Malformed> {
+        match header.kind {
+            kind::GTID => self.begin(gtid::parse_mysql(header, body)?),
+            kind::GTID_TAGGED => self.begin(gtid::parse_mysql_tagged(header, body)?),
+            kind::MARIADB_GTID => self.begin(gtid::parse_mariadb(header, body)?),
+            kind::ANONYMOUS_GTID => Err(Malformed::new(
+                "a transaction without a GTID: gtid_mode isn't ON; set it to ON, wait until every older \
+                 transaction has ended, then begin the migration again",
+            )),
+            kind::QUERY => self.query(body, false),
+            kind::MARIADB_QUERY_COMPRESSED => self.query(body, true),
+            kind::XID => self.close(),
+            kind::XA_PREPARE => self.xa_prepare(body),
+            kind::TABLE_MAP => self.table_map(body),
+            kind::PARTIAL_UPDATE_ROWS => match self.rows(body)? {
+                Step::Keep => Err(Malformed::new(
+                    "an update holds only the changed parts of a JSON document: set binlog_row_value_options = '' \
+                     on the source, globally and in every session, then begin the migration again",
+                )),
+                step => Ok(step),
+            },
+            rows if RowsShape::of(rows).is_some() => self.rows(body),
+            kind::FORMAT_DESCRIPTION | kind::ROTATE | kind::STOP => Ok(self.file_ended()),
+            kind::PREVIOUS_GTIDS
+            | kind::MARIADB_GTID_LIST
+            | kind::MARIADB_BINLOG_CHECKPOINT
+            | kind::MARIADB_START_ENCRYPTION
+            | kind::MARIADB_ANNOTATE_ROWS
+            | kind::ROWS_QUERY
+            | kind::IGNORABLE
+            | kind::HEARTBEAT
+            | kind::HEARTBEAT_V2
+            | kind::TRANSACTION_CONTEXT
+            | kind::VIEW_CHANGE
+            // Context of a statement written as text, which stops the stream by itself where there is one.
+            | kind::INTVAR
+            | kind::RAND
+            | kind::USER_VAR => Ok(Step::Ignore),
+            kind::INCIDENT => Err(Malformed::new(
+                "the source says that its binlog lacks changes (incident event); begin the migration again",
+            )),
+            kind::LOAD
+            | kind::CREATE_FILE..=kind::NEW_LOAD
+            | kind::BEGIN_LOAD_QUERY
+            | kind::EXECUTE_LOAD_QUERY => Err(not_row_format("LOAD DATA")),
+            _ if header.flags & FLAG_IGNORABLE != 0 => Ok(Step::Ignore),
+            other => Err(Malformed::new(format!(
+                "an event of type {other}, which isn't understood and may not be skipped; find out what writes it \
+                 on the source and turn that off, then begin the migration again"
+            ))),
+        }
+    }
+
+    fn begin(&mut self, event: GtidEvent) -> Result<Step, Malformed> {
+        if self.open.is_some() {
+            return Err(Malformed::new("a transaction begins before the one before it has ended"));
+        }
+        self.open = Some(Open {
+            gtid: event.gtid,
+            committed_at_us: event.committed_at_us,
+            begun: event.standalone == Some(false),
+            kept: false,
+            ddl: None,
+            xa: None,
+            tables: HashMap::new(),
+        });
+        Ok(Step::Ignore)
+    }
+
+    fn opened(&mut self) -> Result<&mut Open, Malformed> {
+        self.open.as_mut().ok_or_else(|| {
+            Malformed::new(
+                "a change that belongs to no GTID: gtid_mode isn't ON on the source; set it to ON, then begin the \
+                 migration again",
+            )
+        })
+    }
+
+    fn close(&mut self) -> Result<Step, Malformed> {
+        self.opened()?;
+        let Some(open) = self.open.take() else { return Ok(Step::Ignore) };
+        Ok(Step::Close(Closed { gtid: open.gtid, committed_at_us: open.committed_at_us, ddl: open.ddl }))
+    }
+
+    /// A crash of the source can leave a transaction without its end; it was rolled back there.
+    fn file_ended(&mut self) -> Step {
+        if self.open.take().is_some() { Step::Abort } else { Step::Ignore }
+    }
+
+    fn query(&mut self, body: &[u8], compressed: bool) -> Result<Step, Malformed> {
+        let query = Query::parse(body, compressed)?;
+        let statement = classify(query.schema, &query.sql, &self.names);
+        let open = self.opened()?;
+        match statement {
+            Statement::Begin => {
+                open.begun = true;
+                Ok(Step::Ignore)
+            }
+            Statement::Nothing => {
+                let sql = String::from_utf8_lossy(&query.sql);
+                if let Some(name) = xa_started(&sql) {
+                    open.begun = true;
+                    open.xa = Some(name);
+                }
+                Ok(Step::Ignore)
+            }
+            Statement::Commit => self.close(),
+            Statement::Rollback if open.kept => Err(rolled_back()),
+            Statement::Rollback => self.close(),
+            Statement::RollbackToSavepoint if open.kept => Err(rolled_back()),
+            Statement::RollbackToSavepoint => Ok(Step::Ignore),
+            Statement::XaCommit(name) => {
+                if !self.prepared.remove(&name) {
+                    return Err(Malformed::new(
+                        "an XA transaction is committed whose changes were prepared before they could be seen \
+                         here; XA transactions in two phases aren't understood yet: begin the migration again while \
+                         none is prepared (XA RECOVER)",
+                    ));
+                }
+                self.close()
+            }
+            Statement::XaRollback(name) => {
+                self.prepared.remove(&name);
+                self.close()
+            }
+            Statement::RowChange => Err(not_row_format(&kind_of(&String::from_utf8_lossy(&query.sql)))),
+            Statement::Unrelated => self.statement_ended(None),
+            Statement::Ddl => {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                self.statement_ended(Some(Ddl { schema: text(query.schema), sql: text(&query.sql) }))
+            }
+        }
+    }
+
+    /// A statement that isn't part of the framing: alone it is the whole group, after a BEGIN (CREATE TABLE …
+    /// SELECT) the group goes on.
+    fn statement_ended(&mut self, ddl: Option<Ddl>) -> Result<Step, Malformed> {
+        let open = self.opened()?;
+        if open.ddl.is_none() {
+            open.ddl = ddl;
+        }
+        if open.begun { Ok(Step::Ignore) } else { self.close() }
+    }
+
+    fn xa_prepare(&mut self, body: &[u8]) -> Result<Step, Malformed> {
+        let open = self.opened()?;
+        if xa_prepare_commits(body)? {
+            return self.close();
+        }
+        if open.kept {
+            return Err(Malformed::new(
+                "an XA transaction in two phases changes tables of the migration, which isn't understood yet: move \
+                 these tables while no application uses XA, or exclude them",
+            ));
+        }
+        let name = open.xa.take().unwrap_or_default();
+        if self.prepared.len() >= PREPARED_MAX {
+            return Err(Malformed::new("more XA transactions are prepared than can be remembered"));
+        }
+        self.prepared.insert(name);
+        self.close()
+    }
+
+    fn table_map(&mut self, body: &[u8]) -> Result<Step, Malformed> {
+        let map = TableMap::parse(body)?;
+        let wanted = self.wants(&map.name);
+        let open = self.opened()?;
+        open.tables.insert(map.table_id, wanted);
+        open.kept |= wanted;
+        Ok(if wanted { Step::Keep } else { Step::Ignore })
+    }
+
+    fn wants(&self, name: &TableName) -> bool {
+        self.tables.get(name).is_some()
+    }
+
+    fn rows(&mut self, body: &[u8]) -> Result<Step, Malformed> {
+        let head = RowsHead::parse(body)?;
+        let open = self.opened()?;
+        match open.tables.get(&head.table_id) {
+            Some(true) => Ok(Step::Keep),
+            Some(false) => Ok(Step::Ignore),
+            None if head.table_id == DUMMY_TABLE_ID => Ok(Step::Ignore),
+            // Not knowing whose rows these are, they can't be dropped.
+            None => Err(Malformed::new("rows of a table that was not named before them")),
+        }
+    }
+}
+
+fn xa_started(sql: &str) -> Option<String> {
+    let mut words = sql.split_whitespace();
+    let (xa, start) = (words.next()?, words.next()?);
+    let is_start = xa.eq_ignore_ascii_case("XA")
+        && (start.eq_ignore_ascii_case("START") || start.eq_ignore_ascii_case("BEGIN"));
+    is_start.then(|| words.collect::<Vec<_>>().join(" "))
+}
+
+fn not_row_format(what: &str) -> Malformed {
+    Malformed::new(format!(
+        "{what} is in the binlog as a statement: binlog_format isn't ROW in the session that ran it; set it to ROW, \
+         globally and in every session, then begin the migration again"
+    ))
+}
+
+fn rolled_back() -> Malformed {
+    Malformed::new(
+        "a transaction that was rolled back, wholly or to a savepoint, is in the binlog because it also changed \
+         tables of an engine without transactions; convert these tables to InnoDB, then begin the migration again",
+    )
+}

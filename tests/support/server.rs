@@ -1,0 +1,380 @@
+//! Real servers: each with its own folder, port and process. Binaries come from the system (MariaDB) or from
+//! `target/servers` (MySQL 9.7, put there by `./test`). A data folder is initialised once and then copied.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use mysql_async::prelude::{FromRow, FromValue, Queryable};
+use mysql_async::{Conn, Opts, OptsBuilder};
+use tempfile::TempDir;
+
+use super::process::Process;
+use super::wait::until;
+
+/// A kind of server that the tests move databases between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// Debian's own, 10.11.
+    MariaDb,
+    /// MySQL 9.7, unpacked beside the system.
+    MySql97,
+}
+
+/// A running server with row binlog and GTIDs. Killed and removed on drop.
+#[derive(Debug)]
+pub struct Server {
+    engine: Engine,
+    dir: TempDir,
+    port: u16,
+    flags: Vec<String>,
+    process: Option<Process>,
+}
+
+static SERVER_ID: AtomicU32 = AtomicU32::new(1);
+
+impl Server {
+    /// A MariaDB, or `None` with a loud word where there is none.
+    pub async fn mariadb() -> Option<Self> {
+        Self::start(Engine::MariaDb, &[]).await
+    }
+
+    /// A MySQL 9.7, or `None` with a loud word where there is none.
+    pub async fn mysql97() -> Option<Self> {
+        Self::start(Engine::MySql97, &[]).await
+    }
+
+    /// A server with more flags; the last one given wins, so they can take back the launcher's own.
+    pub async fn start(engine: Engine, flags: &[&str]) -> Option<Self> {
+        let template = engine.template()?;
+        let dir = tempfile::Builder::new().prefix("changeover-test-").tempdir().unwrap();
+        let copied = Command::new("cp")
+            .args(["-a", "--reflink=auto"])
+            .arg(&template)
+            .arg(dir.path().join("data"))
+            .status()
+            .unwrap();
+        assert!(copied.success(), "could not copy {}", template.display());
+        let mut server = Self {
+            engine,
+            dir,
+            port: free_port(),
+            flags: flags.iter().map(ToString::to_string).collect(),
+            process: None,
+        };
+        let id = SERVER_ID.fetch_add(1, Ordering::Relaxed) + std::process::id() % 100_000 * 100;
+        server.flags.insert(0, format!("--server-id={id}"));
+        server.start_again().await;
+        Some(server)
+    }
+
+    /// Its engine.
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    /// Its TCP port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `mysql://user:password@127.0.0.1:port`
+    pub fn url(&self, user: &str, password: &str) -> String {
+        format!("mysql://{user}:{password}@127.0.0.1:{}", self.port)
+    }
+
+    /// Kills it with nothing flushed.
+    pub fn kill_9(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill_9();
+        }
+    }
+
+    /// Starts it (again) on its folder and port, and waits until it answers.
+    pub async fn start_again(&mut self) {
+        self.kill_9();
+        let log_path = self.dir.path().join("log");
+        let log = OpenOptions::new().create(true).append(true).open(&log_path).unwrap();
+        let mut command = self.engine.server_command();
+        command
+            .arg(format!("--datadir={}", self.dir.path().join("data").display()))
+            .arg(format!("--socket={}", self.dir.path().join("s").display()))
+            .arg(format!("--pid-file={}", self.dir.path().join("pid").display()))
+            .arg(format!("--log-bin={}", self.dir.path().join("data/bin").display()))
+            .arg(format!("--port={}", self.port))
+            .args(self.engine.flags())
+            .args(&self.flags);
+        drop(log);
+        self.process = Some(start_logged("server", &command, &log_path));
+        let opts = self.opts("root", "", None);
+        let mut why = String::new();
+        for _ in 0..1500 {
+            match Conn::new(opts.clone()).await {
+                Ok(_) => return,
+                Err(error) => why = error.to_string(),
+            }
+            if let Some(status) = self.process.as_mut().and_then(Process::ended) {
+                panic!("{:?} ended at its start ({status}):\n{}", self.engine, tail(&log_path));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{:?} doesn't answer ({why}):\n{}", self.engine, tail(&log_path));
+    }
+
+    /// Options of a connection to it.
+    pub fn opts(&self, user: &str, password: &str, schema: Option<&str>) -> Opts {
+        opts(self.port, user, password, schema)
+    }
+
+    /// A connection as root.
+    pub async fn root(&self) -> Conn {
+        Conn::new(self.opts("root", "", None)).await.unwrap()
+    }
+
+    /// Runs statements as root, one by one, on one connection.
+    pub async fn run(&self, statements: &[&str]) {
+        let mut conn = self.root().await;
+        for sql in statements {
+            if let Err(error) = conn.query_drop(*sql).await {
+                panic!("{sql}: {error}");
+            }
+        }
+        conn.disconnect().await.unwrap();
+    }
+
+    /// The rows of a query as root.
+    pub async fn rows<T: FromRow + Send + 'static>(&self, sql: &str) -> Vec<T> {
+        let mut conn = self.root().await;
+        let rows = conn.query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        conn.disconnect().await.unwrap();
+        rows
+    }
+
+    /// The only value of a query as root.
+    pub async fn value<T: FromValue + Send + 'static>(&self, sql: &str) -> T {
+        let mut conn = self.root().await;
+        let value = conn.query_first(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        conn.disconnect().await.unwrap();
+        value.unwrap_or_else(|| panic!("{sql}: no row"))
+    }
+
+    /// Waits until `sql` answers `wanted`.
+    pub async fn wait_value(&self, sql: &str, wanted: &str) {
+        until(sql, Duration::from_secs(60), async || {
+            let value: String = self.value(sql).await;
+            if value == wanted { Ok(()) } else { Err(value) }
+        })
+        .await;
+    }
+}
+
+/// Options of a connection to a port of 127.0.0.1 that ask the server nothing at the start.
+pub fn opts(port: u16, user: &str, password: &str, schema: Option<&str>) -> Opts {
+    OptsBuilder::default()
+        .ip_or_hostname("127.0.0.1")
+        .tcp_port(port)
+        .user(Some(user))
+        .pass(Some(password))
+        .db_name(schema)
+        .prefer_socket(false)
+        .max_allowed_packet(Some(64 << 20))
+        .wait_timeout(Some(28_800))
+        .into()
+}
+
+/// Starts a command with both outputs appended to a file, so that a failure can show it.
+pub fn start_logged(name: &str, command: &Command, log: &Path) -> Process {
+    let mut shell = Command::new("bash");
+    // The shell opens the log and becomes the program, so the death signal stays with it.
+    shell.arg("-c").arg("exec \"${@:2}\" >>\"$1\" 2>&1 </dev/null").arg("start").arg(log);
+    shell.arg(command.get_program()).args(command.get_args());
+    for (key, value) in command.get_envs() {
+        if let Some(value) = value {
+            shell.env(key, value);
+        }
+    }
+    shell.stdin(Stdio::null());
+    Process::start(name, &shell).unwrap()
+}
+
+/// The end of a log.
+pub fn tail(path: &Path) -> String {
+    let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
+/// A port nobody listens on, below the range that the kernel hands to outgoing connections, so that it stays
+/// free until the server takes it.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let base = std::process::id() * 131;
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(20_000 + (base + step) % 12_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// `target/servers` of this checkout.
+fn cache() -> PathBuf {
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/servers");
+    fs::create_dir_all(&cache).unwrap();
+    cache
+}
+
+impl Engine {
+    /// Short name in paths and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Engine::MariaDb => "mariadb",
+            Engine::MySql97 => "mysql97",
+        }
+    }
+
+    /// True where the server can be started; else says so, or panics where servers are required.
+    fn available(self) -> bool {
+        let found = match self {
+            Engine::MariaDb => mariadbd().is_some(),
+            Engine::MySql97 => cache().join("mysql97/READY").exists(),
+        };
+        if found {
+            return true;
+        }
+        let thread = std::thread::current();
+        let what =
+            format!("SKIPPED {}: no {} here; run ./test once", thread.name().unwrap_or("?"), self.name());
+        assert!(std::env::var("CHANGEOVER_REQUIRE_SERVERS").as_deref() != Ok("1"), "{what}");
+        eprintln!("{what}");
+        // A passed test's output isn't shown, so ./test reads this list and says it at the end.
+        let mut list = OpenOptions::new().create(true).append(true).open(cache().join("skipped")).unwrap();
+        writeln!(list, "{what}").unwrap();
+        false
+    }
+
+    /// A fresh data folder to copy, made once for every version of the server.
+    fn template(self) -> Option<PathBuf> {
+        if !self.available() {
+            return None;
+        }
+        let lock = File::create(cache().join(format!(".template-{}.lock", self.name()))).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let template = cache().join(format!("template-{}-2", self.name()));
+        if template.join("READY").exists() {
+            return Some(template.join("data"));
+        }
+        let _ = fs::remove_dir_all(&template);
+        fs::create_dir_all(&template).unwrap();
+        let mut command = match self {
+            Engine::MariaDb => {
+                let mut command = Command::new("mariadb-install-db");
+                command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+                command.args(["--user=root", "--innodb-log-file-size=48M"]);
+                command
+            }
+            Engine::MySql97 => {
+                let mut command = self.server_command();
+                // Without name resolution 127.0.0.1 isn't localhost, for which alone root is made.
+                let root = template.join("root.sql");
+                fs::write(
+                    &root,
+                    "CREATE USER root@'127.0.0.1';\nGRANT ALL ON *.* TO root@'127.0.0.1' WITH GRANT OPTION;\n",
+                )
+                .unwrap();
+                command.args(["--initialize-insecure", "--innodb-redo-log-capacity=48M"]);
+                command.arg(format!("--init-file={}", root.display()));
+                command
+            }
+        };
+        let done = command.arg(format!("--datadir={}", template.join("data").display())).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        // A copy must not be the same server: the UUID is made anew where this file is missing.
+        let _ = fs::remove_file(template.join("data/auto.cnf"));
+        File::create(template.join("READY")).unwrap();
+        Some(template.join("data"))
+    }
+
+    /// The program with the flags that say where its own files are.
+    fn server_command(self) -> Command {
+        match self {
+            Engine::MariaDb => {
+                let mut command = Command::new(mariadbd().expect("asked for only where it exists"));
+                command.args(["--no-defaults", "--user=root"]);
+                command
+            }
+            Engine::MySql97 => {
+                let root = cache().join("mysql97");
+                let (loader, libraries) = loader(&root);
+                let share = root.join("usr/share/mysql");
+                let mut command = Command::new(loader);
+                command
+                    .arg("--library-path")
+                    .arg(libraries)
+                    .arg(root.join("usr/sbin/mysqld"))
+                    .args(["--no-defaults", "--user=root", "--secure-file-priv="])
+                    .arg(format!("--basedir={}", root.join("usr").display()))
+                    .arg(format!("--lc-messages-dir={}", share.display()))
+                    .arg(format!("--character-sets-dir={}", share.join("charsets").display()))
+                    .arg(format!("--plugin-dir={}", root.join("usr/lib/mysql/plugin").display()));
+                command
+            }
+        }
+    }
+
+    /// Row binlog, GTIDs, small, and no fsync of the server's own: a killed process loses nothing by that.
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Engine::MariaDb => &[
+                "--bind-address=127.0.0.1",
+                "--skip-name-resolve",
+                "--binlog-format=ROW",
+                "--gtid-strict-mode=ON",
+                "--max-connections=500",
+                "--innodb-buffer-pool-size=128M",
+                "--innodb-log-file-size=48M",
+                "--innodb-flush-log-at-trx-commit=2",
+                "--sync-binlog=0",
+            ],
+            Engine::MySql97 => &[
+                "--bind-address=127.0.0.1",
+                "--skip-name-resolve",
+                "--mysqlx=OFF",
+                "--gtid-mode=ON",
+                "--enforce-gtid-consistency=ON",
+                "--max-connections=500",
+                "--local-infile=ON",
+                "--innodb-buffer-pool-size=128M",
+                "--innodb-redo-log-capacity=96M",
+                "--innodb-flush-log-at-trx-commit=2",
+                "--sync-binlog=0",
+                "--performance-schema-consumer-events-statements-history=OFF",
+            ],
+        }
+    }
+}
+
+/// The server program, which is outside the path of ordinary users.
+fn mariadbd() -> Option<PathBuf> {
+    ["/usr/sbin/mariadbd", "/usr/bin/mariadbd", "/usr/local/sbin/mariadbd"]
+        .iter()
+        .map(PathBuf::from)
+        .find(|path| path.exists())
+}
+
+/// The unpacked C library's own loader and its folder, whatever the architecture.
+fn loader(root: &Path) -> (PathBuf, PathBuf) {
+    for folder in fs::read_dir(root.join("usr/lib")).unwrap().flatten() {
+        for file in fs::read_dir(folder.path()).into_iter().flatten().flatten() {
+            if file.file_name().to_string_lossy().starts_with("ld-linux") {
+                return (file.path(), folder.path());
+            }
+        }
+    }
+    panic!("there is no loader in {}", root.display());
+}
