@@ -32,7 +32,7 @@ use crate::route::table::RouteTable;
 use crate::session::registry::{Order, SessionRegistry};
 use crate::session::task::{Session, Shared};
 use crate::session::{Connection, DIAL_TIMEOUT};
-use crate::tls::{RsaKey, Tls, TlsError};
+use crate::tls::{RsaKey, Tls};
 
 /// Backends are asked so often whether they still greet as they did.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
@@ -56,9 +56,15 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// Certificate or keys.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
+}
+
+/// What a front door proves itself with; the admin port uses the same.
+#[derive(Debug, Clone)]
+pub struct FrontDoorKeys {
+    /// Certificate and key.
+    pub tls: Tls,
+    /// For passwords of clients without TLS.
+    pub rsa: Arc<RsaKey>,
 }
 
 /// The running proxy.
@@ -73,18 +79,17 @@ impl Proxy {
     /// reached doesn't keep it from starting: clients are told.
     pub async fn start(
         config: &Config,
+        keys: FrontDoorKeys,
         routes: Arc<RouteTable>,
         gate: Arc<Gate>,
         registry: Arc<SessionRegistry>,
         cancel: CancellationToken,
     ) -> Result<Self, StartError> {
-        let tls = Tls::load(&config.proxy, &config.state_dir)?;
-        let rsa = Arc::new(RsaKey::generate()?);
         let hashes = Accounts::new({
             let routes = Arc::clone(&routes);
             move || routes.load().backend.config.clone()
         });
-        let door = FrontDoor::new(tls, rsa, Keeper::Backend(Arc::new(hashes)));
+        let door = FrontDoor::new(keys.tls, keys.rsa, Keeper::Backend(Arc::new(hashes)));
         let listener = Listener::bind(&config.proxy.listen, door, routes, gate, registry).await?;
         let address = listener.address;
         info!(area = "proxy", "listening on {address}");

@@ -39,8 +39,8 @@ pub struct ServerInfo {
 }
 
 /// Connects with the session every stage relies on: `SET NAMES binary`, time_zone '+00:00', sql_mode
-/// 'NO_AUTO_VALUE_ON_ZERO' alone (zero dates and id 0 are values like any other), wait_timeout 28800 and
-/// net timeouts raised, autocommit on, REPEATABLE READ, max_allowed_packet 1 GiB on the client side,
+/// NO_AUTO_VALUE_ON_ZERO and ALLOW_INVALID_DATES alone (id 0 and dates that don't exist are values like any
+/// other), wait_timeout 28800 and net timeouts raised, autocommit on, REPEATABLE READ, max_allowed_packet 1 GiB on the client side,
 /// CLIENT_FOUND_ROWS, a 10 s limit on connecting.
 pub async fn connect(side: Side, backend: &BackendConfig) -> Result<Conn> {
     let place = || format!("connecting to {}", backend.address());
@@ -84,9 +84,9 @@ pub async fn connect(side: Side, backend: &BackendConfig) -> Result<Conn> {
 /// The session settings that every stage relies on, on every server.
 async fn prepare_session(conn: &mut Conn) -> std::result::Result<(), mysql_async::Error> {
     conn.query_drop(
-        "SET NAMES binary, SESSION time_zone = '+00:00', SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO', \
-         SESSION wait_timeout = 28800, SESSION net_read_timeout = 600, SESSION net_write_timeout = 600, \
-         SESSION autocommit = 1, SESSION sql_select_limit = DEFAULT, SESSION sql_safe_updates = 0",
+        "SET NAMES binary, SESSION time_zone = '+00:00', \
+         SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES', SESSION wait_timeout = 28800, SESSION net_read_timeout = 600, \
+         SESSION net_write_timeout = 600, SESSION autocommit = 1, SESSION sql_select_limit = DEFAULT, SESSION sql_safe_updates = 0",
     )
     .await?;
     conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
@@ -241,6 +241,23 @@ fn without_owners(owned: &str) -> String {
 /// The binlog position of a consistent snapshot: MariaDB takes both under the lock that orders engine commits, so
 /// everything before that position is in the snapshot, and in every later one.
 async fn start_position_mariadb(side: Side, conn: &mut Conn) -> Result<ReplicationPosition> {
+    let coordinates = snapshot_coordinates_mariadb(side, conn).await?;
+    let BinlogPosition { file, offset } = &coordinates;
+    let statement = format!("SELECT BINLOG_GTID_POS('{}', {offset})", file.replace(['\'', '\\'], ""));
+    let gtids = gtid_set(side, Flavor::MariaDb, conn, &statement).await?;
+    Ok(ReplicationPosition { gtids, coordinates })
+}
+
+/// Coordinates up to which every transaction is visible to every read that begins after this call returned, without
+/// the GTID set of [`start_position`], for which MariaDB reads its binlog file from the start.
+pub(crate) async fn visible_coordinates(side: Side, info: &ServerInfo, conn: &mut Conn) -> Result<BinlogPosition> {
+    match info.version.flavor {
+        Flavor::MySql => Ok(start_position_mysql(side, info, conn).await?.coordinates),
+        Flavor::MariaDb => snapshot_coordinates_mariadb(side, conn).await,
+    }
+}
+
+async fn snapshot_coordinates_mariadb(side: Side, conn: &mut Conn) -> Result<BinlogPosition> {
     let result = async {
         conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
         conn.query::<(String, String), _>("SHOW STATUS LIKE 'binlog_snapshot_%'").await
@@ -259,10 +276,7 @@ async fn start_position_mariadb(side: Side, conn: &mut Conn) -> Result<Replicati
     let (Some(file), Some(offset)) = (file, offset) else {
         return Err(Error::definite(side, POSITION, "the binary log is off; start the server with log_bin"));
     };
-    let coordinates = BinlogPosition { file: file.to_owned(), offset };
-    let statement = format!("SELECT BINLOG_GTID_POS('{}', {offset})", file.replace(['\'', '\\'], ""));
-    let gtids = gtid_set(side, Flavor::MariaDb, conn, &statement).await?;
-    Ok(ReplicationPosition { gtids, coordinates })
+    Ok(BinlogPosition { file: file.to_owned(), offset })
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ pub(crate) struct Payload {
     input: Bytes,
     unpacked: BytesMut,
     frame_open: bool,
+    /// The last step was full, so more may come out without more input.
+    more: bool,
 }
 
 impl Payload {
@@ -47,13 +49,19 @@ impl Payload {
                 SIZE => size = Some(value.lenenc()?),
                 COMPRESSION => compression = Some(value.lenenc()?),
                 UNCOMPRESSED_SIZE => uncompressed = Some(value.lenenc()?),
-                _ => return Err(Malformed::new("a compressed transaction has a field that isn't known here")),
+                _ => {
+                    return Err(Malformed::new("a compressed transaction has a field that isn't known here"));
+                }
             }
         }
         let decoder = match compression {
             Some(ZSTD) => Some(Decoder::new().map_err(|_| Malformed::new("zstd can't be set up"))?),
             Some(NONE) => None,
-            _ => return Err(Malformed::new("a transaction is compressed by an algorithm that isn't known here")),
+            _ => {
+                return Err(Malformed::new(
+                    "a transaction is compressed by an algorithm that isn't known here",
+                ));
+            }
         };
         let head = (first.len() - cursor.len()) as u64;
         let missing = body_bytes.saturating_sub(head);
@@ -63,10 +71,19 @@ impl Payload {
         let expected = match (uncompressed, &decoder) {
             (Some(bytes), _) => bytes,
             (None, None) => missing,
-            (None, Some(_)) => return Err(Malformed::new("a compressed transaction doesn't say how long it is")),
+            (None, Some(_)) => {
+                return Err(Malformed::new("a compressed transaction doesn't say how long it is"));
+            }
         };
-        let mut payload =
-            Self { decoder, missing, expected, input: Bytes::new(), unpacked: BytesMut::new(), frame_open: true };
+        let mut payload = Self {
+            decoder,
+            missing,
+            expected,
+            input: Bytes::new(),
+            unpacked: BytesMut::new(),
+            frame_open: true,
+            more: false,
+        };
         payload.push(first.slice(first.len() - cursor.len()..))?;
         Ok(payload)
     }
@@ -88,7 +105,9 @@ impl Payload {
                 let header = EventHeader::parse(&self.unpacked)?;
                 let size = header.size as usize;
                 if size < HEADER_BYTES || u64::from(header.size) > UNPACKED_BYTES_MAX {
-                    return Err(Malformed::new("a compressed transaction holds an event of an impossible size"));
+                    return Err(Malformed::new(
+                        "a compressed transaction holds an event of an impossible size",
+                    ));
                 }
                 if self.unpacked.len() >= size {
                     return Ok(Some(self.unpacked.split_to(size).freeze()));
@@ -110,11 +129,16 @@ impl Payload {
             self.frame_open = false;
             return Ok(any);
         };
+        // Asked without input, the decoder would begin another frame.
+        if self.input.is_empty() && !self.more {
+            return Ok(false);
+        }
         let mut step = [0_u8; STEP_BYTES];
         let status = decoder
             .run_on_buffers(&self.input, &mut step)
             .map_err(|_| Malformed::new("a compressed transaction doesn't decompress"))?;
         self.frame_open = status.remaining != 0;
+        self.more = self.frame_open && status.bytes_written == STEP_BYTES;
         self.input = self.input.slice(status.bytes_read.min(self.input.len())..);
         self.unpacked.extend_from_slice(step.get(..status.bytes_written).unwrap_or_default());
         self.count(status.bytes_written)?;
