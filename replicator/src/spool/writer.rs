@@ -201,7 +201,11 @@ impl SpoolWriter {
     /// Hands over what is pending where that is worth it. To be called after every event: it is where a spool that
     /// is full, or a slow disk, holds the source back.
     pub async fn make_room(&mut self) -> Result<()> {
-        if self.pending.len() >= GROUP_BYTES {
+        // A segment ends with the transaction that fills it, whatever came between: a full one that stays the newest
+        // could never be released.
+        let segment_full = self.open.is_none() && self.offset() >= self.shared.segment_bytes;
+        let group_bytes = GROUP_BYTES.min(usize::try_from(self.shared.segment_bytes).unwrap_or(GROUP_BYTES));
+        if segment_full || self.pending.len() >= group_bytes {
             self.flush().await?;
         }
         Ok(())
