@@ -189,11 +189,6 @@ impl Changeover {
         self.settings.port("admin.listen")
     }
 
-    /// Its configuration.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     /// Its state folder.
     pub fn state_dir(&self) -> PathBuf {
         self.dir.path().join("state")

@@ -38,17 +38,8 @@ pub struct Server {
 static SERVER_ID: AtomicU32 = AtomicU32::new(1);
 
 impl Server {
-    /// A MariaDB, or `None` with a loud word where there is none.
-    pub async fn mariadb() -> Option<Self> {
-        Self::start(Engine::MariaDb, &[]).await
-    }
-
-    /// A MySQL 9.7, or `None` with a loud word where there is none.
-    pub async fn mysql97() -> Option<Self> {
-        Self::start(Engine::MySql97, &[]).await
-    }
-
-    /// A server with more flags; the last one given wins, so they can take back the launcher's own.
+    /// Starts one, or returns `None` with a loud word where there is none. Flags come last and the last one wins, so
+    /// they can take back the launcher's own.
     pub async fn start(engine: Engine, flags: &[&str]) -> Option<Self> {
         let template = engine.template()?;
         let dir = tempfile::Builder::new().prefix("changeover-test-").tempdir().unwrap();
@@ -80,11 +71,6 @@ impl Server {
     /// Its TCP port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    /// `mysql://user:password@127.0.0.1:port`
-    pub fn url(&self, user: &str, password: &str) -> String {
-        format!("mysql://{user}:{password}@127.0.0.1:{}", self.port)
     }
 
     /// Kills it with nothing flushed.
@@ -366,4 +352,17 @@ fn loader(root: &Path) -> (PathBuf, PathBuf) {
         }
     }
     panic!("there is no loader in {}", root.display());
+}
+
+/// The mysql client of MySQL 9.7, where it was fetched.
+pub fn mysql97_client() -> Option<Command> {
+    if !Engine::MySql97.available() {
+        return None;
+    }
+    let root = cache().join("mysql97");
+    let (loader, libraries) = loader(&root);
+    let mut command = Command::new(loader);
+    command.arg("--library-path").arg(libraries).arg(root.join("usr/bin/mysql"));
+    command.arg("--no-defaults").arg(format!("--plugin-dir={}", root.join("usr/lib/mysql/plugin").display()));
+    Some(command)
 }

@@ -198,7 +198,11 @@ mod tests {
     use super::*;
 
     fn keys(taken: &[u64], shared: &[u64]) -> WriteSet {
-        WriteSet { taken: taken.iter().copied().collect(), shared: shared.iter().copied().collect(), whole: false }
+        WriteSet {
+            taken: taken.iter().copied().collect(),
+            shared: shared.iter().copied().collect(),
+            whole: false,
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::binlog::transaction::{RowChange, RowsChange, SpoolItem};
 use crate::error::Result;
+use crate::spool::reader::Reader;
 use crate::value::Value;
 
 /// Bytes of decoded rows that are read ahead or being applied, at most (invariant 7).
@@ -20,6 +21,12 @@ pub trait SpoolSource: Send + 'static {
     /// The next item; waits where nothing more is durable yet. It is dropped while it waits only when the whole
     /// source is.
     fn next(&mut self) -> impl Future<Output = Result<SpoolItem>> + Send;
+}
+
+impl SpoolSource for Reader {
+    fn next(&mut self) -> impl Future<Output = Result<SpoolItem>> + Send {
+        Reader::next(self)
+    }
 }
 
 /// An item and its share of the bytes in memory, given back when it is dropped.

@@ -72,7 +72,11 @@ pub struct Setup {
 ///
 /// Cancel safety: cancel it with the token, and batches that are under way may end first (20 s at most). If the
 /// future is dropped instead, they are left to the server, and the next run finds out what became of them.
-pub async fn run<S, O>(setup: Setup, open: impl FnOnce(u64) -> O + Send, cancel: CancellationToken) -> Result<()>
+pub async fn run<S, O>(
+    setup: Setup,
+    open: impl FnOnce(u64) -> O + Send,
+    cancel: CancellationToken,
+) -> Result<()>
 where
     S: SpoolSource,
     O: Future<Output = Result<S>> + Send,

@@ -347,11 +347,7 @@ impl<'a> TableText<'a> {
         })?;
         let stored: Vec<usize> = schema.stored_columns().collect();
         let names = |columns: &[usize]| -> Vec<String> {
-            columns
-                .iter()
-                .filter_map(|&c| schema.columns.get(c))
-                .map(|c| quote_identifier(&c.name))
-                .collect()
+            columns.iter().filter_map(|&c| schema.columns.get(c)).map(|c| quote_identifier(&c.name)).collect()
         };
         Ok(Self {
             schema,
@@ -458,7 +454,9 @@ pub(super) fn touched_keys(change: &RowsChange) -> Vec<Vec<Value>> {
     let mut out = Vec::with_capacity(change.rows.len());
     for row in &change.rows {
         match row {
-            RowChange::Insert { after: image } | RowChange::Delete { before: image } => out.push(values(image)),
+            RowChange::Insert { after: image } | RowChange::Delete { before: image } => {
+                out.push(values(image))
+            }
             RowChange::Update { before, after } => {
                 out.push(values(after));
                 if !same_columns(&key.columns, before, after) {
@@ -561,7 +559,8 @@ mod tests {
             "DELETE FROM s.t WHERE a=utf8mb4'a' AND e=1 OR a=utf8mb4'b' AND e=2 [2]",
         );
         // The error value of an ENUM needs another sql_mode for its statement.
-        let shown = shown(&plans, Mode::Exact, &[change(&t, vec![insert(row("a", 1, "")), insert(row("b", 0, ""))])]);
+        let shown =
+            shown(&plans, Mode::Exact, &[change(&t, vec![insert(row("a", 1, "")), insert(row("b", 0, ""))])]);
         assert_eq!(
             shown,
             "INSERT INTO s.t (a,e,at) VALUES (utf8mb4'a',1,'2024-01-02 03:04:05');\
@@ -622,7 +621,8 @@ mod tests {
         assert_eq!(rows, 100);
 
         let mut script = Script::new(1 << 20);
-        let error = script.changes(&plans, Mode::Exact, &[change(&t, vec![insert(blob(1 << 20))])]).unwrap_err();
+        let error =
+            script.changes(&plans, Mode::Exact, &[change(&t, vec![insert(blob(1 << 20))])]).unwrap_err();
         assert!(error.to_string().contains("max_allowed_packet is 1048576 bytes"), "{error}");
     }
 

@@ -1,5 +1,6 @@
 //! One connection that applies batches: a batch is one transaction on the target, with the checkpoint in it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -132,9 +133,14 @@ impl Worker {
 
     /// The transaction isn't in memory, so it can't be tried again from here: a lost connection ends the run, which
     /// begins again at the checkpoint.
-    async fn apply_large(&mut self, batch: Batch, mut pieces: mpsc::Receiver<Option<RowsChange>>) -> Result<u64> {
+    async fn apply_large(
+        &mut self,
+        batch: Batch,
+        mut pieces: mpsc::Receiver<Option<RowsChange>>,
+    ) -> Result<u64> {
         let done = self.done_after(&batch);
         let (mut rows, mut pending, mut pending_rows) = (0, Vec::new(), 0);
+        let mut tables = HashSet::new();
         let mut opening = Some("BEGIN");
         loop {
             let piece = pieces.recv().await.ok_or_else(|| {
@@ -161,8 +167,10 @@ impl Worker {
                 self.conn = None;
                 return Err(error);
             }
-            rows += self.touch(&pending);
-            pending.clear();
+            rows += pending_rows as u64;
+            for change in pending.drain(..) {
+                tables.insert(change.table.name.clone());
+            }
             pending_rows = 0;
             if ended {
                 break;
@@ -174,6 +182,9 @@ impl Worker {
             Err(Failure::Before(error) | Failure::Unknown(error)) => return Err(error),
         }
         self.committed(done);
+        for table in tables {
+            self.context.touched.touch_whole_table(&table);
+        }
         Ok(rows)
     }
 
@@ -198,6 +209,12 @@ impl Worker {
         for change in changes {
             rows += change.rows.len() as u64;
             self.context.touched.touch(&change.table.name, touched_keys(change));
+            if change.rows.iter().any(|row| self.context.plans.cascades(change, row)) {
+                // Which rows the foreign keys changed is known to nobody.
+                for table in self.context.plans.descendants(&change.table.name) {
+                    self.context.touched.touch_whole_table(table);
+                }
+            }
         }
         rows
     }
@@ -359,9 +376,7 @@ impl Problem {
                 let verb = expected(statement).map_or("a statement", |s| s.verb.as_str());
                 server_error(place(statement), verb, &error)
             }
-            Problem::Database(statement, error) => {
-                Error::database(Side::Target, place(statement), &error)
-            }
+            Problem::Database(statement, error) => Error::database(Side::Target, place(statement), &error),
         }
     }
 }
@@ -371,7 +386,22 @@ fn server_error(place: String, verb: &str, error: &mysql_async::ServerError) -> 
     let full = Error::database(Side::Target, place.as_str(), &mysql_async::Error::Server(error.clone()));
     let names_only = matches!(
         error.code,
-        1021 | 1028 | 1030 | 1036 | 1041 | 1044 | 1045 | 1049 | 1054 | 1114 | 1142 | 1143 | 1146 | 1153 | 1227 | 1290 | 1836
+        1021 | 1028
+            | 1030
+            | 1036
+            | 1041
+            | 1044
+            | 1045
+            | 1049
+            | 1054
+            | 1114
+            | 1142
+            | 1143
+            | 1146
+            | 1153
+            | 1227
+            | 1290
+            | 1836
     );
     if full.kind == ErrorKind::Transient || names_only {
         return full;
@@ -384,7 +414,11 @@ fn server_error(place: String, verb: &str, error: &mysql_async::ServerError) -> 
         1451 | 1452 => ": a foreign key of the target forbids it",
         _ => ": the statement's text isn't shown since it holds rows; the server's own log may say more",
     };
-    Error::definite(Side::Target, place, format!("the server answered {} ({}) to {verb}{hint}", error.code, error.state))
+    Error::definite(
+        Side::Target,
+        place,
+        format!("the server answered {} ({}) to {verb}{hint}", error.code, error.state),
+    )
 }
 
 fn at(batch: &Batch, mut error: Error) -> Error {

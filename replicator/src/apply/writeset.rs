@@ -66,6 +66,7 @@ struct KeyPlan {
 struct ReferencedKey {
     key: KeyPlan,
     columns: Vec<usize>,
+    child: TableName,
     cascades_on_delete: bool,
     cascades_on_update: bool,
 }
@@ -92,11 +93,16 @@ impl Plans {
         let mut tables: HashMap<TableName, TablePlan> = HashMap::new();
         for table in schemas.sorted() {
             let plan = tables.entry(table.name.clone()).or_default();
-            plan.unique = table.unique_keys.iter().enumerate().map(|(i, key)| {
-                let seed = name_hash(&table.name, &[&i.to_string()]);
-                let columns = key.columns.iter().zip(&key.prefixes).map(|(&c, &prefix)| (c, prefix));
-                key_plan(seed, &table, columns)
-            }).collect();
+            plan.unique = table
+                .unique_keys
+                .iter()
+                .enumerate()
+                .map(|(i, key)| {
+                    let seed = name_hash(&table.name, &[&i.to_string()]);
+                    let columns = key.columns.iter().zip(&key.prefixes).map(|(&c, &prefix)| (c, prefix));
+                    key_plan(seed, &table, columns)
+                })
+                .collect();
             for foreign in &table.foreign_keys {
                 let names: Vec<&str> = foreign.parent_columns.iter().map(String::as_str).collect();
                 let seed = name_hash(&foreign.parent, &names);
@@ -111,6 +117,7 @@ impl Plans {
                 tables.entry(foreign.parent.clone()).or_default().referenced.push(ReferencedKey {
                     key,
                     columns,
+                    child: table.name.clone(),
                     cascades_on_delete: foreign.cascades_on_delete,
                     cascades_on_update: foreign.cascades_on_update,
                 });
@@ -135,11 +142,28 @@ impl Plans {
         })
     }
 
+    /// The tables whose rows a cascade from this one may change, over however many steps.
+    pub(super) fn descendants(&self, table: &TableName) -> HashSet<&TableName> {
+        let (mut found, mut open) = (HashSet::new(), vec![table]);
+        while let Some(next) = open.pop() {
+            let referenced = self.tables.get(next).map_or(&[][..], |plan| &plan.referenced);
+            for key in referenced.iter().filter(|key| key.cascades_on_delete || key.cascades_on_update) {
+                if found.insert(&key.child) {
+                    open.push(&key.child);
+                }
+            }
+        }
+        found
+    }
+
     /// Adds the keys of an event's rows.
     pub(super) fn collect(&self, change: &RowsChange, into: &mut WriteSet) -> Result<()> {
         let name = &change.table.name;
         let plan = self.tables.get(name).ok_or_else(|| {
-            Error::bug(name.to_string(), "a change of a table that isn't part of the migration was handed over")
+            Error::bug(
+                name.to_string(),
+                "a change of a table that isn't part of the migration was handed over",
+            )
         })?;
         for row in &change.rows {
             into.whole |= self.cascades(change, row);
@@ -243,14 +267,9 @@ impl KeyPlan {
     }
 }
 
-fn key_plan(
-    seed: u64,
-    table: &TableSchema,
-    columns: impl Iterator<Item = (usize, Option<u32>)>,
-) -> KeyPlan {
-    let columns = columns
-        .map(|(c, prefix)| (c, table.columns.get(c).map_or(Fold::Opaque, Fold::of), prefix))
-        .collect();
+fn key_plan(seed: u64, table: &TableSchema, columns: impl Iterator<Item = (usize, Option<u32>)>) -> KeyPlan {
+    let columns =
+        columns.map(|(c, prefix)| (c, table.columns.get(c).map_or(Fold::Opaque, Fold::of), prefix)).collect();
     KeyPlan { seed, columns }
 }
 
@@ -315,7 +334,8 @@ mod tests {
         let table = Arc::new(schema("t", columns, &[&[0]]));
         let plans = Plans::new(&SchemaSet::new(vec![(*table).clone()]), true);
         let check = |a: &str, b: &str, expected: bool| {
-            let (a, b) = (change(&table, vec![insert(vec![text(a)])]), change(&table, vec![delete(vec![text(b)])]));
+            let (a, b) =
+                (change(&table, vec![insert(vec![text(a)])]), change(&table, vec![delete(vec![text(b)])]));
             assert_eq!(meet(&set(&plans, &[a]), &set(&plans, &[b])), expected);
         };
         check("A", "a ", true);

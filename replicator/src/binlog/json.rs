@@ -223,7 +223,8 @@ fn push_base64(out: &mut String, bytes: &[u8]) {
         if index > 0 && index % LINE_GROUPS == 0 {
             out.push_str("\\n");
         }
-        let word = group.iter().chain([0, 0].iter()).take(3).fold(0_u32, |w, &byte| (w << 8) | u32::from(byte));
+        let word =
+            group.iter().chain([0, 0].iter()).take(3).fold(0_u32, |w, &byte| (w << 8) | u32::from(byte));
         for place in 0..4_usize {
             if place > group.len() {
                 out.push('=');

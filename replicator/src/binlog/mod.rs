@@ -7,12 +7,12 @@ pub(crate) mod decode;
 pub(crate) mod event;
 #[cfg(test)]
 pub(crate) mod fixture;
-pub(crate) mod gtid;
 pub(crate) mod group;
+pub(crate) mod gtid;
 mod json;
+mod packet;
 pub(crate) mod payload;
 pub(crate) mod rows;
-mod packet;
 mod statement;
 pub(crate) mod stream;
 mod table_map;

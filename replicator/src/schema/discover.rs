@@ -417,6 +417,14 @@ fn finish(mut draft: DiscoveredTable) -> DiscoveredTable {
             if engine.is_empty() { "unknown" } else { engine }
         ));
     }
+    // Only as a default: a name or a comment with this in it is refused for nothing, and can be excluded.
+    if schema.create_sql.to_ascii_lowercase().contains("nextval(") {
+        problems.push(
+            "A default of it takes values from a sequence, which isn't moved yet; exclude the table with \
+             exclude_tables."
+                .to_owned(),
+        );
+    }
     let mut seen = HashMap::new();
     problems.retain(|problem| seen.insert(problem.clone(), ()).is_none());
     draft

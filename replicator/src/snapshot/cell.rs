@@ -12,13 +12,15 @@ use crate::value::Value;
 ///
 /// FLOAT and DOUBLE print six digits, or as many as their definition says, unless a double is computed of them
 /// (times one, since plus zero would lose the sign of a negative zero). ENUM, SET and BIT travel as the numbers
-/// they are: their texts can be ambiguous.
+/// they are: their texts can be ambiguous. Cast, since `+ 0` takes a SET through a double of 53 bits.
 #[must_use]
 pub fn select_expression(column: &Column) -> String {
     let name = quote_identifier(&column.name);
     match column.kind {
         ColumnKind::Float | ColumnKind::Double => format!("{name} * 1e0"),
-        ColumnKind::Bit { .. } | ColumnKind::Enum { .. } | ColumnKind::Set { .. } => format!("{name} + 0"),
+        ColumnKind::Bit { .. } | ColumnKind::Enum { .. } | ColumnKind::Set { .. } => {
+            format!("CAST({name} AS UNSIGNED)")
+        }
         _ => name,
     }
 }

@@ -128,10 +128,11 @@ impl TablePlan {
             Cuts { unfinished: Vec::new(), next: 0, last: None, complete: false, open: 0, rows: ROWS_FIRST };
         let mut rows = 0;
         for chunk in journalled {
-            let range = KeyRange { table: table.clone(), after: cuts.last.take(), upto: chunk.upto.clone() };
-            match chunk.done {
-                Some(done) => rows += done,
-                None => cuts.unfinished.push((cuts.next, range)),
+            let begin = chunk.copied_to.clone().or(cuts.last.take());
+            rows += chunk.rows;
+            if !chunk.done {
+                let range = KeyRange { table: table.clone(), after: begin, upto: chunk.upto.clone() };
+                cuts.unfinished.push((cuts.next, range));
             }
             cuts.next += 1;
             cuts.complete = chunk.upto.is_none();

@@ -16,12 +16,13 @@
 //! |---|---|---|
 //! | 1 | text | the start position that this copy belongs to; the first record, exactly once |
 //! | 2 | schema, table, chunk number, bound | a chunk was cut: it ends with this bound and begins behind that of the chunk before; chunk numbers of a table count from 0 |
-//! | 3 | schema, table, chunk number, rows | the chunk is committed on the target |
+//! | 3 | schema, table, chunk number, rows | the chunk, or what kind 4 left of it, is committed on the target |
+//! | 4 | schema, table, chunk number, rows, bound | the chunk turned out too heavy: it is committed up to this bound |
 //!
 //! A bound is a byte 0 (no bound: the last chunk) or 1, a count byte and so many values; a value is a tag byte (0
 //! to 6: the variants of [`Value`] in order) and a number, the bits of a float, or a text.
 //!
-//! Kind 3 is fsynced before anybody relies on it; kind 2 isn't, since a chunk that is forgotten is only cut again.
+//! Kinds 3 and 4 are fsynced before anybody relies on them; kind 2 isn't, since a chunk that is forgotten is only cut again.
 //! A torn record at the end is cut off on opening, a damaged one before the end is an error: what follows it could
 //! be believed only by guessing.
 
@@ -47,8 +48,12 @@ const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 pub struct JournalledChunk {
     /// Where it ends. `None`: the table's last chunk.
     pub upto: Option<Vec<Value>>,
-    /// Rows it had, once it is on the target.
-    pub done: Option<u64>,
+    /// It is on the target.
+    pub done: bool,
+    /// Rows of it that are on the target.
+    pub rows: u64,
+    /// Where the part of it that is on the target ends, while it isn't done. `None`: nothing of it is there.
+    pub copied_to: Option<Vec<Value>>,
 }
 
 /// Chunks of each table, by number from 0 on.
@@ -134,15 +139,19 @@ impl ChunkJournal {
         self.append(|payload| {
             payload.push(2);
             write_chunk(payload, table, number);
-            match upto {
-                None => payload.push(0),
-                Some(values) => {
-                    payload.push(1);
-                    payload.push(u8::try_from(values.len()).unwrap_or(u8::MAX));
-                    values.iter().for_each(|value| write_value(payload, value));
-                }
-            }
+            write_bound(payload, upto);
         })
+    }
+
+    /// Notes that a chunk is committed on the target up to a bound of its own; on disk when this returns.
+    pub fn partly_done(&mut self, table: &TableName, number: u64, rows: u64, bound: &[Value]) -> Result<()> {
+        self.append(|payload| {
+            payload.push(4);
+            write_chunk(payload, table, number);
+            payload.extend_from_slice(&rows.to_le_bytes());
+            write_bound(payload, Some(bound));
+        })?;
+        self.sync()
     }
 
     /// Notes that a chunk is committed on the target; on disk when this returns.
@@ -248,17 +257,20 @@ fn apply(content: &mut Content, mut input: &[u8]) -> Option<()> {
     let chunks = content.chunks.entry(TableName::new(schema, table)).or_default();
     match kind {
         2 => {
-            let upto = match take_u8(input)? {
-                0 => None,
-                _ => {
-                    let count = take_u8(input)?;
-                    Some((0..count).map(|_| take_value(input)).collect::<Option<Vec<_>>>()?)
-                }
-            };
+            let upto = take_bound(input)?;
             let follows = number == chunks.len() && chunks.last().is_none_or(|c| c.upto.is_some());
-            follows.then(|| chunks.push(JournalledChunk { upto, done: None }))?;
+            follows.then(|| chunks.push(JournalledChunk { upto, done: false, rows: 0, copied_to: None }))?;
         }
-        3 => chunks.get_mut(number)?.done = Some(take_u64(input)?),
+        3 => {
+            let chunk = chunks.get_mut(number).filter(|chunk| !chunk.done)?;
+            chunk.rows = chunk.rows.checked_add(take_u64(input)?)?;
+            chunk.done = true;
+        }
+        4 => {
+            let chunk = chunks.get_mut(number).filter(|chunk| !chunk.done)?;
+            chunk.rows = chunk.rows.checked_add(take_u64(input)?)?;
+            chunk.copied_to = Some(take_bound(input)??);
+        }
         _ => return None,
     }
     input.is_empty().then_some(())
@@ -273,6 +285,28 @@ fn write_chunk(out: &mut Vec<u8>, table: &TableName, number: u64) {
     write_text(out, table.schema.as_bytes());
     write_text(out, table.table.as_bytes());
     out.extend_from_slice(&number.to_le_bytes());
+}
+
+fn write_bound(out: &mut Vec<u8>, bound: Option<&[Value]>) {
+    match bound {
+        None => out.push(0),
+        Some(values) => {
+            out.push(1);
+            out.push(u8::try_from(values.len()).unwrap_or(u8::MAX));
+            values.iter().for_each(|value| write_value(out, value));
+        }
+    }
+}
+
+/// The outer `None`: it makes no sense.
+fn take_bound(input: &mut &[u8]) -> Option<Option<Vec<Value>>> {
+    match take_u8(input)? {
+        0 => Some(None),
+        _ => {
+            let count = take_u8(input)?;
+            (0..count).map(|_| take_value(input)).collect::<Option<Vec<_>>>().map(Some)
+        }
+    }
 }
 
 fn write_value(out: &mut Vec<u8>, value: &Value) {
@@ -360,11 +394,12 @@ mod tests {
         journal.cut(&table(), 0, Some(&bound)).unwrap();
         journal.cut(&table(), 1, None).unwrap();
         journal.done(&table(), 1, 7).unwrap();
+        journal.partly_done(&table(), 0, 5, &bound).unwrap();
         drop(journal);
         let (_, chunks) = ChunkJournal::open(folder.path(), "0-1-5").unwrap();
         let expected = vec![
-            JournalledChunk { upto: Some(bound), done: None },
-            JournalledChunk { upto: None, done: Some(7) },
+            JournalledChunk { upto: Some(bound.clone()), done: false, rows: 5, copied_to: Some(bound) },
+            JournalledChunk { upto: None, done: true, rows: 7, copied_to: None },
         ];
         assert_eq!(chunks.get(&table()), Some(&expected));
         assert!(ChunkJournal::open(folder.path(), "0-1-6").is_err());
@@ -393,7 +428,7 @@ mod tests {
             }
         }
         seen.dedup();
-        assert_eq!(seen, [None, Some(None), Some(Some(7))]);
+        assert_eq!(seen, [None, Some(false), Some(true)]);
     }
 
     #[test]

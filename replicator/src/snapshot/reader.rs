@@ -6,13 +6,19 @@ use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
 use tokio::sync::mpsc;
 
+use super::cell::{cell_of, value_of_cell};
 use super::encode::{Form, select_list, write_row};
 use super::limit::RateLimit;
 use super::range::{KeyRange, force_row_key, key_list};
 use crate::error::{Error, Result};
+use crate::schema::table::TableSchema;
+use crate::value::Value;
 
 /// A batch is handed on when it has this many bytes, or a row that is larger.
 const BATCH_BYTES: usize = 256 << 10;
+/// A chunk whose rows turn out this heavy ends where it is, so that no transaction on the target grows without a
+/// bound (invariant 7); what is left is a chunk of its own.
+const CHUNK_BYTES_MAX: u64 = 64 << 20;
 
 /// What travels from reader to loader.
 #[derive(Debug)]
@@ -29,10 +35,13 @@ pub(super) enum Batch {
 }
 
 /// What was read.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 pub(super) struct ReadTotals {
     pub(super) rows: u64,
     pub(super) bytes: u64,
+    /// The row key of the last row, where the chunk was too heavy to be read to its end. The connection has rows
+    /// in it then.
+    pub(super) stopped_at: Option<Vec<Value>>,
 }
 
 /// Reads a chunk into `batches` and ends with [`Batch::End`]. `Ok(None)`: the loader went away, which has an
@@ -71,6 +80,12 @@ pub(super) async fn read_chunk(
             }
             rows = 0;
             batch.reserve(BATCH_BYTES + 4096);
+            if totals.bytes >= CHUNK_BYTES_MAX
+                && let Some(key) = key_of(table, &row)?
+            {
+                totals.stopped_at = Some(key);
+                return Ok(batches.send(Batch::End).await.is_ok().then_some(totals));
+            }
         }
     }
     result.drop_result().await.map_err(database)?;
@@ -83,6 +98,20 @@ pub(super) async fn read_chunk(
         }
     }
     Ok(batches.send(Batch::End).await.is_ok().then_some(totals))
+}
+
+/// The row key of a row as it was selected; `None` where a column of it is generated and so isn't.
+fn key_of(table: &TableSchema, row: &Row) -> Result<Option<Vec<Value>>> {
+    let positions = table.row_key().map(|key| key.columns.as_slice()).unwrap_or_default();
+    let mut key = Vec::with_capacity(positions.len());
+    for position in positions {
+        let selected = table.stored_columns().position(|stored| stored == *position);
+        match (selected, table.columns.get(*position)) {
+            (Some(selected), Some(column)) => key.push(value_of_cell(column, cell_of(row, selected))?),
+            _ => return Ok(None),
+        }
+    }
+    Ok((!key.is_empty()).then_some(key))
 }
 
 /// In the order of the row key, which is how the target's own tree grows cheapest.

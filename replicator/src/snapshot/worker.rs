@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use config::{BackendConfig, Config, Side};
 use mysql_async::Conn;
+use mysql_async::prelude::Queryable as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -77,10 +78,19 @@ impl Worker {
         while let Some(mut chunk) = self.next_chunk().await? {
             let begun = Instant::now();
             chunk.plan.progress.begun();
-            let totals = self.copy(&mut chunk).await?;
-            self.journalled(&chunk, totals.rows).await?;
-            chunk.plan.progress.copied(totals.rows);
-            if chunk.plan.finished(totals.rows, totals.bytes, begun.elapsed()).await {
+            let (mut rows, mut bytes) = (0, 0);
+            loop {
+                let totals = self.copy(&mut chunk).await?;
+                self.journalled(&chunk, &totals).await?;
+                chunk.plan.progress.copied(totals.rows);
+                rows += totals.rows;
+                bytes += totals.bytes;
+                match totals.stopped_at {
+                    Some(key) => chunk.range.after = Some(key),
+                    None => break,
+                }
+            }
+            if chunk.plan.finished(rows, bytes, begun.elapsed()).await {
                 chunk.plan.progress.completed();
                 tracing::info!(
                     area = "snapshot",
@@ -151,7 +161,10 @@ impl Worker {
             (Ok(Some(totals)), Ok(rows)) if totals.rows == rows => totals,
             (Ok(Some(_)), Ok(_)) => return Err(Error::bug("copy", "rows read and rows loaded differ")),
         };
-        self.source = Some(source);
+        match totals.stopped_at {
+            Some(_) => abandon(source).await,
+            None => self.source = Some(source),
+        }
         self.target = Some((target, form));
         Ok(totals)
     }
@@ -170,11 +183,16 @@ impl Worker {
         Ok((target, form))
     }
 
-    async fn journalled(&self, chunk: &Chunk, rows: u64) -> Result<()> {
+    async fn journalled(&self, chunk: &Chunk, totals: &ReadTotals) -> Result<()> {
         let mut journal = self.journal.clone().lock_owned().await;
-        let (table, number) = (chunk.range.table.name.clone(), chunk.number);
+        let (table, number, rows) = (chunk.range.table.name.clone(), chunk.number, totals.rows);
+        let stopped_at = totals.stopped_at.clone();
         // An fsync takes as long as the disk likes, and the runtime's threads are few.
-        tokio::task::spawn_blocking(move || journal.done(&table, number, rows))
+        let write = move || match stopped_at {
+            Some(bound) => journal.partly_done(&table, number, rows, &bound),
+            None => journal.done(&table, number, rows),
+        };
+        tokio::task::spawn_blocking(write)
             .await
             .unwrap_or_else(|e| Err(Error::bug("copy", format!("the journal's writer ended: {e}"))))
     }
@@ -192,4 +210,10 @@ impl Worker {
         tokio::time::sleep(pause).await;
         Ok(())
     }
+}
+
+/// Drops a connection that has rows in it without reading them: the driver would fetch them all on the way out,
+/// unless it is left in the middle of a request.
+async fn abandon(mut conn: Conn) {
+    drop(tokio::time::timeout(Duration::ZERO, conn.ping()).await);
 }

@@ -188,7 +188,9 @@ impl Fetch {
         while let Some(event) = payload.next_event().map_err(damaged)? {
             let inner = EventHeader::parse(&event).map_err(damaged)?;
             if matches!(inner.kind, kind::FORMAT_DESCRIPTION | kind::ROTATE | kind::STOP) {
-                return Err(damaged(Malformed::new("a compressed transaction holds an event of the log itself")));
+                return Err(damaged(Malformed::new(
+                    "a compressed transaction holds an event of the log itself",
+                )));
             }
             let body = event.slice(HEADER_BYTES..);
             self.event(&inner, &body, end, writer, damaged).await?;

@@ -166,7 +166,11 @@ impl Record {
             }
             _ => return Err(Malformed::new("a record has a kind that this version doesn't know")),
         };
-        if cursor.is_empty() { Ok(record) } else { Err(Malformed::new("a record is longer than it should be")) }
+        if cursor.is_empty() {
+            Ok(record)
+        } else {
+            Err(Malformed::new("a record is longer than it should be"))
+        }
     }
 }
 
@@ -265,10 +269,16 @@ mod tests {
 
     fn gtid() -> impl Strategy<Value = Gtid> {
         prop_oneof![
-            (any::<[u8; 16]>(), "[a-z_]{0,8}", 1_u64..1 << 62)
-                .prop_map(|(uuid, tag, number)| Gtid::MySql { uuid, tag, number }),
-            (any::<u32>(), any::<u32>(), any::<u64>())
-                .prop_map(|(domain, server, sequence)| Gtid::MariaDb { domain, server, sequence }),
+            (any::<[u8; 16]>(), "[a-z_]{0,8}", 1_u64..1 << 62).prop_map(|(uuid, tag, number)| Gtid::MySql {
+                uuid,
+                tag,
+                number
+            }),
+            (any::<u32>(), any::<u32>(), any::<u64>()).prop_map(|(domain, server, sequence)| Gtid::MariaDb {
+                domain,
+                server,
+                sequence
+            }),
         ]
     }
 

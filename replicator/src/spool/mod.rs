@@ -68,11 +68,16 @@ struct Shared {
 impl Spool {
     /// Opens the spool in `dir`, or makes one that begins behind `start`. An existing one goes on where it ends,
     /// whatever `start` says. Waits for a writer of this process that is just ending.
-    pub async fn open(dir: &Path, max_bytes: u64, start: &ReplicationPosition) -> Result<(Self, SpoolWriter)> {
+    pub async fn open(
+        dir: &Path,
+        max_bytes: u64,
+        start: &ReplicationPosition,
+    ) -> Result<(Self, SpoolWriter)> {
         let (owned, start) = (dir.to_owned(), start.clone());
         let segment_bytes = SEGMENT_BYTES.min((max_bytes / 8).max(4096));
         let opened = tokio::task::spawn_blocking(move || store::open(&owned, &start)).await;
-        let (store, recovered) = opened.map_err(|_| Error::bug("spool", "opening it ended without a result"))??;
+        let (store, recovered) =
+            opened.map_err(|_| Error::bug("spool", "opening it ended without a result"))??;
         if recovered.cut_bytes > 0 {
             tracing::info!(
                 area = "spool",

@@ -53,7 +53,9 @@ pub(super) fn read_header(dir: &Path, number: u64) -> Result<Header> {
 /// An input or output error of the spool, with what to do about it.
 pub(super) fn io_error(path: &Path, what: &str, error: &io::Error) -> Error {
     let advice = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space, then RESUME MIGRATION",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space, then RESUME MIGRATION"
+        }
         _ => "; put that right, then RESUME MIGRATION",
     };
     Error::definite(None, path.display().to_string(), format!("can't {what} ({error}){advice}"))

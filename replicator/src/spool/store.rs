@@ -137,7 +137,11 @@ fn create_segment(dir: &Path, header: &Header) -> Result<u64> {
 }
 
 /// Works off commands until the writer is gone. Everything that waits is written before one sync.
-pub(super) fn run(mut store: Store, shared: &Arc<Shared>, mut commands: mpsc::Receiver<Command>) -> Result<()> {
+pub(super) fn run(
+    mut store: Store,
+    shared: &Arc<Shared>,
+    mut commands: mpsc::Receiver<Command>,
+) -> Result<()> {
     while let Some(first) = commands.blocking_recv() {
         let mut next = Some(first);
         let mut published = None;

@@ -80,18 +80,9 @@ fn decode_value(rest: &mut &[u8]) -> Option<Value> {
     })
 }
 
-/// Rows with `after < key <= upto`, in the order of the server. `None`: no bound on that side.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct KeyRange {
-    pub(super) after: Option<RowKey>,
-    pub(super) upto: Option<RowKey>,
-}
-
 /// The key that a table's rows are found by, with what SQL needs of it.
 pub(super) struct Key<'a> {
     columns: Vec<&'a Column>,
-    /// The index's name.
-    pub(super) index: &'a str,
 }
 
 impl<'a> Key<'a> {
@@ -104,50 +95,11 @@ impl<'a> Key<'a> {
         let columns = columns.filter(|columns| !columns.is_empty()).ok_or_else(|| {
             Error::bug(table.name.to_string(), format!("the key {} has no columns", key.name))
         })?;
-        Ok(Self { columns, index: &key.name })
+        Ok(Self { columns })
     }
 
     pub(super) fn columns(&self) -> &[&'a Column] {
         &self.columns
-    }
-
-    /// What ORDER BY needs for the index's own order.
-    pub(super) fn order(&self) -> Vec<u8> {
-        self.columns.iter().map(|c| quote_identifier(&c.name)).collect::<Vec<_>>().join(", ").into_bytes()
-    }
-
-    /// The condition of a range; `TRUE` for all rows.
-    pub(super) fn in_range(&self, range: &KeyRange) -> Vec<u8> {
-        let mut out = Vec::new();
-        for (bound, strict, last) in [(&range.after, " > ", " > "), (&range.upto, " < ", " <= ")] {
-            if let Some(bound) = bound {
-                out.extend_from_slice(if out.is_empty() { b"" } else { b" AND " });
-                self.write_bound(&mut out, &bound.decode(), strict, last);
-            }
-        }
-        if out.is_empty() { b"TRUE".to_vec() } else { out }
-    }
-
-    /// `(a > 1 OR (a = 1 AND b > 2))`: optimisers know ranges of an index in this form and not in that of rows,
-    /// `(a, b) > (1, 2)`. The first column's bound stands once more in front, in its plainest form.
-    fn write_bound(&self, out: &mut Vec<u8>, values: &[Value], strict: &str, last: &str) {
-        if let ([column, _, ..], [value, ..]) = (self.columns.as_slice(), values) {
-            let loose = if strict == " > " { " >= " } else { " <= " };
-            write_comparison(out, column, loose, value);
-            out.extend_from_slice(b" AND ");
-        }
-        out.push(b'(');
-        for (i, (column, value)) in self.columns.iter().zip(values).enumerate() {
-            out.extend_from_slice(if i == 0 { b"(" } else { b" OR (" });
-            for (column, value) in self.columns.iter().zip(values).take(i) {
-                write_comparison(out, column, " = ", value);
-                out.extend_from_slice(b" AND ");
-            }
-            let operator = if i + 1 == self.columns.len() { last } else { strict };
-            write_comparison(out, column, operator, value);
-            out.push(b')');
-        }
-        out.push(b')');
     }
 
     /// The condition of one row.
@@ -222,13 +174,6 @@ mod tests {
         let key = |a, b| RowKey::encode(&[Value::Int(a), Value::UInt(b)]);
         let two = Key::of(&table).unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        assert_eq!(text(two.order()), "`a`, `b```");
-        assert_eq!(text(two.in_range(&KeyRange::default())), "TRUE");
-        assert_eq!(
-            text(two.in_range(&KeyRange { after: Some(key(-1, 2)), upto: Some(key(3, 4)) })),
-            "`a` >= -1 AND ((`a` > -1) OR (`a` = -1 AND `b``` > 2)) AND \
-             `a` <= 3 AND ((`a` < 3) OR (`a` = 3 AND `b``` <= 4))"
-        );
         assert_eq!(
             text(two.one_of(&[key(1, 2), key(3, 4)])),
             "((`a` = 1 AND `b``` = 2) OR (`a` = 3 AND `b``` = 4))"
@@ -238,7 +183,6 @@ mod tests {
         let one = Key::of(&one_column).unwrap();
         let key = |a| RowKey::encode(&[Value::Int(a)]);
         assert_eq!(text(one.one_of(&[key(1), key(2)])), "`a` IN (1,2)");
-        assert_eq!(text(one.in_range(&KeyRange { after: None, upto: Some(key(1)) })), "((`a` <= 1))");
         assert_eq!(text(one.equals(&key(7))), "(`a` = 7)");
     }
 

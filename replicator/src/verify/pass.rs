@@ -1,11 +1,14 @@
 //! A full pass over one table: chunks by key range, compared by their checksums, narrowed down to rows.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::checksum::{ChunkSum, TableSql};
-use super::key::{KeyRange, RowKey};
+use super::key::RowKey;
 use super::recheck::{Comparison, Pair, unequal};
 use crate::error::Result;
+use crate::snapshot::range::KeyRange;
+use crate::value::Value;
 
 /// What a chunk should take on the slower side.
 const CHUNK_AIM: Duration = Duration::from_millis(300);
@@ -24,7 +27,7 @@ const SUSPECTS_MAX: usize = 1_000;
 #[derive(Debug)]
 pub(super) struct Walk {
     /// Everything up to here is compared.
-    after: Option<RowKey>,
+    after: Option<Vec<Value>>,
     chunk_rows: u64,
     /// True behind the last chunk.
     pub(super) done: bool,
@@ -47,7 +50,8 @@ impl Walk {
     ) -> Result<(u64, Vec<RowKey>)> {
         let (place, sql) = (compare.place(), compare.sql);
         let place = place.as_str();
-        let rest = KeyRange { after: self.after.clone(), upto: None };
+        let table = Arc::clone(compare.table);
+        let rest = KeyRange { table, after: self.after.clone(), upto: None };
         let upto = pair.source.bound(place, sql, &rest, self.chunk_rows - 1).await?;
         let range = KeyRange { upto: upto.clone(), ..rest };
         let begun = Instant::now();
@@ -102,8 +106,8 @@ async fn narrow(
         if next.rows > PIECE_ROWS {
             let side = if next.target_has_more { &mut pair.target } else { &mut pair.source };
             if let Some(cut) = side.bound(place, sql, &next.range, PIECE_ROWS - 1).await? {
-                let rest = KeyRange { after: Some(cut.clone()), upto: next.range.upto.clone() };
-                let first = KeyRange { after: next.range.after, upto: Some(cut) };
+                let rest = KeyRange { after: Some(cut.clone()), ..next.range.clone() };
+                let first = KeyRange { upto: Some(cut), ..next.range };
                 todo.push(Piece { range: rest, rows: next.rows - PIECE_ROWS, ..next });
                 todo.push(Piece { range: first, rows: PIECE_ROWS, ..next });
                 continue;

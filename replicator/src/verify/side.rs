@@ -7,11 +7,13 @@ use config::{BackendConfig, BinlogPosition, Side};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
 
-use super::checksum::{ChunkSum, Combining, TableSql, decode};
-use super::key::{KeyRange, RowKey};
+use super::checksum::{ChunkSum, Combining, TableSql};
+use super::key::RowKey;
 use crate::error::{Error, Result};
 use crate::schema::table::Column;
 use crate::server::{self, ServerInfo};
+use crate::snapshot::cell::value_of_cell;
+use crate::snapshot::range::KeyRange;
 use crate::value::Value;
 
 /// A statement that takes longer is given up with its connection, and tried again.
@@ -114,10 +116,10 @@ impl Backend {
         sql: &TableSql<'_>,
         range: &KeyRange,
         offset: u64,
-    ) -> Result<Option<RowKey>> {
+    ) -> Result<Option<Vec<Value>>> {
         let rows = self.query(place, sql.bound(range, offset)).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        key(sql, row).map(Some).ok_or_else(|| self.strange(place))
+        key_values(sql, row).map(Some).ok_or_else(|| self.strange(place))
     }
 
     /// At most `limit` rows of a range.
@@ -179,8 +181,11 @@ impl Backend {
     ) -> Result<Option<Vec<Value>>> {
         let rows = self.query(place, sql.row(key)).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let values: Option<Vec<Value>> =
-            columns.iter().enumerate().map(|(i, column)| decode(column, bytes(row, i)?)).collect();
+        let values: Option<Vec<Value>> = columns
+            .iter()
+            .enumerate()
+            .map(|(i, column)| value_of_cell(column, bytes(row, i)?).ok())
+            .collect();
         values.map(Some).ok_or_else(|| self.strange(place))
     }
 
@@ -201,9 +206,9 @@ impl Backend {
         let Some((mut conn, info)) = self.open.take() else {
             return Err(Error::bug("verifier", "a connection that was just opened is gone"));
         };
-        let position = server::start_position(self.side, &info, &mut conn).await?;
+        let coordinates = server::visible_coordinates(self.side, &info, &mut conn).await?;
         self.open = Some((conn, info));
-        Ok(position.coordinates)
+        Ok(coordinates)
     }
 
     fn hashes(&self, place: &str, sql: &TableSql<'_>, rows: &[Row]) -> Result<Hashes> {
@@ -257,9 +262,12 @@ fn hash(row: &Row, index: usize) -> Option<u128> {
 }
 
 fn key(sql: &TableSql<'_>, row: &Row) -> Option<RowKey> {
+    key_values(sql, row).map(|values| RowKey::encode(&values))
+}
+
+fn key_values(sql: &TableSql<'_>, row: &Row) -> Option<Vec<Value>> {
     let columns = sql.key.columns().iter().enumerate();
-    let values: Option<Vec<Value>> = columns.map(|(i, column)| decode(column, bytes(row, i)?)).collect();
-    values.map(|values| RowKey::encode(&values))
+    columns.map(|(i, column)| value_of_cell(column, bytes(row, i)?).ok()).collect()
 }
 
 #[cfg(test)]

@@ -284,7 +284,7 @@ impl Writer {
             self.session.text("START TRANSACTION").await?;
         }
         let kind = if entry.cents < 0 { "debit" } else { "credit" };
-        let note = (entry.seq % 3 > 0).then(|| format!("n{}.{}", self.id, entry.seq));
+        let note = (!entry.seq.is_multiple_of(3)).then(|| format!("n{}.{}", self.id, entry.seq));
         let row = (entry.writer, entry.seq, entry.account, entry.cents, kind, note);
         self.session.run(self.session.entry.clone(), row).await?;
         let seen: u64 = self.session.one("SELECT LAST_INSERT_ID()").await?;
