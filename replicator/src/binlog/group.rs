@@ -370,7 +370,10 @@ mod tests {
 
     #[test]
     fn a_definition_closes_its_group_with_and_without_begin() {
-        let standalone = [(kind::MARIADB_GTID, mariadb_gtid(5, 1)), (kind::QUERY, query("shop", "ALTER TABLE t ADD c INT"))];
+        let standalone = [
+            (kind::MARIADB_GTID, mariadb_gtid(5, 1)),
+            (kind::QUERY, query("shop", "ALTER TABLE t ADD c INT")),
+        ];
         assert!(is_close(&last(&standalone).unwrap(), true));
         let mut events = vec![
             (kind::MARIADB_GTID, mariadb_gtid(5, 4)),
@@ -381,7 +384,8 @@ mod tests {
         assert_eq!(last(&events).unwrap(), Step::Ignore);
         events.push((kind::QUERY, query("", "COMMIT")));
         assert!(is_close(&last(&events).unwrap(), true));
-        let unrelated = [(kind::MARIADB_GTID, mariadb_gtid(5, 1)), (kind::QUERY, query("other", "DROP TABLE x"))];
+        let unrelated =
+            [(kind::MARIADB_GTID, mariadb_gtid(5, 1)), (kind::QUERY, query("other", "DROP TABLE x"))];
         assert!(is_close(&last(&unrelated).unwrap(), false));
     }
 
@@ -401,7 +405,10 @@ mod tests {
         check(&[(kind::ANONYMOUS_GTID, vec![0; 40])], "gtid_mode");
         check(&[gtid.clone(), (kind::QUERY, query("other", "INSERT INTO t VALUES (1)"))], "binlog_format");
         check(&[(kind::INCIDENT, vec![])], "incident");
-        check(&[gtid.clone(), map.clone(), (kind::PARTIAL_UPDATE_ROWS, rows.1.clone())], "binlog_row_value_options");
+        check(
+            &[gtid.clone(), map.clone(), (kind::PARTIAL_UPDATE_ROWS, rows.1.clone())],
+            "binlog_row_value_options",
+        );
         check(&[gtid.clone(), map.clone(), (kind::QUERY, query("", "ROLLBACK"))], "rolled back");
         check(&[gtid.clone(), map.clone(), (kind::QUERY, query("", "ROLLBACK TO `a`"))], "rolled back");
         check(&[gtid.clone(), map, rows, (kind::XA_PREPARE, vec![0; 9])], "XA");

@@ -108,7 +108,9 @@ async fn what_is_written_is_read_also_after_a_restart() {
     let items = read_to(&mut reader, 5).await.unwrap();
     // Coordinates before the transaction that is asked for are harmless, and older.
     assert_eq!(items.last().unwrap(), "5 0-1-105 bin.000001:6000 rows 1");
-    assert!(items.iter().any(|item| item.starts_with("4 ")) && !items.iter().any(|item| item.starts_with("3 ")));
+    assert!(
+        items.iter().any(|item| item.starts_with("4 ")) && !items.iter().any(|item| item.starts_with("3 "))
+    );
     assert_eq!(reader.read_bytes(), spool.progress().borrow().durable_bytes);
 }
 
@@ -141,7 +143,10 @@ async fn a_torn_tail_is_cut_at_every_byte_and_goes_on() {
             let numbers: Vec<_> =
                 items.iter().filter(|i| !i.starts_with("at")).map(|i| i.split(' ').next().unwrap()).collect();
             assert_eq!(numbers, ["1", "2", "3", "4"], "{cut}");
-            assert!(items.iter().zip(&whole).take_while(|(a, b)| a == b).count() + 1 >= usize::try_from(next).unwrap());
+            assert!(
+                items.iter().zip(&whole).take_while(|(a, b)| a == b).count() + 1
+                    >= usize::try_from(next).unwrap()
+            );
         }
     }
 }
