@@ -325,18 +325,23 @@ async fn run(conn: &mut Conn, query: &Query) -> std::result::Result<(), Problem>
     let mut answers = 0;
     let mut wrong = None;
     loop {
-        let expected = query.statements.get(answers).ok_or(Problem::Answers)?;
         let matched = result.affected_rows();
+        let last = result.is_empty();
+        // Asked for behind the last answer as well: an error that the driver has read in a statement's place
+        // looks like an empty last answer until then.
+        let next = result.next().await;
+        let at = if last { answers } else { answers + 1 };
+        if let Err(error) = next {
+            return Err(wrong.unwrap_or(Problem::Database(at, error)));
+        }
+        let expected = query.statements.get(answers).ok_or(Problem::Answers)?;
         if wrong.is_none() && expected.rows.is_some_and(|rows| rows != matched) {
             // The rest is read to its end, so that the connection can take a ROLLBACK.
             wrong = Some(Problem::Rows { statement: answers, matched });
         }
         answers += 1;
-        if result.is_empty() {
+        if last {
             break;
-        }
-        if let Err(error) = result.next().await {
-            return Err(wrong.unwrap_or(Problem::Database(answers, error)));
         }
     }
     match wrong {
