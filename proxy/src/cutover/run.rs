@@ -16,6 +16,8 @@ use crate::backend::fence::FenceBefore;
 
 /// How long sessions get to prepare themselves, at most and outside the pause.
 const PREPARE_WITHIN: Duration = Duration::from_secs(2);
+/// Sessions that haven't become ready for so long aren't waited for.
+const PREPARE_STANDSTILL: Duration = Duration::from_millis(500);
 /// A lag of this size is hardly felt in the pause.
 const LAG_GOOD_MS: u64 = 20;
 /// How long the row of a cutover waits for sessions to move, behind the pause.
@@ -242,14 +244,21 @@ impl<'a> Run<'a> {
         let (registry, replication) = (&self.by.registry, &self.by.replication);
         self.moved_before = registry.moved_total();
         self.by.routes.prepare(Some(self.plan.to));
-        let until = Instant::now() + PREPARE_WITHIN;
         // Whoever isn't ready by then moves behind the swap, at the price of a longer wait of its own; and a lag that
         // is left is waited for with the gate closed.
-        let ready = || {
-            let lag_ms = replication.status().lag_ms.unwrap_or(0);
-            registry.prepared() >= registry.len() && lag_ms <= LAG_GOOD_MS
-        };
-        while !ready() && Instant::now() < until {
+        let until = Instant::now() + PREPARE_WITHIN;
+        let mut prepared = (registry.prepared(), Instant::now());
+        loop {
+            let now = Instant::now();
+            if registry.prepared() != prepared.0 {
+                prepared = (registry.prepared(), now);
+            }
+            // Sessions that are busy or pinned get ready when they can, which may be never.
+            let all_can = prepared.0 >= registry.len() || now - prepared.1 > PREPARE_STANDSTILL;
+            let caught_up = replication.status().lag_ms.unwrap_or(0) <= LAG_GOOD_MS;
+            if (all_can && caught_up) || now >= until {
+                break;
+            }
             sleep(Duration::from_millis(5)).await;
         }
         Event::Done

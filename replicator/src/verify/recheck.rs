@@ -37,6 +37,12 @@ pub(super) struct Pair {
 }
 
 impl Pair {
+    /// Opens what isn't open, so that a verdict doesn't wait for it.
+    pub(super) async fn open(&mut self) -> Result<()> {
+        let (source, target) = tokio::join!(self.source.open(), self.target.open());
+        source.and(target)
+    }
+
     /// Returns when every transaction that the tail can have applied so far is visible to reads of the source. A
     /// source writes its binlog before its engine commits, so the target may have what the source doesn't show yet.
     pub(super) async fn source_shows_all(&mut self) -> Result<()> {
