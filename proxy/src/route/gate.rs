@@ -211,7 +211,7 @@ mod tests {
         let entered = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = tokio::task::JoinSet::new();
-        for id in 0..64_usize {
+        for id in 0..16_usize {
             let (gate, alone, stop) = (Arc::clone(&gate), Arc::clone(&alone), Arc::clone(&stop));
             let (inside, entered) = (Arc::clone(&inside), Arc::clone(&entered));
             tasks.spawn(async move {
@@ -234,7 +234,7 @@ mod tests {
                 }
             });
         }
-        for _ in 0..500 {
+        for _ in 0..100 {
             gate.close();
             tokio::time::timeout(Duration::from_secs(10), gate.drained()).await.expect("it drains");
             alone.store(true, SeqCst);

@@ -115,6 +115,9 @@ impl Session {
         }
         std::mem::swap(&mut self.backend, &mut previous);
         let mut done = self.relay_to_backend(&request).await;
+        if done.is_ok() && self.state.in_transaction() {
+            done = self.end_look_back().await;
+        }
         std::mem::swap(&mut self.backend, &mut previous);
         if done.is_ok() && request.effects.contains(Effects::USER_VARIABLES) {
             done = self.take_user_variables(&mut previous).await;

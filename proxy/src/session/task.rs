@@ -247,6 +247,9 @@ impl Session {
         self.enter().await?;
         self.follow_route(&request).await?;
         let served = self.relay(request).await;
+        if served.is_ok() && self.state.in_transaction() && self.is_left_behind() {
+            self.end_look_back().await?;
+        }
         self.settle();
         served
     }
@@ -430,6 +433,20 @@ pub(super) fn rolled_back() -> ErrPacket {
 }
 
 impl Session {
+    /// True where the connection is of a route that is no longer the present one.
+    fn is_left_behind(&self) -> bool {
+        self.backend.epoch != self.shared.routes.load().epoch
+    }
+
+    /// With autocommit off a look back may have opened a transaction on the connection that is to be left.
+    /// It has only read, so ending it loses nothing, and what follows belongs to the new backend.
+    pub(super) async fn end_look_back(&mut self) -> Result<(), End> {
+        let ended = self.backend.query(b"COMMIT AND NO CHAIN NO RELEASE").await;
+        ended.map_err(|error| Self::backend_end(&error))?;
+        self.state.status = self.backend.status;
+        Ok(())
+    }
+
     /// True where the request asks how the statement before it went, and does nothing else that the old
     /// backend couldn't do behind its fence.
     pub(super) fn only_looks_back(request: &Request) -> bool {
