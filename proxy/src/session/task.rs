@@ -99,6 +99,9 @@ pub(crate) struct Session {
     pub(super) look_at: Option<Instant>,
     /// It was woken in the middle of a statement, and looks afterwards.
     pub(super) woken: bool,
+    /// No statement is under way. Where one is, nothing more is said to the backend: the rest of a request
+    /// that was cut off must not be made up from a farewell.
+    at_rest: bool,
 }
 
 impl Session {
@@ -129,6 +132,7 @@ impl Session {
             heard: Instant::now(),
             look_at: None,
             woken: false,
+            at_rest: true,
         }
     }
 
@@ -246,7 +250,9 @@ impl Session {
         }
         self.enter().await?;
         self.follow_route(&request).await?;
+        self.at_rest = false;
         let served = self.relay(request).await;
+        self.at_rest = served.is_ok();
         if served.is_ok() && self.state.in_transaction() && self.is_left_behind() {
             self.end_look_back().await?;
         }
@@ -412,9 +418,13 @@ impl Session {
         };
         let _ = tokio::time::timeout(Duration::from_secs(1), last_words).await;
         // The permit goes back last: until then the backend may still be at work for this session.
-        let Self { backend, previous, client, permit, registered, .. } = self;
+        let Self { backend, previous, client, permit, registered, at_rest, .. } = self;
         let _ = tokio::time::timeout(Duration::from_secs(1), client.close()).await;
-        backend.quit().await;
+        if at_rest {
+            backend.quit().await;
+        } else {
+            drop(backend);
+        }
         if let Some(previous) = previous {
             previous.quit().await;
         }
