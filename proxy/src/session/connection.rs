@@ -131,10 +131,22 @@ impl RestoreError {
     /// True where another try on another connection may do better.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::Connect(error) => matches!(error, ConnectError::Unreachable { .. }),
+            Self::Connect(error) => is_transient(error),
             Self::Read(error) | Self::Write { error, .. } => error.is_transient(),
             Self::Unreachable => true,
         }
+    }
+}
+
+/// Refusals that pass: too many connections, of all or of one user; shutting down, or not up yet.
+const PASSING: [u16; 5] = [1040, 1053, 1203, 1226, 3032];
+
+/// True where dialling again later may do better.
+pub(crate) fn is_transient(error: &ConnectError) -> bool {
+    match error {
+        ConnectError::Unreachable { .. } => true,
+        ConnectError::Refused { packet, .. } => PASSING.contains(&packet.code),
+        ConnectError::Credential { .. } | ConnectError::Protocol { .. } => false,
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::connection::{Connection, RestoreError};
+use super::connection::{Connection, RestoreError, is_transient};
 use super::lexer::Effects;
 use super::pins::Pins;
 use super::registry::Activity;
@@ -122,7 +122,7 @@ impl Session {
 
     fn dial_failed(&mut self, error: &ConnectError) {
         let session_id = self.registered.entry.id;
-        if matches!(error, ConnectError::Unreachable { .. }) {
+        if is_transient(error) {
             info!(session_id, "a session couldn't be prepared yet: {error}");
             self.standby = Standby::Later(Instant::now() + REDIAL);
             self.look_at = Some(Instant::now() + REDIAL);

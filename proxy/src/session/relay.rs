@@ -115,6 +115,9 @@ impl Session {
         }
         std::mem::swap(&mut self.backend, &mut previous);
         let mut done = self.relay_to_backend(&request).await;
+        if done.is_ok() && self.state.in_transaction() {
+            done = self.end_look_back().await;
+        }
         std::mem::swap(&mut self.backend, &mut previous);
         if done.is_ok() && request.effects.contains(Effects::USER_VARIABLES) {
             done = self.take_user_variables(&mut previous).await;
@@ -124,9 +127,14 @@ impl Session {
     }
 
     async fn relay_to_backend(&mut self, request: &Request) -> Result<(), End> {
-        match self.way(request) {
-            Way::AsItIs => send(&mut self.client, &mut self.backend.leg).await?,
-            Way::Instead(packet) => send_instead(&mut self.client, &mut self.backend.leg, &packet).await?,
+        let way = self.way(request);
+        let (client, backend) = (&mut self.client, &mut self.backend.leg);
+        let (entry, woken) = (&self.registered.entry, &mut self.woken);
+        match way {
+            Way::AsItIs => unless_ended(entry, woken, send(client, backend)).await??,
+            Way::Instead(packet) => {
+                unless_ended(entry, woken, send_instead(client, backend, &packet)).await??;
+            }
             Way::Answered(packet) => {
                 if request.command == Command::StmtClose {
                     self.forget(request);
@@ -369,7 +377,8 @@ impl WayBack<'_> {
                         return self.client.write(&bytes).await.map_err(End::Client);
                     }
                     self.sent += count;
-                    self.backend.leg.forward(self.client, count).await.map_err(End::Client)?;
+                    let sent = self.backend.leg.forward(self.client, count);
+                    unless_ended(self.entry, self.woken, sent).await?.map_err(End::Client)?;
                 }
             }
         }
@@ -418,15 +427,8 @@ impl WayBack<'_> {
 
     /// LOAD DATA LOCAL: the client's file, up to its empty packet. It never touches a disk of ours.
     async fn local_file(&mut self) -> Result<(), End> {
-        let mut file = ClientData::new();
-        while !file.ended() {
-            if self.client.buffer.is_empty() && self.client.fill().await.map_err(End::Client)? == 0 {
-                return Err(End::ClientLeft);
-            }
-            let count = file.feed(self.client.buffer.filled());
-            let sent = self.client.forward(&mut self.backend.leg, count).await;
-            sent.map_err(|error| End::Backend(error.to_string()))?;
-        }
+        let sent = send_file(self.client, &mut self.backend.leg);
+        unless_ended(self.entry, self.woken, sent).await??;
         self.exchange.data_sent();
         Ok(())
     }
@@ -463,6 +465,38 @@ impl WayBack<'_> {
             Err(_) => debug!(session_id = self.entry.id, "a statement couldn't be killed in time"),
         }
     }
+}
+
+/// Does work that may hang on a client which neither reads nor writes, and gives it up when the session is
+/// told to end.
+async fn unless_ended<T>(entry: &Entry, woken: &mut bool, work: impl Future<Output = T>) -> Result<T, End> {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            () = entry.wake.notified() => {
+                *woken = true;
+                if entry.order() >= Order::EndTransaction {
+                    return Err(End::Killed);
+                }
+            }
+        }
+    }
+}
+
+/// The file of LOAD DATA LOCAL, up to its empty packet.
+async fn send_file(client: &mut Leg, backend: &mut Leg) -> Result<(), End> {
+    let mut file = ClientData::new();
+    while !file.ended() {
+        if client.buffer.is_empty() && client.fill().await.map_err(End::Client)? == 0 {
+            return Err(End::ClientLeft);
+        }
+        let count = file.feed(client.buffer.filled());
+        let sent = client.forward(backend, count).await;
+        sent.map_err(|error| End::Backend(error.to_string()))?;
+    }
+    Ok(())
 }
 
 /// The request in the client's buffer, and what of it is still to come.

@@ -317,7 +317,8 @@ impl SessionState {
         }
         let failed = outcome.error.is_some();
         self.commit_command(request, outcome, prepared_as, failed);
-        if !request.effects.is_plain() {
+        // A plain BEGIN ends what LOCK TABLES began.
+        if !request.effects.is_plain() || !self.pins.is_empty() {
             self.commit_effects(request, failed);
         }
         self.use_up_next_transaction(request.effects, was_in_transaction, failed);
@@ -637,3 +638,7 @@ fn remove_names(names: &mut Vec<Vec<u8>>, gone: Option<&[Vec<u8>]>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;
