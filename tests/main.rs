@@ -4,4 +4,13 @@
 
 mod support;
 
+mod admin;
+mod crashes;
+mod cutovers;
+mod garbage;
+mod moves;
+mod refusals;
 mod servers;
+mod sessions;
+mod shutdown;
+mod sysbench;

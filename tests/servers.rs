@@ -1,6 +1,7 @@
 //! The launcher itself: what every other module stands on.
 
-use crate::support::{Engine, Server, accounts};
+use crate::support::ledger::Fate;
+use crate::support::{Engine, Ledger, Pair, Server, accounts, compare, seed};
 
 async fn starts_and_survives_kill_9(engine: Engine) {
     let Some(mut server) = Server::start(engine, &[]).await else { return };
@@ -32,4 +33,43 @@ async fn mariadb_starts_and_survives_kill_9() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mysql97_starts_and_survives_kill_9() {
     starts_and_survives_kill_9(Engine::MySql97).await;
+}
+
+/// The books and the comparison, on one server without anything between: what fails here is the test's own fault.
+async fn the_ledger_holds_without_changeover(engine: Engine) {
+    let Some(pair) = Pair::start(engine, 2_000).await else { return };
+    seed::fill(&pair.target, 2_000).await;
+    assert!(compare::assert_equal(&pair.source, &pair.target, seed::SCHEMA).await > 4_000);
+    let ledger = Ledger::start(pair.source.port(), 16).await;
+    ledger.wait_more(500).await;
+    ledger.rest().await;
+    ledger.go_on();
+    ledger.wait_more(500).await;
+    let proof = ledger.close().await;
+    assert_eq!(proof.count(Fate::Unknown), 0);
+    proof.assert_holds_on(&pair.source).await;
+    // And it would have said so: a lost entry, a doubled one, a sum that is off.
+    for (sql, wanted) in [
+        ("DELETE FROM shop.entries ORDER BY id DESC LIMIT 1", "LOST"),
+        ("UPDATE shop.accounts SET balance = balance + 1 WHERE id = 7", "account 7"),
+        (
+            "INSERT INTO shop.entries (writer, seq, account, amount, kind, made) SELECT writer, seq, account, amount, kind, made FROM shop.entries ORDER BY id LIMIT 1",
+            "DUPLICATED",
+        ),
+        ("DELETE FROM shop.inbox ORDER BY writer, seq LIMIT 1", "inbox"),
+    ] {
+        pair.source.run(&[sql]).await;
+        let wrong = proof.wrong_on(&pair.source).await;
+        assert!(wrong.iter().any(|text| text.contains(wanted)), "{sql} wasn't found: {wrong:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ledger_holds_on_mariadb() {
+    the_ledger_holds_without_changeover(Engine::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ledger_holds_on_mysql97() {
+    the_ledger_holds_without_changeover(Engine::MySql97).await;
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result};
 use crate::live::Live;
 use crate::pipeline::{self, Context};
+use crate::schema::convert;
 use crate::state::{MigrationState, Stage, StateFile, StoredPosition};
 use crate::{preflight, server};
 
@@ -132,7 +133,7 @@ impl Replicator {
     pub fn verify(&self, table: Option<TableName>) -> Result<()> {
         let live = &self.context.live;
         match live.verifier() {
-            Some(verifier) if live.phase() == Phase::Following => verifier.request(table),
+            Some(verifier) if live.phase() == Phase::Following => verifier.request(table.as_ref()),
             _ => Err(self.unfit("VERIFY")),
         }
     }
@@ -162,7 +163,10 @@ impl Replicator {
         let mut reasons = Vec::new();
         let phase = live.phase();
         if phase != Phase::Following {
-            reasons.push(format!("the phase is {}; wait until SHOW MIGRATION STATUS says following", phase.as_str()));
+            reasons.push(format!(
+                "the phase is {}; wait until SHOW MIGRATION STATUS says following",
+                phase.as_str()
+            ));
             return reasons;
         }
         match live.lag_ms() {
@@ -172,13 +176,11 @@ impl Replicator {
             )),
             None => reasons.push("the lag isn't known yet; wait a moment".to_owned()),
         }
-        match live.verifier().map(|verifier| verifier.verdict()) {
-            Some(Verdict::Equal { .. }) => {}
-            Some(Verdict::Different { rows }) => {
-                reasons.push(format!("{rows} rows differ; SHOW DIFFERENCES lists them"));
+        match live.verifier() {
+            Some(verifier) => reasons.extend(verifier.refusal()),
+            None => {
+                reasons.push("nothing is verified yet; wait until SHOW MIGRATION TABLES says so".to_owned())
             }
-            Some(Verdict::Unknown { why }) => reasons.push(format!("the verifier has no verdict yet: {why}")),
-            None => reasons.push("the verifier has no verdict yet: it hasn't begun".to_owned()),
         }
         reasons
     }
@@ -207,15 +209,33 @@ impl Replicator {
         }
     }
 
-    /// The verdict while both sides stand still: what was touched since its last comparison is compared now.
+    /// The verdict while both sides stand still: what was touched since its last comparison is compared now. Beside
+    /// it AUTO_INCREMENT is raised on the target where the source gave out values that it rolled back, so that no
+    /// value is given out twice.
     ///
     /// # Errors
     /// A side can't be asked.
     pub async fn verdict_standing_still(&self) -> Result<Verdict> {
-        match self.context.live.verifier() {
-            Some(verifier) => verifier.verdict_standing_still().await,
-            None => Ok(Verdict::Unknown { why: "the verifier hasn't begun".to_owned() }),
-        }
+        let Some(verifier) = self.context.live.verifier() else {
+            return Ok(Verdict::Unknown { why: "the verifier hasn't begun".to_owned() });
+        };
+        let (verdict, raised) = tokio::join!(verifier.verdict_standing_still(), self.raise_auto_increment());
+        raised?;
+        Ok(verdict)
+    }
+
+    async fn raise_auto_increment(&self) -> Result<usize> {
+        let config = &self.context.config;
+        let (source, target) = tokio::join!(
+            server::connect(Side::Source, &config.source),
+            server::connect(Side::Target, &config.target)
+        );
+        let (mut source, mut target) = (source?, target?);
+        let raised =
+            convert::raise_auto_increment(&mut source, &mut target, &self.context.live.schema()).await?;
+        source.disconnect().await.ok();
+        target.disconnect().await.ok();
+        Ok(raised)
     }
 
     /// After the switch: forward replication ends for good. Idempotent.

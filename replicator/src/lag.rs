@@ -11,16 +11,26 @@ use std::time::{Duration, Instant};
 /// within one sample's distance.
 const SAMPLES_MAX: usize = 1024;
 
+/// Transactions up to `seq` are readable since `at`, and end `bytes` behind the begin of the spool.
+#[derive(Debug)]
+struct Sample {
+    seq: u64,
+    bytes: u64,
+    at: Instant,
+}
+
 /// Remembers when which transaction number was readable.
 #[derive(Debug, Default)]
 pub(crate) struct LagClock {
-    samples: VecDeque<(u64, Instant)>,
+    samples: VecDeque<Sample>,
+    /// `bytes` of the last sample that is applied.
+    applied_bytes: u64,
 }
 
 impl LagClock {
-    /// All transactions up to `last_seq` are readable since `now` at the latest.
-    pub(crate) fn readable(&mut self, last_seq: u64, now: Instant) {
-        if self.samples.back().is_some_and(|&(seq, _)| seq >= last_seq) {
+    /// All transactions up to `last_seq` are readable since `now` at the latest; the spool ends at `bytes`.
+    pub(crate) fn readable(&mut self, last_seq: u64, bytes: u64, now: Instant) {
+        if self.samples.back().is_some_and(|sample| sample.seq >= last_seq) {
             return;
         }
         if self.samples.len() == SAMPLES_MAX {
@@ -30,15 +40,25 @@ impl LagClock {
                 keep
             });
         }
-        self.samples.push_back((last_seq, now));
+        self.samples.push_back(Sample { seq: last_seq, bytes, at: now });
     }
 
     /// Age of the oldest readable transaction that isn't applied; zero where everything is.
     pub(crate) fn behind(&mut self, applied_seq: u64, now: Instant) -> Duration {
-        while self.samples.front().is_some_and(|&(seq, _)| seq <= applied_seq) {
-            self.samples.pop_front();
+        self.forget(applied_seq);
+        self.samples.front().map_or(Duration::ZERO, |sample| now.saturating_duration_since(sample.at))
+    }
+
+    /// Bytes of the spool that aren't applied, to within a sample's distance.
+    pub(crate) fn bytes_behind(&mut self, applied_seq: u64, durable_bytes: u64) -> u64 {
+        self.forget(applied_seq);
+        if self.samples.is_empty() { 0 } else { durable_bytes.saturating_sub(self.applied_bytes) }
+    }
+
+    fn forget(&mut self, applied_seq: u64) {
+        while let Some(sample) = self.samples.pop_front_if(|sample| sample.seq <= applied_seq) {
+            self.applied_bytes = sample.bytes;
         }
-        self.samples.front().map_or(Duration::ZERO, |&(_, at)| now.saturating_duration_since(at))
     }
 }
 
@@ -51,11 +71,13 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut clock = LagClock::default();
-        clock.readable(10, at(0));
-        clock.readable(20, at(100));
+        clock.readable(10, 1000, at(0));
+        clock.readable(20, 3000, at(100));
         assert_eq!(clock.behind(9, at(150)), Duration::from_millis(150));
         assert_eq!(clock.behind(10, at(150)), Duration::from_millis(50));
+        assert_eq!(clock.bytes_behind(10, 3000), 2000);
         assert_eq!(clock.behind(20, at(150)), Duration::ZERO);
+        assert_eq!(clock.bytes_behind(20, 3000), 0);
     }
 
     #[test]
@@ -63,7 +85,7 @@ mod tests {
         let start = Instant::now();
         let mut clock = LagClock::default();
         for n in 1..=10_000u64 {
-            clock.readable(n, start + Duration::from_millis(n));
+            clock.readable(n, n, start + Duration::from_millis(n));
         }
         assert!(clock.samples.len() <= SAMPLES_MAX);
         assert_eq!(clock.behind(0, start + Duration::from_millis(10_001)), Duration::from_millis(10_000));

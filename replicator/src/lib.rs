@@ -6,10 +6,12 @@
 pub mod apply;
 pub mod binlog;
 pub mod error;
-// pub mod handle;
+pub mod handle;
 mod lag;
+
 pub mod literal;
-// mod pipeline;
+mod live;
+mod pipeline;
 pub mod preflight;
 pub mod schema;
 pub mod server;

@@ -158,7 +158,12 @@ mod tests {
         let decimal = ColumnKind::Decimal { precision: 10, scale: 4 };
         check(decimal, None, Value::Text("-12.3400".to_owned()), "-12.3400");
         check(ColumnKind::Date, None, Value::Text("0000-00-00".to_owned()), "'0000-00-00'");
-        check(ColumnKind::Json, None, Value::Text("{\"a\": \"\\n'\"}".to_owned()), "_utf8mb4'{\"a\": \"\\\\n\\'\"}'");
+        check(
+            ColumnKind::Json,
+            None,
+            Value::Text("{\"a\": \"\\n'\"}".to_owned()),
+            "_utf8mb4'{\"a\": \"\\\\n\\'\"}'",
+        );
         check(ColumnKind::Bit { bits: 9 }, None, bytes(&[1, 0xff]), "0x01ff");
         check(ColumnKind::Text, Some("latin1"), bytes(b"it's\0"), "_latin1'it\\'s\\0'");
         check(ColumnKind::Text, Some("utf8mb4"), bytes(b""), "_utf8mb4''");

@@ -1,7 +1,6 @@
 //! The order of the stages, from the preparation to the tail, and what is tried again.
 
-use std::sync::Mutex;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use config::progress::{Phase, ReplicationPosition};
@@ -13,18 +12,26 @@ use crate::apply;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::lock;
 use crate::live::Live;
+use crate::schema::convert;
+use crate::schema::discover::{Discovery, discover};
 use crate::schema::table::SchemaSet;
-use crate::schema::{convert, discover};
 use crate::server::{self, ServerInfo};
-use crate::snapshot::Snapshot;
-use crate::spool;
+use crate::snapshot::{Copied, Snapshot, SnapshotProgress};
+use crate::spool::fetch::FetchConfig;
+use crate::spool::{self, Spool};
 use crate::state::{MigrationState, Stage, StateFile, StoredPosition};
-use crate::verify::Verifier;
+use crate::verify::{Passed, TouchedKeys, Verifier};
 
 /// First pause before a transient error is tried again; it doubles up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// Longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(15);
+/// Folder of the spool, in state_dir.
+const SPOOL: &str = "spool";
+/// How often space of the spool is given back.
+const RELEASE_EVERY: Duration = Duration::from_secs(2);
+/// How often progress is looked at where nothing says that it changed.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long the other stages get to end when one has ended.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -44,7 +51,10 @@ impl Context {
 
     /// The state of a migration that was started.
     fn state(&self) -> Result<MigrationState> {
-        lock(&self.file).get().cloned().ok_or_else(|| Error::bug("pipeline", "it runs without a started migration"))
+        lock(&self.file)
+            .get()
+            .cloned()
+            .ok_or_else(|| Error::bug("pipeline", "it runs without a started migration"))
     }
 
     fn update(&self, change: impl FnOnce(&mut MigrationState)) -> Result<()> {
@@ -58,8 +68,10 @@ impl Context {
 pub(crate) async fn identify(config: &Config) -> Result<(ServerInfo, ServerInfo)> {
     let mut source = server::connect(Side::Source, &config.source).await?;
     let mut target = server::connect(Side::Target, &config.target).await?;
-    let infos =
-        (server::inspect(Side::Source, &mut source).await?, server::inspect(Side::Target, &mut target).await?);
+    let infos = (
+        server::inspect(Side::Source, &mut source).await?,
+        server::inspect(Side::Target, &mut target).await?,
+    );
     source.disconnect().await.ok();
     target.disconnect().await.ok();
     Ok(infos)
@@ -105,26 +117,45 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     let (source, target) = identify(config).await?;
     same_server(Side::Source, &state.source_identity, &source)?;
     same_server(Side::Target, &state.target_identity, &target)?;
-    let (tables, start) = match state.start {
-        Some(start) => (discover_tables(config).await?, start.read()?),
+    let (found, start) = match state.start {
+        Some(start) => (find_tables(config).await?, start.read()?),
         None => prepare(context, &source).await?,
     };
-    context.live.set_tables(tables.clone());
-
+    let tables = found.schema_set();
+    let (spool, writer) =
+        Spool::open(&config.state_dir.join(SPOOL), config.apply.spool_max_bytes, &start).await?;
+    let fetch = FetchConfig {
+        source: config.source.clone(),
+        flavor: source.version.flavor,
+        schemas: found.schemas.into_iter().map(|schema| schema.name).collect(),
+        tables: tables.clone(),
+        server_id: replica_server_id(),
+    };
+    let snapshot = context.live.begin(&tables, spool.progress());
+    let stages = Stages { context: Arc::clone(context), source, tables, start, snapshot };
     let scope = cancel.child_token();
     let mut tasks = JoinSet::new();
-    let fetch = spool::fetch::Fetch::open(config, &source, &tables, &start)?;
-    context.live.set_spool(fetch.progress());
-    tasks.spawn(fetch.run(scope.clone()));
-    tasks.spawn(copy_then_follow(Arc::clone(context), source, tables, start, scope.clone()));
+    tasks.spawn(spool::fetch::run(fetch, writer, scope.clone()));
+    tasks.spawn(release(Arc::clone(context), spool.clone(), scope.clone()));
+    tasks.spawn(sample(Arc::clone(context), scope.clone()));
+    tasks.spawn(stages.copy_then_follow(spool, scope.clone()));
     join(tasks, &scope).await
+}
+
+/// A server id for the dump connection that no other replica is likely to have: the source would throw one of two
+/// with the same id out.
+fn replica_server_id() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new().hash_one(std::process::id()) as u32;
+    random | 0x8000_0000
 }
 
 /// The first stage to end decides; the others are asked to stop and waited for.
 async fn join(mut tasks: JoinSet<Result<()>>, scope: &CancellationToken) -> Result<()> {
     let mut result = Ok(());
     while let Some(ended) = tasks.join_next().await {
-        let ended = ended.unwrap_or_else(|error| Err(Error::bug("pipeline", format!("a stage panicked: {error}"))));
+        let ended =
+            ended.unwrap_or_else(|error| Err(Error::bug("pipeline", format!("a stage panicked: {error}"))));
         if result.is_ok() {
             result = ended;
         }
@@ -152,23 +183,23 @@ fn same_server(side: Side, identity: &str, info: &ServerInfo) -> Result<()> {
     ))
 }
 
-async fn discover_tables(config: &Config) -> Result<SchemaSet> {
+async fn find_tables(config: &Config) -> Result<Discovery> {
     let mut conn = server::connect(Side::Source, &config.source).await?;
-    let discovery = discover::discover(Side::Source, &mut conn, &config.migration).await?;
+    let discovery = discover(Side::Source, &mut conn, &config.migration).await?;
     conn.disconnect().await.ok();
-    Ok(discovery.schema_set())
+    Ok(discovery)
 }
 
 /// Stage `preparing`: the tables on the target, then P0, in this order: a table made on the source in between is
 /// in the binlog behind P0 and stops the tail, instead of being missed.
-async fn prepare(context: &Arc<Context>, source: &ServerInfo) -> Result<(SchemaSet, ReplicationPosition)> {
+async fn prepare(context: &Arc<Context>, source: &ServerInfo) -> Result<(Discovery, ReplicationPosition)> {
     let config = &context.config;
     context.live.set_phase(Phase::Preparing);
     let mut from = server::connect(Side::Source, &config.source).await?;
     let start = server::start_position(Side::Source, source, &mut from).await?;
-    let discovery = discover::discover(Side::Source, &mut from, &config.migration).await?;
+    let discovery = discover(Side::Source, &mut from, &config.migration).await?;
     let mut to = server::connect(Side::Target, &config.target).await?;
-    convert::create_on_target(&mut to, &discovery).await?;
+    convert::create_on_target(&mut to, &discovery, &config.migration).await?;
     from.disconnect().await.ok();
     to.disconnect().await.ok();
     context.update(|state| {
@@ -176,43 +207,135 @@ async fn prepare(context: &Arc<Context>, source: &ServerInfo) -> Result<(SchemaS
         state.start = Some(StoredPosition::from(&start));
     })?;
     tracing::info!(area = "migration", "{} tables prepared; start position {start}", discovery.tables.len());
-    Ok((discovery.schema_set(), start))
+    Ok((discovery, start))
 }
 
-/// Stages `copying`, `catching_up` and `following`.
-async fn copy_then_follow(
+/// What the stages of one attempt share.
+struct Stages {
     context: Arc<Context>,
     source: ServerInfo,
     tables: SchemaSet,
     start: ReplicationPosition,
-    cancel: CancellationToken,
-) -> Result<()> {
-    let config = &context.config;
-    let copied_at = match context.state()?.copied_at {
-        Some(position) => position.read()?,
-        None => {
-            context.live.set_phase(Phase::Copying);
-            Snapshot::run(config, &tables, context.live.snapshot(), &cancel).await?;
-            if cancel.is_cancelled() {
-                return Ok(());
-            }
-            let mut conn = server::connect(Side::Source, &config.source).await?;
-            let end = server::end_position(Side::Source, &source, &mut conn).await?;
-            conn.disconnect().await.ok();
-            context.update(|state| {
-                state.stage = Stage::Replaying;
-                state.copied_at = Some(StoredPosition::from(&end));
-            })?;
-            tracing::info!(area = "migration", "the copy is complete; what it could see ends at {end}");
-            end
+    snapshot: Arc<SnapshotProgress>,
+}
+
+impl Stages {
+    /// Stages `copying`, `catching_up` and `following`.
+    async fn copy_then_follow(self, spool: Spool, cancel: CancellationToken) -> Result<()> {
+        let Some(copied_at) = self.copy(&cancel).await? else { return Ok(()) };
+        let live = &self.context.live;
+        live.set_copied_at(copied_at.coordinates.clone());
+        live.set_phase(Phase::CatchingUp);
+        let touched = Arc::new(TouchedKeys::default());
+        let config = &self.context.config;
+        let verifier = Arc::new(Verifier::new(
+            &config.source,
+            &config.target,
+            &self.tables,
+            Arc::clone(&touched),
+            self.passed(),
+        ));
+        live.set_verifier(Arc::clone(&verifier));
+        let setup = apply::Setup {
+            target: config.target.clone(),
+            origin: apply::Origin {
+                migration: config.migration.name.clone(),
+                source_identity: self.source.identity.clone(),
+                start: self.start.clone(),
+            },
+            workers: config.apply.workers,
+            schemas: self.tables.clone(),
+            cascades_in_binlog: self.source.cascades_in_binlog,
+            copied_at: copied_at.coordinates,
+            touched,
+            progress: Arc::clone(live.applied()),
+        };
+        let tables = self.tables.clone();
+        let scope = cancel.child_token();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(apply::run(setup, move |from| async move { spool.reader(from, tables) }, scope.clone()));
+        tasks.spawn(follow(Arc::clone(&self.context), verifier, scope.clone()));
+        join(tasks, &scope).await
+    }
+
+    /// Copies what isn't copied yet and returns P1, the end of all that the copy could see. `None`: cancelled.
+    async fn copy(&self, cancel: &CancellationToken) -> Result<Option<ReplicationPosition>> {
+        let config = &self.context.config;
+        let done = self.context.state()?.copied_at;
+        if done.is_none() {
+            self.context.live.set_phase(Phase::Copying);
         }
-    };
-    context.live.copied(&copied_at.coordinates);
-    let verifier = Verifier::new(config, &tables, context.live.applied());
-    context.live.set_verifier(Arc::clone(&verifier));
-    let scope = cancel.child_token();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(apply::run(todo!()));
-    tasks.spawn(follow(Arc::clone(&context), verifier, copied_at.coordinates, scope.clone()));
-    join(tasks, &scope).await
+        // Also behind a complete copy: the chunk journal then only tells the progress.
+        let copied = Snapshot::run(
+            config,
+            &self.tables,
+            &self.start,
+            &config.state_dir,
+            Arc::clone(&self.snapshot),
+            cancel.clone(),
+        );
+        if copied.await? == Copied::Cancelled {
+            return Ok(None);
+        }
+        if let Some(position) = done {
+            return position.read().map(Some);
+        }
+        let mut conn = server::connect(Side::Source, &config.source).await?;
+        let end = server::end_position(Side::Source, &self.source, &mut conn).await?;
+        conn.disconnect().await.ok();
+        self.context.update(|state| {
+            state.stage = Stage::Replaying;
+            state.copied_at = Some(StoredPosition::from(&end));
+        })?;
+        tracing::info!(area = "migration", "the copy is complete; what it could see ends at {end}");
+        Ok(Some(end))
+    }
+
+    /// "Return when everything up to there is applied", for the verifier.
+    fn passed(&self) -> Passed {
+        let applied = Arc::clone(self.context.live.applied());
+        Arc::new(move |coordinates| {
+            let applied = Arc::clone(&applied);
+            Box::pin(async move { applied.wait_for_coordinates(&coordinates).await })
+        })
+    }
+}
+
+/// Turns `catching_up` into `following`, and then lets the verifier work.
+async fn follow(context: Arc<Context>, verifier: Arc<Verifier>, cancel: CancellationToken) -> Result<()> {
+    while !context.live.caught_up() {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = cancel.cancelled() => return Ok(()),
+        }
+    }
+    context.live.set_phase(Phase::Following);
+    context.live.clear_error();
+    verifier.run(&cancel).await;
+    Ok(())
+}
+
+/// Gives back the space of what is on the target for good.
+async fn release(context: Arc<Context>, spool: Spool, cancel: CancellationToken) -> Result<()> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RELEASE_EVERY) => {}
+            () = cancel.cancelled() => return Ok(()),
+        }
+        if let Some(applied) = context.live.applied().current() {
+            spool.release(applied.low_water)?;
+        }
+    }
+}
+
+/// Takes the samples that lag and rates are made of.
+async fn sample(context: Arc<Context>, cancel: CancellationToken) -> Result<()> {
+    loop {
+        context.live.sample();
+        tokio::select! {
+            () = context.live.spool_grew() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = cancel.cancelled() => return Ok(()),
+        }
+    }
 }

@@ -111,11 +111,16 @@ impl StateFile {
     /// It is damaged, or belongs to a migration of another name.
     pub(crate) fn open(state_dir: &Path, name: &str) -> Result<Self> {
         let path = state_dir.join(FILE);
-        let bytes = durable::read(&path, NAME, VERSION).map_err(|e| Error::definite(None, FILE, e.to_string()))?;
+        let bytes =
+            durable::read(&path, NAME, VERSION).map_err(|e| Error::definite(None, FILE, e.to_string()))?;
         let state: Option<MigrationState> = match bytes {
             None => None,
             Some(bytes) => Some(serde_json::from_slice(&bytes).map_err(|error| {
-                Error::definite(None, FILE, format!("it can't be read ({error}); start over with an empty state_dir"))
+                Error::definite(
+                    None,
+                    FILE,
+                    format!("it can't be read ({error}); start over with an empty state_dir"),
+                )
             })?),
         };
         if let Some(state) = &state

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -112,9 +113,18 @@ pub(crate) fn options(port: u16, user: &str, password: &str, schema: Option<&str
         .into()
 }
 
-/// A port that nobody listens on.
+/// A port that nobody listens on, below the range that the kernel hands to outgoing connections, so that it stays
+/// free until its server takes it.
 pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = (std::process::id() % 10_000) as u16;
+    for _ in 0..10_000 {
+        let port = 20_000 + (base + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port between 20000 and 32000 on 127.0.0.1")
 }
 
 /// The last lines of a log.

@@ -34,7 +34,10 @@ const ACCOUNTS: &[&str] = &[
     "GRANT SELECT, INSERT, UPDATE, DELETE ON shop.* TO shopper@'%'",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON shop_stats.* TO shopper@'%'",
     "CREATE USER changeover@'%' IDENTIFIED BY 'changeover'",
-    "GRANT ALL ON *.* TO changeover@'%'",
+    // As docs/accounts.md has it, and no more.
+    "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, REFERENCES, TRIGGER, EVENT, CREATE VIEW,
+        SHOW VIEW, CREATE ROUTINE, ALTER ROUTINE, EXECUTE, LOCK TABLES, RELOAD, PROCESS, REPLICATION SLAVE,
+        BINLOG MONITOR, READ_ONLY ADMIN, CONNECTION ADMIN ON *.* TO changeover@'%'",
 ];
 
 const SCHEMA: &[&str] = &[

@@ -2,8 +2,17 @@
 //! own books, and a comparison that trusts nobody.
 
 pub mod accounts;
+pub mod changeover;
+pub mod compare;
+pub mod ledger;
+pub mod pair;
+#[path = "../../src/demo/process.rs"]
 pub mod process;
+pub mod seed;
 pub mod server;
 pub mod wait;
 
+pub use changeover::Changeover;
+pub use ledger::Ledger;
+pub use pair::Pair;
 pub use server::{Engine, Server};

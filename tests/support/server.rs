@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -38,17 +38,8 @@ pub struct Server {
 static SERVER_ID: AtomicU32 = AtomicU32::new(1);
 
 impl Server {
-    /// A MariaDB, or `None` with a loud word where there is none.
-    pub async fn mariadb() -> Option<Self> {
-        Self::start(Engine::MariaDb, &[]).await
-    }
-
-    /// A MySQL 9.7, or `None` with a loud word where there is none.
-    pub async fn mysql97() -> Option<Self> {
-        Self::start(Engine::MySql97, &[]).await
-    }
-
-    /// A server with more flags; the last one given wins, so they can take back the launcher's own.
+    /// Starts one, or returns `None` with a loud word where there is none. Flags come last and the last one wins, so
+    /// they can take back the launcher's own.
     pub async fn start(engine: Engine, flags: &[&str]) -> Option<Self> {
         let template = engine.template()?;
         let dir = tempfile::Builder::new().prefix("changeover-test-").tempdir().unwrap();
@@ -82,11 +73,6 @@ impl Server {
         self.port
     }
 
-    /// `mysql://user:password@127.0.0.1:port`
-    pub fn url(&self, user: &str, password: &str) -> String {
-        format!("mysql://{user}:{password}@127.0.0.1:{}", self.port)
-    }
-
     /// Kills it with nothing flushed.
     pub fn kill_9(&mut self) {
         if let Some(mut process) = self.process.take() {
@@ -98,7 +84,6 @@ impl Server {
     pub async fn start_again(&mut self) {
         self.kill_9();
         let log_path = self.dir.path().join("log");
-        let log = OpenOptions::new().create(true).append(true).open(&log_path).unwrap();
         let mut command = self.engine.server_command();
         command
             .arg(format!("--datadir={}", self.dir.path().join("data").display()))
@@ -108,8 +93,7 @@ impl Server {
             .arg(format!("--port={}", self.port))
             .args(self.engine.flags())
             .args(&self.flags);
-        drop(log);
-        self.process = Some(start_logged("server", &command, &log_path));
+        self.process = Some(Process::start(&command, &log_path).unwrap());
         let opts = self.opts("root", "", None);
         let mut why = String::new();
         for _ in 0..1500 {
@@ -186,21 +170,6 @@ pub fn opts(port: u16, user: &str, password: &str, schema: Option<&str>) -> Opts
         .into()
 }
 
-/// Starts a command with both outputs appended to a file, so that a failure can show it.
-pub fn start_logged(name: &str, command: &Command, log: &Path) -> Process {
-    let mut shell = Command::new("bash");
-    // The shell opens the log and becomes the program, so the death signal stays with it.
-    shell.arg("-c").arg("exec \"${@:2}\" >>\"$1\" 2>&1 </dev/null").arg("start").arg(log);
-    shell.arg(command.get_program()).args(command.get_args());
-    for (key, value) in command.get_envs() {
-        if let Some(value) = value {
-            shell.env(key, value);
-        }
-    }
-    shell.stdin(Stdio::null());
-    Process::start(name, &shell).unwrap()
-}
-
 /// The end of a log.
 pub fn tail(path: &Path) -> String {
     let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
@@ -275,7 +244,7 @@ impl Engine {
             Engine::MariaDb => {
                 let mut command = Command::new("mariadb-install-db");
                 command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
-                command.args(["--user=root", "--innodb-log-file-size=48M"]);
+                command.args(as_root()).arg("--innodb-log-file-size=48M");
                 command
             }
             Engine::MySql97 => {
@@ -305,7 +274,7 @@ impl Engine {
         match self {
             Engine::MariaDb => {
                 let mut command = Command::new(mariadbd().expect("asked for only where it exists"));
-                command.args(["--no-defaults", "--user=root"]);
+                command.arg("--no-defaults").args(as_root());
                 command
             }
             Engine::MySql97 => {
@@ -317,7 +286,8 @@ impl Engine {
                     .arg("--library-path")
                     .arg(libraries)
                     .arg(root.join("usr/sbin/mysqld"))
-                    .args(["--no-defaults", "--user=root", "--secure-file-priv="])
+                    .args(["--no-defaults", "--secure-file-priv="])
+                    .args(as_root())
                     .arg(format!("--basedir={}", root.join("usr").display()))
                     .arg(format!("--lc-messages-dir={}", share.display()))
                     .arg(format!("--character-sets-dir={}", share.join("charsets").display()))
@@ -359,6 +329,11 @@ impl Engine {
     }
 }
 
+/// A server started by root has to be told that this is meant.
+fn as_root() -> Option<&'static str> {
+    rustix::process::geteuid().is_root().then_some("--user=root")
+}
+
 /// The server program, which is outside the path of ordinary users.
 fn mariadbd() -> Option<PathBuf> {
     ["/usr/sbin/mariadbd", "/usr/bin/mariadbd", "/usr/local/sbin/mariadbd"]
@@ -377,4 +352,17 @@ fn loader(root: &Path) -> (PathBuf, PathBuf) {
         }
     }
     panic!("there is no loader in {}", root.display());
+}
+
+/// The mysql client of MySQL 9.7, where it was fetched.
+pub fn mysql97_client() -> Option<Command> {
+    if !Engine::MySql97.available() {
+        return None;
+    }
+    let root = cache().join("mysql97");
+    let (loader, libraries) = loader(&root);
+    let mut command = Command::new(loader);
+    command.arg("--library-path").arg(libraries).arg(root.join("usr/bin/mysql"));
+    command.arg("--no-defaults").arg(format!("--plugin-dir={}", root.join("usr/lib/mysql/plugin").display()));
+    Some(command)
 }

@@ -232,7 +232,7 @@ impl Coordinator {
         let this = Arc::clone(self);
         let run = self.tasks.spawn(async move {
             let run = Run::new(&this, plan.clone(), Some(pause));
-            run.to_the_end(begin(plan)).await;
+            run.run(begin(plan)).await;
         });
         if run.await.is_err() {
             // A bug in the machine must not leave the gate closed: what the journal says is carried out, as after
@@ -258,7 +258,7 @@ impl Coordinator {
             if unfinished.stage == Stage::Switched { "it is rolled forward" } else { "it is undone" }
         );
         let run = Run::new(self, plan.clone(), None);
-        run.to_the_end(resume(plan, unfinished.stage)).await;
+        run.run(resume(plan, unfinished.stage)).await;
     }
 
     /// An abort whose record could not be written is written now, so that a new cutover may begin.

@@ -73,8 +73,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Runs until nothing is left to do.
-    pub(super) async fn to_the_end(mut self, mut next: (State, Option<Effect>)) {
+    /// Goes on until nothing is left to do.
+    pub(super) async fn run(mut self, mut next: (State, Option<Effect>)) {
         let id = self.plan.id;
         while let (state, Some(effect)) = next {
             let began = Instant::now();

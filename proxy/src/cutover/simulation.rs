@@ -479,6 +479,7 @@ fn without_faults_every_step_comes_in_its_order() {
             "wait",
             "verdict",
             "reverse",
+            "position",
             "journal switched",
             "swap",
             "open",
@@ -546,4 +547,31 @@ fn a_rollback_takes_the_old_fence_off_before_it_swaps() {
     let (state, effect) = step(state, Event::Failed("unreachable".into()));
     assert_eq!(effect, Some(Effect::Release(found)), "tried again");
     assert_eq!(step(state, Event::Done).1, Some(Effect::Swap));
+}
+
+#[test]
+fn a_write_past_the_fence_is_waited_for_before_the_point_of_no_return() {
+    let mut world = World::new(7);
+    let mut plan = world.plan();
+    plan.fenced = false;
+    let mut next = begin(plan);
+    // The source moves once more after its position was read.
+    let mut positions = [5, 6, 6].into_iter();
+    let mut waited = Vec::new();
+    let switched_at = loop {
+        let (state, Some(effect)) = next else { panic!("it ended early") };
+        let event = match effect {
+            Effect::ReadPosition => Event::Position(position(positions.next().unwrap())),
+            Effect::WaitApplied(until) => {
+                waited.push(until.coordinates.offset);
+                Event::Done
+            }
+            Effect::AskVerdict => Event::Verdict(Verdict::Equal { rows: 1 }),
+            Effect::StartReverse => Event::Note(String::new()),
+            Effect::Record(Entry::Switched { position, .. }) => break position.coordinates.offset,
+            _ => Event::Done,
+        };
+        next = step(state, event);
+    };
+    assert_eq!((waited, switched_at), (vec![5, 6], 6));
 }

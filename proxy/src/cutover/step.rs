@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! Before  started · prepare · inspect · journal fenced · close · drain (· kill · drain) · fence · position · wait
-//!         · verdict · reverse · journal switched ── done ──▶ After   release · swap · open · keep · settle
+//!         · verdict · reverse · position · journal switched ── done ──▶ After   release · swap · open · keep · settle
 //!            │ failed                                                · let go · seal · finished
 //!            ▼
 //! Undoing unfence · open · let go · journal aborted
@@ -49,6 +49,7 @@ enum Doing {
     Wait,
     Verdict,
     Reverse,
+    Confirm,
     Switch,
 }
 
@@ -60,7 +61,8 @@ pub struct Before {
     /// What `Inspect` found; from `Intend` on the journal holds it too.
     found: Option<FenceBefore>,
     position: Option<ReplicationPosition>,
-    note: String,
+    /// What the reverse step had to say, once it was asked.
+    note: Option<String>,
     owed: Owed,
 }
 
@@ -136,7 +138,7 @@ pub fn begin(plan: Plan) -> (State, Option<Effect>) {
         doing: Doing::Announce,
         found: None,
         position: None,
-        note: String::new(),
+        note: None,
         owed: Owed::default(),
     };
     // Owed already: a write that failed may still have reached the disk.
@@ -225,17 +227,23 @@ impl Before {
             }
             (Doing::Wait, Event::Done) => self.ask(Doing::Verdict, Effect::AskVerdict),
             (Doing::Verdict, Event::Verdict(verdict)) => match objection(&verdict) {
-                None => self.ask(Doing::Reverse, Effect::StartReverse),
+                None if self.note.is_none() => self.ask(Doing::Reverse, Effect::StartReverse),
+                None => self.ask(Doing::Confirm, Effect::ReadPosition),
                 Some(why) => self.abort(why),
             },
+            // An account that may write in spite of the fence would be lost in silence: where the source has moved
+            // on, what it wrote is waited for and compared as well, until it stands still or time is up.
             (Doing::Reverse, Event::Note(note)) => {
-                self.note = note.clone();
-                match self.position.clone() {
-                    Some(position) => {
-                        self.ask(Doing::Switch, Effect::Record(Entry::Switched { position, note }))
-                    }
-                    None => self.abort("no final position was read, which is a bug".to_owned()),
-                }
+                self.note = Some(note);
+                self.ask(Doing::Confirm, Effect::ReadPosition)
+            }
+            (Doing::Confirm, Event::Position(position)) if self.position.as_ref() == Some(&position) => {
+                let note = self.note.clone().unwrap_or_default();
+                self.ask(Doing::Switch, Effect::Record(Entry::Switched { position, note }))
+            }
+            (Doing::Confirm, Event::Position(position)) => {
+                self.position = Some(position.clone());
+                self.ask(Doing::Wait, Effect::WaitApplied(position))
             }
             (Doing::Switch, Event::Done) => self.commit(),
             (doing, event) => self.abort(format!(

@@ -1,10 +1,14 @@
 //! A client's session: its state, its task, its move to another backend.
 
+mod connection;
 mod detail;
+mod execute;
 pub mod lexer;
+mod mover;
 pub mod pins;
 mod question;
 pub mod registry;
+mod relay;
 pub mod replay;
 pub mod state;
 pub mod task;

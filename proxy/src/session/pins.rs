@@ -21,8 +21,8 @@ pins! {
     TEMPORARY_TABLE = 0, "temporary table";
     /// LOCK TABLES.
     LOCK_TABLES = 1, "LOCK TABLES";
-    /// FLUSH TABLES WITH READ LOCK, FOR EXPORT; LOCK INSTANCE; BACKUP STAGE.
-    READ_LOCK = 2, "read or backup lock";
+    /// FLUSH TABLES WITH READ LOCK, FOR EXPORT.
+    READ_LOCK = 2, "FLUSH TABLES WITH READ LOCK";
     /// HANDLER … OPEN.
     HANDLER = 3, "HANDLER";
     /// GET_LOCK().
@@ -49,6 +49,8 @@ pins! {
     NOT_RESTORABLE = 14, "state that the other backend doesn't take";
     /// More prepared statements than are kept.
     STATEMENTS = 15, "too many or too long prepared statements";
+    /// LOCK INSTANCE, BACKUP STAGE.
+    BACKUP_LOCK = 16, "LOCK INSTANCE or BACKUP STAGE";
 }
 
 impl Pins {

@@ -1,13 +1,118 @@
 //! Replays the spool into the target, in parallel, with the position committed beside the rows.
+//!
+//! `spool → intake → builder → scheduler → workers → checkpoint`. Consecutive transactions become a batch, a batch
+//! becomes one transaction on the target, and batches run side by side as long as their keys don't meet. What is
+//! applied is known to the target alone ([`checkpoint`]), since it is committed there together with the rows.
+//!
+//! Deliberately absent: a retry of batches in another order (a batch is retried until it is in), statements of the
+//! source (rows only), and anything that changes definitions.
 
+mod builder;
 pub mod checkpoint;
+mod ddl;
 mod fold;
 mod graph;
+mod intake;
+mod intervals;
 mod net;
 pub mod progress;
 #[cfg(test)]
 mod sample;
-pub mod scheduler;
-pub mod statement;
-pub mod worker;
+mod scheduler;
+mod statement;
+mod worker;
 mod writeset;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use config::{BackendConfig, BinlogPosition, Side};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use checkpoint::{Origin, Recovered};
+pub use intake::SpoolSource;
+
+use self::progress::AppliedProgress;
+use self::scheduler::Scheduler;
+use self::worker::Context;
+use self::writeset::Plans;
+use crate::error::Result;
+use crate::schema::table::SchemaSet;
+use crate::server;
+use crate::verify::touched::TouchedKeys;
+
+/// What a run needs to know.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The target.
+    pub target: BackendConfig,
+    /// What the checkpoint belongs to.
+    pub origin: Origin,
+    /// `apply.workers`; 0 counts as 1.
+    pub workers: usize,
+    /// The migration's tables.
+    pub schemas: SchemaSet,
+    /// [`crate::server::ServerInfo::cascades_in_binlog`] of the source.
+    pub cascades_in_binlog: bool,
+    /// P1, the end of the source's binlog after the copy: transactions that end up to here are replayed in safe mode.
+    pub copied_at: BinlogPosition,
+    /// Is told of every key that was touched.
+    pub touched: Arc<TouchedKeys>,
+    /// Is told how far it is.
+    pub progress: Arc<AppliedProgress>,
+}
+
+/// Replays until it is cancelled (which is how it is paused: run it again) or fails. `open` is called once, with the
+/// number of the first transaction that is wanted; its items must begin with exactly that one.
+///
+/// Connections that break are made again for as long as it takes. A transient error is returned only where the run
+/// as a whole has to begin again at the checkpoint: when the target can't be reached at the begin, or a connection
+/// breaks within a transaction that is too large for memory. The caller then runs it again.
+///
+/// Cancel safety: cancel it with the token, and batches that are under way may end first (20 s at most). If the
+/// future is dropped instead, they are left to the server, and the next run finds out what became of them.
+pub async fn run<S, O>(
+    setup: Setup,
+    open: impl FnOnce(u64) -> O + Send,
+    cancel: CancellationToken,
+) -> Result<()>
+where
+    S: SpoolSource,
+    O: Future<Output = Result<S>> + Send,
+{
+    let workers = setup.workers.max(1);
+    let mut conn = server::connect(Side::Target, &setup.target).await?;
+    let target = server::inspect(Side::Target, &mut conn).await?;
+    let recovered = checkpoint::load(&mut conn, &setup.origin, workers).await?;
+    drop(conn);
+    let source = open(recovered.low_water + 1).await?;
+    tracing::info!(
+        area = "apply",
+        from = recovered.low_water + 1,
+        position = %recovered.position,
+        workers,
+        "the tail begins"
+    );
+    let context = Arc::new(Context {
+        target: setup.target,
+        migration: setup.origin.migration,
+        epoch: recovered.epoch,
+        max_allowed_packet: target.max_allowed_packet,
+        plans: Plans::new(&setup.schemas, setup.cascades_in_binlog),
+        touched: setup.touched,
+    });
+    let scheduler = Scheduler::new(context, setup.progress, setup.copied_at, &recovered);
+    let (to, items) = intake::channel();
+    // Dropped with this future, and its task with it.
+    let mut intake = JoinSet::new();
+    let stop_intake = cancel.child_token();
+    intake.spawn(intake::pump(source, to, stop_intake.clone()));
+    let result = scheduler.run(items, cancel).await;
+    stop_intake.cancel();
+    while intake.join_next().await.is_some() {}
+    if let Err(error) = &result {
+        tracing::warn!(area = "apply", "the tail stops: {error}");
+    }
+    result
+}

@@ -121,12 +121,7 @@ impl<'a> NetTable<'a> {
     }
 
     /// The row with the key of `image`; made with `before` where this is its first change.
-    fn entry(
-        &mut self,
-        image: &'a Row,
-        before: Option<&'a Row>,
-        scratch: &mut Vec<u8>,
-    ) -> &mut NetRow<'a> {
+    fn entry(&mut self, image: &'a Row, before: Option<&'a Row>, scratch: &mut Vec<u8>) -> &mut NetRow<'a> {
         scratch.clear();
         encode_key(self.table, image, scratch);
         let next = self.rows.len();
@@ -157,11 +152,7 @@ impl<'a> Net<'a> {
         let next = self.tables.len();
         let at = *self.by_table.entry(&change.table.name).or_insert(next);
         if at == next {
-            self.tables.push(NetTable {
-                table: &change.table,
-                rows: Vec::new(),
-                by_key: HashMap::new(),
-            });
+            self.tables.push(NetTable { table: &change.table, rows: Vec::new(), by_key: HashMap::new() });
         }
         if let Some(table) = self.tables.get_mut(at) {
             for row in &change.rows {
@@ -264,10 +255,7 @@ mod tests {
         check(vec![insert(r(&[1, 1]))], "- ~ +1:1 | - +1:1");
         check(vec![insert(r(&[1, 1])), update(r(&[1, 1]), r(&[1, 2]))], "- ~ +1:2 | - +1:2");
         check(vec![insert(r(&[1, 1])), delete(r(&[1, 1]))], "- ~ + | -1:1 +");
-        check(
-            vec![update(r(&[1, 1]), r(&[1, 2])), update(r(&[1, 2]), r(&[1, 3]))],
-            "- ~1:1>1:3 + | - +1:3",
-        );
+        check(vec![update(r(&[1, 1]), r(&[1, 2])), update(r(&[1, 2]), r(&[1, 3]))], "- ~1:1>1:3 + | - +1:3");
         check(vec![update(r(&[1, 1]), r(&[1, 2])), delete(r(&[1, 2]))], "-1:1 ~ + | -1:1 +");
         check(vec![delete(r(&[1, 1])), insert(r(&[1, 9]))], "- ~1:1>1:9 + | - +1:9");
         // A key that changes, and back again.

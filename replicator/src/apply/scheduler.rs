@@ -1,1 +1,533 @@
-//! From spool items to batches for the workers. (H7)
+//! From spool items to batches for the workers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use config::{BinlogPosition, Side};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable as _;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::builder::{Builder, place};
+use super::checkpoint::{self, Recovered};
+use super::ddl;
+use super::graph::{Running, Watermark};
+use super::intake::Taken;
+use super::intervals::Intervals;
+use super::progress::{Applied, AppliedProgress};
+use super::statement::Mode;
+use super::worker::{Batch, Context, Work, Worker};
+use super::writeset::WriteSet;
+use crate::binlog::transaction::{RowsChange, SpoolItem, TransactionMeta};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Batches that are begun and not yet below the low water, at most: a slow one can't let the others run away.
+const STRETCHES_MAX: usize = 256;
+/// Pieces of a large transaction between scheduler and worker.
+const LARGE_PIECES: usize = 4;
+/// The low water is written down this often where no batch does it.
+const PERSIST_EVERY: Duration = Duration::from_secs(1);
+/// Writing it down may take so long.
+const PERSIST_LIMIT: Duration = Duration::from_secs(5);
+/// At the end, batches that are under way may take so long.
+const DRAIN_LIMIT: Duration = Duration::from_secs(20);
+
+/// A worker has ended its work.
+struct Done {
+    worker: usize,
+    result: Result<u64>,
+}
+
+/// A batch that a worker has.
+struct InFlight {
+    last_seq: u64,
+    keys: WriteSet,
+    /// Its share of the memory; `None` for a large transaction, whose pieces have their own.
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+/// The workers' tasks and the ways to and from them.
+struct Crew {
+    tasks: JoinSet<()>,
+    to: Vec<mpsc::Sender<Work>>,
+    done: mpsc::Receiver<Done>,
+    idle: Vec<usize>,
+    busy: HashMap<usize, InFlight>,
+}
+
+/// A large transaction on its way through.
+enum Large {
+    /// None.
+    No,
+    /// To a worker.
+    To(mpsc::Sender<Option<RowsChange>>),
+    /// To nobody: an earlier run has applied it.
+    Skipped(TransactionMeta),
+}
+
+/// Hands out batches and follows what is applied.
+pub(super) struct Scheduler {
+    context: Arc<Context>,
+    progress: Arc<AppliedProgress>,
+    copied_at: BinlogPosition,
+    crew: Crew,
+    running: Running,
+    mark: Watermark,
+    builder: Builder,
+    share: Option<OwnedSemaphorePermit>,
+    /// What can't join the batch that is being built; nothing is read before it is dealt with.
+    held: Option<Taken>,
+    large: Large,
+    /// The mode of the batches handed out last.
+    mode: Option<Mode>,
+    /// Applied by earlier runs, above the low water.
+    done_before: Intervals,
+    rows: u64,
+    persisted: (u64, BinlogPosition),
+    persisted_at: Instant,
+    conn: Option<Conn>,
+}
+
+impl Scheduler {
+    /// A scheduler with its workers, behind what a checkpoint says.
+    pub(super) fn new(
+        context: Arc<Context>,
+        progress: Arc<AppliedProgress>,
+        copied_at: BinlogPosition,
+        recovered: &Recovered,
+    ) -> Self {
+        let crew = Crew::new(&context, recovered.workers);
+        let rows = progress.rows();
+        let scheduler = Self {
+            context,
+            progress,
+            copied_at,
+            crew,
+            running: Running::default(),
+            mark: Watermark::new(recovered.low()),
+            builder: Builder::default(),
+            share: None,
+            held: None,
+            large: Large::No,
+            mode: None,
+            done_before: recovered.done.clone(),
+            rows,
+            persisted: (recovered.low_water, recovered.position.coordinates.clone()),
+            persisted_at: Instant::now(),
+            conn: None,
+        };
+        scheduler.publish();
+        scheduler
+    }
+
+    /// Runs until it is cancelled or something fails. In both cases batches that are under way may end first, and
+    /// the low water is written down.
+    pub(super) async fn run(
+        mut self,
+        mut items: mpsc::Receiver<Result<Taken>>,
+        cancel: CancellationToken,
+    ) -> Result<()> {
+        let result = self.follow(&mut items, &cancel).await;
+        // Nothing more comes; the permits of what was read ahead are given back.
+        drop(items);
+        self.large = Large::No;
+        let drained = tokio::time::timeout(DRAIN_LIMIT, self.drain()).await;
+        self.crew.stop(drained.is_ok()).await;
+        let persisted = self.persist().await;
+        result?;
+        match drained {
+            Ok(Err(error)) if error.kind != ErrorKind::Transient => Err(error),
+            _ => persisted,
+        }
+    }
+
+    async fn follow(
+        &mut self,
+        items: &mut mpsc::Receiver<Result<Taken>>,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        loop {
+            self.read_ahead(items).await?;
+            let lingers = self.dispatch(items.is_empty())?;
+            if self.accepts() && !items.is_empty() {
+                continue;
+            }
+            let persist_at = self.persisted_at + PERSIST_EVERY;
+            let wake_at = lingers.map_or(persist_at, |at| at.min(persist_at));
+            let accepts = self.accepts();
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(()),
+                done = self.crew.done.recv() => self.finished(done)?,
+                item = items.recv(), if accepts => {
+                    let taken = item.ok_or_else(|| Error::bug("apply", "the spool's reader vanished"))??;
+                    self.take(taken, cancel).await?;
+                }
+                () = tokio::time::sleep_until(wake_at.into()) => {
+                    if Instant::now() >= persist_at {
+                        self.persist().await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what is there already, as far as it fits.
+    async fn read_ahead(&mut self, items: &mut mpsc::Receiver<Result<Taken>>) -> Result<()> {
+        while self.accepts() && matches!(self.large, Large::No) {
+            match items.try_recv() {
+                Ok(taken) => self.take(taken?, &CancellationToken::new()).await?,
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn accepts(&self) -> bool {
+        self.held.is_none() && !self.builder.is_full()
+    }
+
+    async fn take(&mut self, taken: Taken, cancel: &CancellationToken) -> Result<()> {
+        let Taken { item, weight, permit } = taken;
+        match item {
+            SpoolItem::Coordinates(coordinates) => {
+                if !self.builder.is_empty() {
+                    self.builder.advance(coordinates);
+                } else if self.mark.advance(coordinates) {
+                    self.publish();
+                }
+            }
+            SpoolItem::Skip { meta } => self.skip(meta)?,
+            SpoolItem::Transaction { meta, .. } if self.done_before.contains(meta.seq) => self.skip(meta)?,
+            SpoolItem::LargeBegin { meta } if self.done_before.contains(meta.seq) => {
+                self.large = Large::Skipped(meta);
+            }
+            SpoolItem::Transaction { meta, changes } => {
+                let mode = self.mode_of(&meta);
+                if !self.builder.fits(mode) {
+                    let item = SpoolItem::Transaction { meta, changes };
+                    self.held = Some(Taken { item, weight, permit });
+                    return Ok(());
+                }
+                self.expect_next(&meta)?;
+                self.builder.add(&self.context.plans, mode, meta, changes, weight, Instant::now())?;
+                match &mut self.share {
+                    Some(share) => share.merge(permit),
+                    share => *share = Some(permit),
+                }
+            }
+            SpoolItem::LargeRows(change) => self.large_piece(Some(change), cancel).await?,
+            SpoolItem::LargeEnd => self.large_piece(None, cancel).await?,
+            item @ (SpoolItem::LargeBegin { .. } | SpoolItem::Ddl { .. }) => {
+                self.held = Some(Taken { item, weight, permit });
+            }
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, meta: TransactionMeta) -> Result<()> {
+        self.expect_next(&meta)?;
+        self.builder.skip(meta);
+        Ok(())
+    }
+
+    /// invariant 1: the spool's numbers are what says whether something is applied, so a gap or a repetition is
+    /// seen before anything is done with it.
+    fn expect_next(&self, meta: &TransactionMeta) -> Result<()> {
+        let expected = self.builder.last_seq().unwrap_or(self.mark.last_seq()) + 1;
+        if meta.seq == expected {
+            return Ok(());
+        }
+        Err(Error::bug(
+            place(meta, meta),
+            format!("the spool gave transaction {} where {expected} was due", meta.seq),
+        ))
+    }
+
+    fn mode_of(&self, meta: &TransactionMeta) -> Mode {
+        if meta.end <= self.copied_at { Mode::Safe } else { Mode::Exact }
+    }
+
+    /// Hands out what can be handed out. Returns until when a batch waits to grow, if it does.
+    fn dispatch(&mut self, nothing_more: bool) -> Result<Option<Instant>> {
+        loop {
+            if self.builder.is_empty() {
+                if !self.release_held()? {
+                    return Ok(None);
+                }
+                continue;
+            }
+            let blocked = self.builder.is_full() || self.held.is_some();
+            if self.builder.mode().is_none() {
+                // Nothing in it is to be applied. Beside a batch that is under way there is no hurry.
+                let now = nothing_more && self.running.is_empty();
+                if !now && !(blocked && self.mark.stretches() < STRETCHES_MAX) {
+                    return Ok(None);
+                }
+                self.hand_out()?;
+                continue;
+            }
+            if !self.may_start() {
+                return Ok(None);
+            }
+            if !blocked {
+                if !nothing_more {
+                    return Ok(None);
+                }
+                let now = Instant::now();
+                if let Some(until) = self.builder.waits_until(now_us()).filter(|until| *until > now) {
+                    return Ok(Some(until));
+                }
+            }
+            self.hand_out()?;
+        }
+    }
+
+    fn may_start(&self) -> bool {
+        let barrier = self.mode.is_some() && self.mode != self.builder.mode();
+        !self.crew.idle.is_empty()
+            && self.mark.stretches() < STRETCHES_MAX
+            && (!barrier || self.running.is_empty())
+            && self.running.admits(self.builder.keys())
+    }
+
+    fn hand_out(&mut self) -> Result<()> {
+        let built = self.builder.build(self.mark.low().clone());
+        if !self.mark.begin(&built.metas) {
+            return Err(Error::bug("apply", "a batch isn't consecutive"));
+        }
+        if let Some(coordinates) = built.coordinates {
+            self.mark.advance(coordinates);
+        }
+        let Some(last_seq) = built.metas.last().map(|meta| meta.seq) else { return Ok(()) };
+        match built.batch {
+            None => {
+                if self.mark.finish(last_seq) {
+                    self.publish();
+                }
+                Ok(())
+            }
+            Some(batch) => {
+                self.mode = Some(batch.mode);
+                let share = self.share.take();
+                self.start(Work::Batch(batch), last_seq, built.keys, share)
+            }
+        }
+    }
+
+    fn start(
+        &mut self,
+        work: Work,
+        last_seq: u64,
+        keys: WriteSet,
+        share: Option<OwnedSemaphorePermit>,
+    ) -> Result<()> {
+        self.running.start(&keys);
+        self.crew.start(work, InFlight { last_seq, keys, _share: share })
+    }
+
+    /// Deals with the item that couldn't join a batch, once the batch before it is handed out. Returns true where
+    /// it is dealt with.
+    fn release_held(&mut self) -> Result<bool> {
+        let barrier = match self.held.as_ref().map(|taken| &taken.item) {
+            None => return Ok(false),
+            Some(SpoolItem::LargeBegin { .. } | SpoolItem::Ddl { .. }) => true,
+            Some(_) => false,
+        };
+        if barrier && !self.running.is_empty() {
+            return Ok(false);
+        }
+        let Some(taken) = self.held.take() else { return Ok(false) };
+        match taken.item {
+            SpoolItem::Ddl { meta, schema, sql } => Err(ddl::refused(&meta, &schema, &sql)),
+            SpoolItem::LargeBegin { meta } => self.begin_large(meta).map(|()| true),
+            SpoolItem::Transaction { meta, changes } => {
+                let mode = self.mode_of(&meta);
+                self.expect_next(&meta)?;
+                self.builder.add(&self.context.plans, mode, meta, changes, taken.weight, Instant::now())?;
+                self.share = Some(taken.permit);
+                Ok(true)
+            }
+            _ => Err(Error::bug("apply", "an item was held that never has to be")),
+        }
+    }
+
+    fn begin_large(&mut self, meta: TransactionMeta) -> Result<()> {
+        self.expect_next(&meta)?;
+        let (to, pieces) = mpsc::channel(LARGE_PIECES);
+        let batch = Batch {
+            first_seq: meta.seq,
+            last_seq: meta.seq,
+            place: place(&meta, &meta),
+            mode: self.mode_of(&meta),
+            changes: Vec::new(),
+            low: self.mark.low().clone(),
+        };
+        self.mode = Some(batch.mode);
+        if !self.mark.begin(std::slice::from_ref(&meta)) {
+            return Err(Error::bug("apply", "a large transaction isn't consecutive"));
+        }
+        tracing::info!(area = "apply", place = %batch.place, "a large transaction is applied alone");
+        self.large = Large::To(to);
+        let keys = WriteSet { whole: true, ..WriteSet::default() };
+        self.start(Work::Large(batch, pieces), meta.seq, keys, None)
+    }
+
+    /// Passes a piece of the large transaction on; `None` is its end.
+    async fn large_piece(&mut self, piece: Option<RowsChange>, cancel: &CancellationToken) -> Result<()> {
+        let ended = piece.is_none();
+        match &self.large {
+            Large::No => {
+                return Err(Error::bug("apply", "a piece of a large transaction came without its begin"));
+            }
+            Large::Skipped(meta) => {
+                if ended {
+                    let meta = meta.clone();
+                    self.large = Large::No;
+                    self.skip(meta)?;
+                }
+                return Ok(());
+            }
+            Large::To(to) => tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                // A worker that is gone has said why, or will.
+                _ = to.send(piece) => {}
+            },
+        }
+        if ended {
+            self.large = Large::No;
+        }
+        Ok(())
+    }
+
+    fn finished(&mut self, done: Option<Done>) -> Result<()> {
+        let done = done.ok_or_else(|| Error::bug("apply", "every worker vanished"))?;
+        let in_flight = self
+            .crew
+            .free(done.worker)
+            .ok_or_else(|| Error::bug("apply", "a worker ended work that it didn't have"))?;
+        self.rows += done.result?;
+        self.running.finish(&in_flight.keys);
+        self.mark.finish(in_flight.last_seq);
+        self.publish();
+        Ok(())
+    }
+
+    /// Waits for the batches that are under way; the first error is what it returns.
+    async fn drain(&mut self) -> Result<()> {
+        let mut result = Ok(());
+        while !self.crew.busy.is_empty() {
+            let done = self.crew.done.recv().await;
+            if let Err(error) = self.finished(done)
+                && result.is_ok()
+            {
+                result = Err(error);
+            }
+        }
+        result
+    }
+
+    fn publish(&self) {
+        let low = self.mark.low();
+        self.progress.publish(Applied {
+            low_water: low.seq,
+            position: low.position.clone(),
+            committed_at_us: low.committed_at_us,
+            rows: self.rows,
+            at: Instant::now(),
+        });
+    }
+
+    /// Writes the low water down where it moved since. A connection that fails is left for the next time: what
+    /// isn't written down is only looked at again after a restart.
+    async fn persist(&mut self) -> Result<()> {
+        self.persisted_at = Instant::now();
+        let low = self.mark.low().clone();
+        let state = (low.seq, low.position.coordinates.clone());
+        if state == self.persisted {
+            return Ok(());
+        }
+        self.done_before.drop_up_to(low.seq);
+        let sql =
+            checkpoint::update_sql(&self.context.migration, self.context.epoch, 0, &low, &self.done_before);
+        let writing = async {
+            if self.conn.is_none() {
+                self.conn = Some(crate::server::connect(Side::Target, &self.context.target).await?);
+            }
+            let Some(conn) = self.conn.as_mut() else { return Ok::<u64, Error>(0) };
+            conn.query_drop(sql)
+                .await
+                .map_err(|e| Error::database(Side::Target, "changeover.checkpoint", &e))?;
+            Ok(conn.affected_rows())
+        };
+        match tokio::time::timeout(PERSIST_LIMIT, writing).await {
+            Ok(Ok(1)) => self.persisted = state,
+            Ok(Ok(_)) => return Err(checkpoint::taken_over()),
+            Ok(Err(error)) if error.kind != ErrorKind::Transient => return Err(error),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the applied position wasn't written down");
+                self.conn = None;
+            }
+            Err(_) => self.conn = None,
+        }
+        Ok(())
+    }
+}
+
+impl Crew {
+    fn new(context: &Arc<Context>, workers: usize) -> Self {
+        let (done_to, done) = mpsc::channel(workers.max(1));
+        let mut tasks = JoinSet::new();
+        let mut to = Vec::new();
+        for number in 1..=workers {
+            // One at a time: a worker is given work only when it has none.
+            let (send, mut work) = mpsc::channel(1);
+            let mut worker = Worker::new(Arc::clone(context), number);
+            let done_to = done_to.clone();
+            tasks.spawn(async move {
+                while let Some(next) = work.recv().await {
+                    let result = worker.apply(next).await;
+                    if done_to.send(Done { worker: number, result }).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            to.push(send);
+        }
+        Self { tasks, to, done, idle: (1..=workers).rev().collect(), busy: HashMap::new() }
+    }
+
+    fn start(&mut self, work: Work, in_flight: InFlight) -> Result<()> {
+        let number = self.idle.pop().ok_or_else(|| Error::bug("apply", "no worker is idle"))?;
+        self.busy.insert(number, in_flight);
+        self.to
+            .get(number - 1)
+            .and_then(|to| to.try_send(work).ok())
+            .ok_or_else(|| Error::bug("apply", "an idle worker doesn't take work"))
+    }
+
+    fn free(&mut self, number: usize) -> Option<InFlight> {
+        let in_flight = self.busy.remove(&number)?;
+        self.idle.push(number);
+        Some(in_flight)
+    }
+
+    /// Ends the workers: those that are idle by themselves, those that aren't by dropping what they do. A
+    /// transaction that is dropped is rolled back by its server, or found committed by the next run.
+    async fn stop(&mut self, idle: bool) {
+        self.to.clear();
+        if !idle {
+            self.tasks.abort_all();
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+fn now_us() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}

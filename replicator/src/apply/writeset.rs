@@ -92,11 +92,16 @@ impl Plans {
         let mut tables: HashMap<TableName, TablePlan> = HashMap::new();
         for table in schemas.sorted() {
             let plan = tables.entry(table.name.clone()).or_default();
-            plan.unique = table.unique_keys.iter().enumerate().map(|(i, key)| {
-                let seed = name_hash(&table.name, &[&i.to_string()]);
-                let columns = key.columns.iter().zip(&key.prefixes).map(|(&c, &prefix)| (c, prefix));
-                key_plan(seed, &table, columns)
-            }).collect();
+            plan.unique = table
+                .unique_keys
+                .iter()
+                .enumerate()
+                .map(|(i, key)| {
+                    let seed = name_hash(&table.name, &[&i.to_string()]);
+                    let columns = key.columns.iter().zip(&key.prefixes).map(|(&c, &prefix)| (c, prefix));
+                    key_plan(seed, &table, columns)
+                })
+                .collect();
             for foreign in &table.foreign_keys {
                 let names: Vec<&str> = foreign.parent_columns.iter().map(String::as_str).collect();
                 let seed = name_hash(&foreign.parent, &names);
@@ -139,7 +144,10 @@ impl Plans {
     pub(super) fn collect(&self, change: &RowsChange, into: &mut WriteSet) -> Result<()> {
         let name = &change.table.name;
         let plan = self.tables.get(name).ok_or_else(|| {
-            Error::bug(name.to_string(), "a change of a table that isn't part of the migration was handed over")
+            Error::bug(
+                name.to_string(),
+                "a change of a table that isn't part of the migration was handed over",
+            )
         })?;
         for row in &change.rows {
             into.whole |= self.cascades(change, row);
@@ -243,14 +251,9 @@ impl KeyPlan {
     }
 }
 
-fn key_plan(
-    seed: u64,
-    table: &TableSchema,
-    columns: impl Iterator<Item = (usize, Option<u32>)>,
-) -> KeyPlan {
-    let columns = columns
-        .map(|(c, prefix)| (c, table.columns.get(c).map_or(Fold::Opaque, Fold::of), prefix))
-        .collect();
+fn key_plan(seed: u64, table: &TableSchema, columns: impl Iterator<Item = (usize, Option<u32>)>) -> KeyPlan {
+    let columns =
+        columns.map(|(c, prefix)| (c, table.columns.get(c).map_or(Fold::Opaque, Fold::of), prefix)).collect();
     KeyPlan { seed, columns }
 }
 
@@ -315,7 +318,8 @@ mod tests {
         let table = Arc::new(schema("t", columns, &[&[0]]));
         let plans = Plans::new(&SchemaSet::new(vec![(*table).clone()]), true);
         let check = |a: &str, b: &str, expected: bool| {
-            let (a, b) = (change(&table, vec![insert(vec![text(a)])]), change(&table, vec![delete(vec![text(b)])]));
+            let (a, b) =
+                (change(&table, vec![insert(vec![text(a)])]), change(&table, vec![delete(vec![text(b)])]));
             assert_eq!(meet(&set(&plans, &[a]), &set(&plans, &[b])), expected);
         };
         check("A", "a ", true);

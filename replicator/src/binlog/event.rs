@@ -200,9 +200,9 @@ impl FormatDescription {
 
 /// True where the last four bytes are the CRC32 of those before them.
 pub(crate) fn checksum_holds(event: &[u8]) -> bool {
-    event.split_last_chunk::<CHECKSUM_BYTES>().is_some_and(|(body, checksum)| {
-        crc32fast::hash(body) == u32::from_le_bytes(*checksum)
-    })
+    event
+        .split_last_chunk::<CHECKSUM_BYTES>()
+        .is_some_and(|(body, checksum)| crc32fast::hash(body) == u32::from_le_bytes(*checksum))
 }
 
 /// Body of ROTATE: the next file and the offset in it.
@@ -269,11 +269,8 @@ impl<'a> Query<'a> {
         cursor.take(status_length)?;
         let schema = cursor.take(schema_length)?;
         cursor.take(1)?;
-        let sql = if compressed {
-            super::compress::inflate(cursor.rest())?.into()
-        } else {
-            cursor.rest().into()
-        };
+        let sql =
+            if compressed { super::compress::inflate(cursor.rest())?.into() } else { cursor.rest().into() };
         Ok(Self { schema, sql })
     }
 }

@@ -37,7 +37,11 @@ pub(crate) fn parse_mysql(header: &EventHeader, body: &[u8]) -> Result<GtidEvent
     {
         committed_at_us = immediate & !(1 << 55);
     }
-    Ok(GtidEvent { gtid: Gtid::MySql { uuid, tag: String::new(), number }, committed_at_us, standalone: None })
+    Ok(GtidEvent {
+        gtid: Gtid::MySql { uuid, tag: String::new(), number },
+        committed_at_us,
+        standalone: None,
+    })
 }
 
 /// GTID_TAGGED (42) of MySQL 8.3 and later: a message of its serialisation library, fields with numbers.
@@ -121,7 +125,8 @@ pub(crate) fn parse_mariadb(header: &EventHeader, body: &[u8]) -> Result<GtidEve
         cursor.u64()?;
     }
     // A prepared XA transaction is closed by XA_PREPARE, a completed one is one statement (and is standalone).
-    let standalone = flags & FL_STANDALONE != 0 && flags & FL_PREPARED_XA == 0 || flags & FL_COMPLETED_XA != 0;
+    let standalone =
+        flags & FL_STANDALONE != 0 && flags & FL_PREPARED_XA == 0 || flags & FL_COMPLETED_XA != 0;
     Ok(GtidEvent {
         gtid: Gtid::MariaDb { domain, server: header.server_id, sequence },
         committed_at_us: u64::from(header.timestamp) * 1_000_000,
@@ -136,7 +141,9 @@ mod tests {
 
     #[test]
     fn numbers_of_the_serialisation_library_round_trip() {
-        for value in [0, 1, 63, 127, 128, 16383, 16384, 1 << 21, 1 << 35, 1 << 49, (1 << 56) - 1, 1 << 56, u64::MAX] {
+        for value in
+            [0, 1, 63, 127, 128, 16383, 16384, 1 << 21, 1 << 35, 1 << 49, (1 << 56) - 1, 1 << 56, u64::MAX]
+        {
             let mut bytes = Vec::new();
             write_varlen(&mut bytes, value);
             let mut cursor = Cursor::new(&bytes);

@@ -218,7 +218,8 @@ fn var_length(cursor: &mut Cursor<'_>) -> Result<usize, Malformed> {
 fn push_base64(out: &mut String, bytes: &[u8]) {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for group in bytes.chunks(3) {
-        let word = group.iter().chain([0, 0].iter()).take(3).fold(0_u32, |w, &byte| (w << 8) | u32::from(byte));
+        let word =
+            group.iter().chain([0, 0].iter()).take(3).fold(0_u32, |w, &byte| (w << 8) | u32::from(byte));
         for place in 0..4_usize {
             if place > group.len() {
                 out.push('=');

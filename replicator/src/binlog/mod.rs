@@ -1,16 +1,16 @@
 //! The source's binary log: fetched, checked and decoded by our own code (docs/binlog.md says why).
 
 mod compress;
-mod cursor;
+pub(crate) mod cursor;
 mod decimal;
 pub(crate) mod decode;
 pub(crate) mod event;
-pub(crate) mod gtid;
 pub(crate) mod group;
+pub(crate) mod gtid;
 mod json;
+mod packet;
 pub(crate) mod payload;
 pub(crate) mod rows;
-mod packet;
 mod statement;
 pub(crate) mod stream;
 mod table_map;

@@ -39,14 +39,16 @@ impl PacketConnection {
     pub(crate) async fn connect(backend: &BackendConfig) -> Result<Self> {
         let place = format!("binlog connection to {}", backend.address());
         let broken = |error: std::io::Error| {
-            Error::transient(Side::Source, place.clone(), format!("can't connect ({error}); it is tried again"))
+            Error::transient(
+                Side::Source,
+                place.clone(),
+                format!("can't connect ({error}); it is tried again"),
+            )
         };
         let connecting = async {
-            let socket =
-                TcpStream::connect((backend.host.as_str(), backend.port)).await.map_err(broken)?;
+            let socket = TcpStream::connect((backend.host.as_str(), backend.port)).await.map_err(broken)?;
             socket.set_nodelay(true).map_err(broken)?;
-            let mut this =
-                Self { socket, buffer: BytesMut::new(), sequence: 0, place: place.clone() };
+            let mut this = Self { socket, buffer: BytesMut::new(), sequence: 0, place: place.clone() };
             this.log_in(backend).await?;
             Ok(this)
         };

@@ -47,13 +47,19 @@ impl Payload {
                 SIZE => size = Some(value.lenenc()?),
                 COMPRESSION => compression = Some(value.lenenc()?),
                 UNCOMPRESSED_SIZE => uncompressed = Some(value.lenenc()?),
-                _ => return Err(Malformed::new("a compressed transaction has a field that isn't known here")),
+                _ => {
+                    return Err(Malformed::new("a compressed transaction has a field that isn't known here"));
+                }
             }
         }
         let decoder = match compression {
             Some(ZSTD) => Some(Decoder::new().map_err(|_| Malformed::new("zstd can't be set up"))?),
             Some(NONE) => None,
-            _ => return Err(Malformed::new("a transaction is compressed by an algorithm that isn't known here")),
+            _ => {
+                return Err(Malformed::new(
+                    "a transaction is compressed by an algorithm that isn't known here",
+                ));
+            }
         };
         let head = (first.len() - cursor.len()) as u64;
         let missing = body_bytes.saturating_sub(head);
@@ -63,10 +69,18 @@ impl Payload {
         let expected = match (uncompressed, &decoder) {
             (Some(bytes), _) => bytes,
             (None, None) => missing,
-            (None, Some(_)) => return Err(Malformed::new("a compressed transaction doesn't say how long it is")),
+            (None, Some(_)) => {
+                return Err(Malformed::new("a compressed transaction doesn't say how long it is"));
+            }
         };
-        let mut payload =
-            Self { decoder, missing, expected, input: Bytes::new(), unpacked: BytesMut::new(), frame_open: true };
+        let mut payload = Self {
+            decoder,
+            missing,
+            expected,
+            input: Bytes::new(),
+            unpacked: BytesMut::new(),
+            frame_open: true,
+        };
         payload.push(first.slice(first.len() - cursor.len()..))?;
         Ok(payload)
     }
@@ -88,7 +102,9 @@ impl Payload {
                 let header = EventHeader::parse(&self.unpacked)?;
                 let size = header.size as usize;
                 if size < HEADER_BYTES || u64::from(header.size) > UNPACKED_BYTES_MAX {
-                    return Err(Malformed::new("a compressed transaction holds an event of an impossible size"));
+                    return Err(Malformed::new(
+                        "a compressed transaction holds an event of an impossible size",
+                    ));
                 }
                 if self.unpacked.len() >= size {
                     return Ok(Some(self.unpacked.split_to(size).freeze()));

@@ -228,17 +228,24 @@ fn signed(number: u64, bytes: usize) -> i64 {
 /// About how much memory a row takes.
 pub(crate) fn row_memory(row: &RowChange) -> usize {
     let image = |values: &[Value]| -> usize {
-        values.iter().map(|value| size_of::<Value>() + match value {
-            Value::Text(text) => text.capacity(),
-            Value::Bytes(bytes) => bytes.len() + 16,
-            _ => 0,
-        }).sum()
+        values
+            .iter()
+            .map(|value| {
+                size_of::<Value>()
+                    + match value {
+                        Value::Text(text) => text.capacity(),
+                        Value::Bytes(bytes) => bytes.len() + 16,
+                        _ => 0,
+                    }
+            })
+            .sum()
     };
-    size_of::<RowChange>() + match row {
-        RowChange::Insert { after } => image(after),
-        RowChange::Delete { before } => image(before),
-        RowChange::Update { before, after } => image(before) + image(after),
-    }
+    size_of::<RowChange>()
+        + match row {
+            RowChange::Insert { after } => image(after),
+            RowChange::Delete { before } => image(before),
+            RowChange::Update { before, after } => image(before) + image(after),
+        }
 }
 
 #[cfg(test)]

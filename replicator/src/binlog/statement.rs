@@ -85,8 +85,8 @@ pub(crate) fn classify(default_schema: &[u8], sql: &[u8], schemas: &SchemaNames)
         ("XA", "COMMIT") => Statement::XaCommit(xa_name(&head)),
         ("XA", "ROLLBACK") => Statement::XaRollback(xa_name(&head)),
         (
-            "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "WITH" | "CALL" | "DO" | "SELECT" | "VALUES" | "TABLE"
-            | "IMPORT",
+            "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "WITH" | "CALL" | "DO" | "SELECT"
+            | "VALUES" | "TABLE" | "IMPORT",
             _,
         ) => Statement::RowChange,
         ("CREATE" | "DROP" | "ALTER", _) if names_a_temporary_table(&words) => Statement::Unrelated,
@@ -97,13 +97,20 @@ pub(crate) fn classify(default_schema: &[u8], sql: &[u8], schemas: &SchemaNames)
             if word(0) == "RENAME" && second == "USER" { Statement::Unrelated } else { definition() }
         }
         // MariaDB runs any statement behind SET STATEMENT … FOR, and ANALYZE runs what it explains.
-        ("SET", "STATEMENT") => if touches() { Statement::Ddl } else { Statement::RowChange },
+        ("SET", "STATEMENT") => {
+            if touches() {
+                Statement::Ddl
+            } else {
+                Statement::RowChange
+            }
+        }
         ("ANALYZE", second) if !matches!(second, "TABLE" | "TABLES" | "LOCAL" | "NO_WRITE_TO_BINLOG") => {
             Statement::RowChange
         }
         (
-            "GRANT" | "REVOKE" | "FLUSH" | "ANALYZE" | "OPTIMIZE" | "REPAIR" | "CHECK" | "CHECKSUM" | "SET" | "RESET"
-            | "INSTALL" | "UNINSTALL" | "KILL" | "PURGE" | "CACHE" | "SHUTDOWN" | "CLONE" | "BINLOG" | "USE",
+            "GRANT" | "REVOKE" | "FLUSH" | "ANALYZE" | "OPTIMIZE" | "REPAIR" | "CHECK" | "CHECKSUM" | "SET"
+            | "RESET" | "INSTALL" | "UNINSTALL" | "KILL" | "PURGE" | "CACHE" | "SHUTDOWN" | "CLONE"
+            | "BINLOG" | "USE",
             _,
         ) => administration(word(0)),
         _ => Statement::Ddl,
@@ -240,7 +247,10 @@ mod tests {
             ("other", "DROP TABLE `Shop`.`t`"),
             ("", "CREATE DATABASE shop"),
             ("other", "RENAME TABLE other.t TO shop.t"),
-            ("other", "/*!50003 CREATE*/ /*!50020 DEFINER=`a`@`b`*/ /*!50003 TRIGGER shop.x BEFORE INSERT ON t */"),
+            (
+                "other",
+                "/*!50003 CREATE*/ /*!50020 DEFINER=`a`@`b`*/ /*!50003 TRIGGER shop.x BEFORE INSERT ON t */",
+            ),
             ("other", "DROP TABLE `a``b`.t"),
             ("other", "DROP TABLE gr\u{f6}\u{df}e2.t"),
             ("other", "DROP PROCEDURE shop.p"),

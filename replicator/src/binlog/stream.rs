@@ -122,7 +122,8 @@ impl BinlogStream {
         let bytes = packet.slice(1..);
         let header = EventHeader::parse(&bytes).map_err(|why| self.damaged(&why))?;
         let size = header.size as usize;
-        if size < HEADER_BYTES || (header.kind != kind::TRANSACTION_PAYLOAD && header.size > EVENT_BYTES_MAX) {
+        if size < HEADER_BYTES || (header.kind != kind::TRANSACTION_PAYLOAD && header.size > EVENT_BYTES_MAX)
+        {
             return Err(self.damaged(&Malformed::new("an event has an impossible size")));
         }
         if header.kind == kind::TRANSACTION_PAYLOAD {
@@ -261,7 +262,12 @@ impl BinlogStream {
             }
             self.follow(&header, &[]).map_err(|why| self.damaged(&why))?;
         }
-        Ok(Fetched { header, bytes: piece, end: self.position.clone(), part: Part::Piece { first: None, last } })
+        Ok(Fetched {
+            header,
+            bytes: piece,
+            end: self.position.clone(),
+            part: Part::Piece { first: None, last },
+        })
     }
 
     /// An error behind the present position.
@@ -384,8 +390,12 @@ pub(crate) fn classify_server_error(code: u16, text: &str, place: &str) -> Error
         FATAL_READING_BINLOG if lower.contains("has connected to the") => {
             return Error::transient(Side::Source, place, format!("{text}; it is tried again"));
         }
-        FATAL_READING_BINLOG if lower.contains("purged") || lower.contains("could not find gtid state") => PURGED,
-        FATAL_READING_BINLOG if lower.contains("more gtids") || lower.contains("not in the master's binlog") => {
+        FATAL_READING_BINLOG if lower.contains("purged") || lower.contains("could not find gtid state") => {
+            PURGED
+        }
+        FATAL_READING_BINLOG
+            if lower.contains("more gtids") || lower.contains("not in the master's binlog") =>
+        {
             WENT_BACK
         }
         FATAL_READING_BINLOG => "the source can't read its own binlog here; see its error log",
@@ -429,8 +439,18 @@ mod tests {
             assert_eq!(error.kind, kind, "{error}");
             assert!(error.to_string().contains(needle), "{error}");
         };
-        check(1236, "Cannot replicate because the source purged required binary logs", ErrorKind::Definite, "begin");
-        check(1236, "Could not find GTID state requested by slave in any binlog files", ErrorKind::Definite, "begin");
+        check(
+            1236,
+            "Cannot replicate because the source purged required binary logs",
+            ErrorKind::Definite,
+            "begin",
+        );
+        check(
+            1236,
+            "Could not find GTID state requested by slave in any binlog files",
+            ErrorKind::Definite,
+            "begin",
+        );
         check(1236, "Replica has more GTIDs than the source has", ErrorKind::Definite, "went back");
         check(
             1236,

@@ -100,24 +100,46 @@ pub(crate) struct RowPlan {
 /// How to read one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ColumnDecoder {
-    Signed { bytes: usize },
-    Unsigned { bytes: usize },
-    Decimal { precision: u8, scale: u8 },
+    Signed {
+        bytes: usize,
+    },
+    Unsigned {
+        bytes: usize,
+    },
+    Decimal {
+        precision: u8,
+        scale: u8,
+    },
     Float,
     Double,
     Year,
     Date,
-    Time { fraction: u8 },
-    Datetime { fraction: u8 },
-    Timestamp { fraction: u8 },
+    Time {
+        fraction: u8,
+    },
+    Datetime {
+        fraction: u8,
+    },
+    Timestamp {
+        fraction: u8,
+    },
     /// Big-endian bits.
-    Bits { bytes: usize },
+    Bits {
+        bytes: usize,
+    },
     /// Bytes behind a length of so many bytes.
-    Bytes { prefix: usize },
+    Bytes {
+        prefix: usize,
+    },
     /// The same, and trailing zeros were cut off.
-    Padded { prefix: usize, length: usize },
+    Padded {
+        prefix: usize,
+        length: usize,
+    },
     /// Binary JSON behind a length.
-    Json { prefix: usize },
+    Json {
+        prefix: usize,
+    },
 }
 
 /// A column type with its metadata, as stored.
@@ -151,7 +173,11 @@ impl Stored {
             | stored::VAR_STRING
             | stored::STRING => 2,
             0..=stored::NEWDATE => 0,
-            _ => return Err(Malformed::new(format!("the binlog holds a column of type {code}, which isn't known"))),
+            _ => {
+                return Err(Malformed::new(format!(
+                    "the binlog holds a column of type {code}, which isn't known"
+                )));
+            }
         };
         let mut take = |wanted: bool| if wanted { metadata.u8() } else { Ok(0) };
         Ok(Self { code, first: take(bytes > 0)?, second: take(bytes > 1)? })
@@ -172,7 +198,8 @@ const CHANGED: &str = "the binlog holds another type than the definition that wa
      or before it was read; start the migration again, without definition changes";
 
 fn decoder(stored: &Stored, column: &Column) -> Result<ColumnDecoder, Malformed> {
-    let changed = || Malformed::new(format!("{CHANGED} (definition {}, type {})", column.column_type, stored.code));
+    let changed =
+        || Malformed::new(format!("{CHANGED} (definition {}, type {})", column.column_type, stored.code));
     match stored.code {
         stored::TIMESTAMP | stored::DATETIME | stored::TIME => Err(Malformed::new(
             "it is stored in the temporal format of MySQL 5.5 (or mysql56_temporal_format is OFF), which holds no \
@@ -207,7 +234,9 @@ fn plain_decoder(stored: &Stored, column: &Column) -> Option<ColumnDecoder> {
         (stored::TIME2, ColumnKind::Time { fraction }) if *fraction == stored.first && *fraction <= 6 => {
             ColumnDecoder::Time { fraction: *fraction }
         }
-        (stored::DATETIME2, ColumnKind::Datetime { fraction }) if *fraction == stored.first && *fraction <= 6 => {
+        (stored::DATETIME2, ColumnKind::Datetime { fraction })
+            if *fraction == stored.first && *fraction <= 6 =>
+        {
             ColumnDecoder::Datetime { fraction: *fraction }
         }
         (stored::TIMESTAMP2, ColumnKind::Timestamp { fraction })

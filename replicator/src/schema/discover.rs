@@ -83,8 +83,8 @@ pub async fn discover(side: Side, conn: &mut Conn, migration: &MigrationConfig) 
     // charset.
     reader.run("SET NAMES utf8mb4").await?;
     let found = reader.discover(migration).await;
-    reader.run("SET NAMES binary").await?;
-    found
+    let left = reader.run("SET NAMES binary").await;
+    found.and_then(|found| left.map(|()| found))
 }
 
 struct Reader<'a> {
@@ -416,6 +416,14 @@ fn finish(mut draft: DiscoveredTable) -> DiscoveredTable {
              InnoDB) or exclude the table with exclude_tables.",
             if engine.is_empty() { "unknown" } else { engine }
         ));
+    }
+    // Only as a default: a name or a comment with this in it is refused for nothing, and can be excluded.
+    if schema.create_sql.to_ascii_lowercase().contains("nextval(") {
+        problems.push(
+            "A default of it takes values from a sequence, which isn't moved yet; exclude the table with \
+             exclude_tables."
+                .to_owned(),
+        );
     }
     let mut seen = HashMap::new();
     problems.retain(|problem| seen.insert(problem.clone(), ()).is_none());

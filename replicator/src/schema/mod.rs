@@ -5,3 +5,5 @@ pub mod convert;
 pub mod discover;
 mod pattern;
 pub mod table;
+
+pub(crate) use pattern::like;

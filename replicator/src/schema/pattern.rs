@@ -2,7 +2,7 @@
 
 /// True where `text` matches `pattern`: `%` is any run of characters, `_` any one, a backslash takes the next
 /// character as it is. Case counts: leaving too little out is seen at once, leaving too much out is not.
-pub(super) fn like(pattern: &str, text: &str) -> bool {
+pub(crate) fn like(pattern: &str, text: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let text: Vec<char> = text.chars().collect();
     // The classic walk with one place to go back to: linear in practice, never exponential.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use config::names::quote_identifier;
+use mysql_async::Row;
 
 use crate::error::{Error, Result};
 use crate::schema::table::{Column, ColumnKind};
@@ -11,13 +12,15 @@ use crate::value::Value;
 ///
 /// FLOAT and DOUBLE print six digits, or as many as their definition says, unless a double is computed of them
 /// (times one, since plus zero would lose the sign of a negative zero). ENUM, SET and BIT travel as the numbers
-/// they are: their texts can be ambiguous.
+/// they are: their texts can be ambiguous. Cast, since `+ 0` takes a SET through a double of 53 bits.
 #[must_use]
 pub fn select_expression(column: &Column) -> String {
     let name = quote_identifier(&column.name);
     match column.kind {
         ColumnKind::Float | ColumnKind::Double => format!("{name} * 1e0"),
-        ColumnKind::Bit { .. } | ColumnKind::Enum { .. } | ColumnKind::Set { .. } => format!("{name} + 0"),
+        ColumnKind::Bit { .. } | ColumnKind::Enum { .. } | ColumnKind::Set { .. } => {
+            format!("CAST({name} AS UNSIGNED)")
+        }
         _ => name,
     }
 }
@@ -55,4 +58,13 @@ pub fn value_of_cell(column: &Column, cell: Option<&[u8]>) -> Result<Value> {
         }
         ColumnKind::Unknown => return Err(wrong()),
     })
+}
+
+/// The bytes of a cell of a text-protocol row; `None` for NULL.
+#[must_use]
+pub fn cell_of(row: &Row, index: usize) -> Option<&[u8]> {
+    match row.as_ref(index) {
+        Some(mysql_async::Value::Bytes(bytes)) => Some(bytes),
+        _ => None,
+    }
 }

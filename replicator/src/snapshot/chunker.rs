@@ -1,1 +1,247 @@
-//! Cuts a table into key ranges. (H6)
+//! Cuts tables into chunks, and hands them out to the readers.
+//!
+//! The bounds are the source's own answers in the order of the row key: no arithmetic on keys, so every type,
+//! sign and collation is cut right. A table is cut while it is copied, each chunk as large as the ones before it
+//! say that it should be.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use config::Side;
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Row};
+use tokio::sync::Mutex;
+
+use super::cell::{cell_of, select_expression, value_of_cell};
+use super::journal::{ChunkJournal, Chunks, JournalledChunk};
+use super::progress::TableProgress;
+use super::range::{KeyRange, force_row_key, key_columns, key_list};
+use crate::error::{Error, Result};
+use crate::schema::table::{SchemaSet, TableSchema};
+use crate::value::Value;
+
+/// What a chunk should take, so that no statement or transaction lives long.
+const CHUNK_TIME: Duration = Duration::from_millis(700);
+/// What a chunk should weigh.
+const CHUNK_BYTES: u64 = 16 << 20;
+/// Rows of the first chunk, when nothing is known of a table; a chunk is at most this many times the one before.
+const ROWS_FIRST: u64 = 500;
+const GROWTH_MAX: u64 = 8;
+/// Rows of an adaptive chunk at most.
+const ROWS_MAX: u64 = 500_000;
+
+/// The chunk journal of all readers.
+pub(super) type SharedJournal = Arc<Mutex<ChunkJournal>>;
+
+/// A chunk to copy.
+#[derive(Debug, Clone)]
+pub(super) struct Chunk {
+    /// Its number in its table, from 0 on.
+    pub(super) number: u64,
+    /// Its rows.
+    pub(super) range: KeyRange,
+    /// True where a part of it may be on the target already.
+    pub(super) again: bool,
+    /// The table's state, for what comes of it.
+    pub(super) plan: Arc<TablePlan>,
+}
+
+/// How far a table is cut.
+#[derive(Debug)]
+pub(super) struct TablePlan {
+    pub(super) table: Arc<TableSchema>,
+    pub(super) progress: Arc<TableProgress>,
+    /// Readers at work on it.
+    active: AtomicUsize,
+    /// Every chunk was handed out.
+    exhausted: AtomicBool,
+    cuts: Mutex<Cuts>,
+}
+
+#[derive(Debug)]
+struct Cuts {
+    /// Chunks that a run before this one cut and didn't finish.
+    unfinished: Vec<(u64, KeyRange)>,
+    /// The number of the next chunk.
+    next: u64,
+    /// Where the last chunk ended. `None`: nothing was cut.
+    last: Option<Vec<Value>>,
+    /// The last chunk has no upper bound: the table is cut to its end.
+    complete: bool,
+    /// Chunks that were handed out and aren't on the target.
+    open: usize,
+    /// Rows of the next chunk, where that is adaptive.
+    rows: u64,
+}
+
+/// Every table of a copy, the largest first.
+#[derive(Debug)]
+pub(super) struct Planner {
+    plans: Vec<Arc<TablePlan>>,
+    journal: SharedJournal,
+    /// `snapshot.chunk_rows`; 0 is adaptive.
+    chunk_rows: u64,
+}
+
+impl Planner {
+    pub(super) fn new(
+        tables: &SchemaSet,
+        journal: SharedJournal,
+        journalled: &Chunks,
+        progress: impl Fn(&TableSchema) -> Arc<TableProgress>,
+        chunk_rows: u64,
+    ) -> Self {
+        let mut tables = tables.sorted();
+        tables.sort_by_key(|table| std::cmp::Reverse(table.rows_estimate));
+        let plans = tables.into_iter().map(|table| {
+            let journalled = journalled.get(&table.name).map(Vec::as_slice).unwrap_or_default();
+            let progress = progress(&table);
+            Arc::new(TablePlan::new(table, progress, journalled))
+        });
+        Self { plans: plans.collect(), journal, chunk_rows }
+    }
+
+    /// The next chunk, of the table with the fewest readers at work; `None` when every one was handed out.
+    pub(super) async fn next(&self, source: &mut Conn) -> Result<Option<Chunk>> {
+        loop {
+            let open = self.plans.iter().filter(|plan| !plan.exhausted.load(Ordering::Acquire));
+            let Some(plan) = open.min_by_key(|plan| plan.active.load(Ordering::Relaxed)) else {
+                return Ok(None);
+            };
+            // Counted before the lock, so that readers that come together spread over the tables.
+            plan.active.fetch_add(1, Ordering::Relaxed);
+            let next = plan.next(source, &self.journal, self.chunk_rows).await;
+            if !matches!(next, Ok(Some(_))) {
+                plan.active.fetch_sub(1, Ordering::Relaxed);
+            }
+            if let Some(next) = next? {
+                return Ok(Some(next));
+            }
+        }
+    }
+}
+
+impl TablePlan {
+    fn new(table: Arc<TableSchema>, progress: Arc<TableProgress>, journalled: &[JournalledChunk]) -> Self {
+        let mut cuts =
+            Cuts { unfinished: Vec::new(), next: 0, last: None, complete: false, open: 0, rows: ROWS_FIRST };
+        let mut rows = 0;
+        for chunk in journalled {
+            let begin = chunk.copied_to.clone().or(cuts.last.take());
+            rows += chunk.rows;
+            if !chunk.done {
+                let range = KeyRange { table: table.clone(), after: begin, upto: chunk.upto.clone() };
+                cuts.unfinished.push((cuts.next, range));
+            }
+            cuts.next += 1;
+            cuts.complete = chunk.upto.is_none();
+            cuts.last.clone_from(&chunk.upto);
+        }
+        progress.resume(rows, cuts.next > 0, cuts.complete && cuts.unfinished.is_empty());
+        let exhausted = AtomicBool::new(cuts.complete && cuts.unfinished.is_empty());
+        Self { table, progress, active: AtomicUsize::new(0), exhausted, cuts: Mutex::new(cuts) }
+    }
+
+    async fn next(
+        self: &Arc<Self>,
+        source: &mut Conn,
+        journal: &SharedJournal,
+        chunk_rows: u64,
+    ) -> Result<Option<Chunk>> {
+        let mut cuts = self.cuts.lock().await;
+        let chunk = |number, range, again| Chunk { number, range, again, plan: self.clone() };
+        let next = if let Some((number, range)) = cuts.unfinished.pop() {
+            Some(chunk(number, range, true))
+        } else if cuts.complete {
+            None
+        } else {
+            let rows = if chunk_rows > 0 { chunk_rows } else { cuts.rows };
+            let upto = bound(source, &self.table, cuts.last.as_deref(), rows).await?;
+            // Under the table's lock, since the journal takes a table's chunks in their order.
+            journal.lock().await.cut(&self.table.name, cuts.next, upto.as_deref())?;
+            let range = KeyRange { table: self.table.clone(), after: cuts.last.take(), upto: upto.clone() };
+            let number = cuts.next;
+            cuts.next += 1;
+            cuts.complete = upto.is_none();
+            cuts.last = upto;
+            Some(chunk(number, range, false))
+        };
+        cuts.open += usize::from(next.is_some());
+        self.exhausted.store(cuts.complete && cuts.unfinished.is_empty(), Ordering::Release);
+        Ok(next)
+    }
+
+    /// A chunk is on the target. True when it was the table's last.
+    pub(super) async fn finished(&self, rows: u64, bytes: u64, took: Duration) -> bool {
+        let mut cuts = self.cuts.lock().await;
+        cuts.rows = rows_of_next_chunk(cuts.rows, rows, bytes, took);
+        self.active.fetch_sub(1, Ordering::Relaxed);
+        cuts.open = cuts.open.saturating_sub(1);
+        cuts.open == 0 && cuts.complete && cuts.unfinished.is_empty()
+    }
+}
+
+/// Scales the chunk to what one should take and weigh.
+fn rows_of_next_chunk(planned: u64, rows: u64, bytes: u64, took: Duration) -> u64 {
+    if rows == 0 {
+        return planned;
+    }
+    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+    let by_time = scale(rows, u64::try_from(CHUNK_TIME.as_micros()).unwrap_or(u64::MAX), micros);
+    let by_bytes = scale(rows, CHUNK_BYTES, bytes.max(1));
+    by_time.min(by_bytes).clamp(1, ROWS_MAX).min(planned.saturating_mul(GROWTH_MAX))
+}
+
+fn scale(value: u64, numerator: u64, denominator: u64) -> u64 {
+    let scaled = u128::from(value) * u128::from(numerator) / u128::from(denominator);
+    u64::try_from(scaled).unwrap_or(u64::MAX)
+}
+
+/// The row key of the row that is `rows` rows behind `after`; `None` where fewer are left.
+async fn bound(
+    source: &mut Conn,
+    table: &Arc<TableSchema>,
+    after: Option<&[Value]>,
+    rows: u64,
+) -> Result<Option<Vec<Value>>> {
+    let place = || format!("cutting {} into chunks", table.name);
+    let expressions: Vec<String> = key_columns(table).map(select_expression).collect();
+    if expressions.is_empty() {
+        return Err(Error::definite(Side::Source, place(), "the table has no key to cut it by"));
+    }
+    let range = KeyRange { table: table.clone(), after: after.map(<[Value]>::to_vec), upto: None };
+    let head = format!(
+        "SELECT {} FROM {} {} WHERE ",
+        expressions.join(", "),
+        table.name.quoted(),
+        force_row_key(table)
+    );
+    let tail = format!(" ORDER BY {} LIMIT 1 OFFSET {}", key_list(table), rows.saturating_sub(1));
+    let sql = [head.as_bytes(), &range.condition(), tail.as_bytes()].concat();
+    let row: Option<Row> =
+        source.query_first(sql).await.map_err(|e| Error::database(Side::Source, place(), &e))?;
+    let Some(row) = row else { return Ok(None) };
+    let values = key_columns(table).enumerate().map(|(i, column)| value_of_cell(column, cell_of(&row, i)));
+    values.collect::<Result<Vec<_>>>().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_follow_time_and_weight() {
+        let check = |planned, rows, bytes, took_ms, expected| {
+            let next = rows_of_next_chunk(planned, rows, bytes, Duration::from_millis(took_ms));
+            assert_eq!(next, expected, "{rows} rows, {bytes} bytes, {took_ms} ms");
+        };
+        check(500, 500, 100_000, 1, 4_000);
+        check(1_000, 1_000, 100_000, 700, 1_000);
+        check(1_000, 1_000, 100_000, 1_400, 500);
+        check(1_000, 1_000, 32 << 20, 1, 500);
+        check(1_000, 1, 1 << 30, 1, 1);
+        check(1_000, 0, 0, 0, 1_000);
+        check(400_000, 400_000, 1_000, 1, 500_000);
+    }
+}

@@ -1,1 +1,260 @@
-//! Rows into the target. (H6)
+//! Puts the rows of a chunk on the target, all of them or none, in one transaction.
+//!
+//! LOAD DATA LOCAL commits what it got when its stream ends early, and with LOCAL it turns every error in a value
+//! into a warning. So the transaction is explicit, a stream that ends without [`Batch::End`] is an error, and the
+//! rows, the skipped ones and the warnings that the server counted are all looked at before the commit.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use config::Side;
+use futures_core::Stream;
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, InfileData};
+use tokio::sync::mpsc;
+
+use super::encode::{Form, statement};
+use super::reader::Batch;
+use crate::error::{Error, Result};
+use crate::schema::table::{ColumnKind, TableSchema};
+
+/// A packet to the target at most, so that no server takes it for too large.
+const PACKET_BYTES: usize = 1 << 20;
+/// Warnings about spelling: a charset or collation whose name is deprecated.
+const HARMLESS_WARNINGS: [u16; 4] = [1287, 3719, 3720, 3778];
+/// "Data truncated for column": what an ENUM answers that is given its own error value 0 back.
+const DATA_TRUNCATED: u16 = 1265;
+
+/// Whether the target takes LOAD DATA LOCAL.
+pub(super) async fn form_of(target: &mut Conn) -> Result<Form> {
+    let allowed: Option<u8> = target
+        .query_first("SELECT @@GLOBAL.local_infile")
+        .await
+        .map_err(|e| Error::database(Side::Target, "asking for local_infile", &e))?;
+    Ok(if allowed == Some(1) { Form::LoadData } else { Form::Insert })
+}
+
+/// Prepares a session to load: parents may come after children, and a duplicate must not lock the gap it is in.
+pub(super) async fn prepare(target: &mut Conn) -> Result<()> {
+    for statement in
+        ["SET SESSION foreign_key_checks = 0", "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"]
+    {
+        let database = |e: mysql_async::Error| Error::database(Side::Target, "preparing a load", &e);
+        target.query_drop(statement).await.map_err(database)?;
+    }
+    Ok(())
+}
+
+/// Loads what comes through `batches` and commits it. Says how many rows it was.
+///
+/// After an error the connection is in an unknown state and has to be dropped, which rolls back.
+///
+/// Cancel safety: dropped in the middle, nothing is committed once the connection is dropped as well.
+pub(super) async fn load_chunk(
+    target: &mut Conn,
+    table: &TableSchema,
+    form: Form,
+    replace: bool,
+    mut batches: mpsc::Receiver<Batch>,
+) -> Result<u64> {
+    let database = |e: mysql_async::Error| {
+        Error::database(Side::Target, format!("loading a chunk of {}", table.name), &e)
+    };
+    let first = match batches.recv().await {
+        Some(Batch::End) => return Ok(0),
+        Some(Batch::Rows { bytes, rows }) => (bytes, rows),
+        None => return Err(cut_short(table)),
+    };
+    target.query_drop("START TRANSACTION").await.map_err(database)?;
+    let rows = match form {
+        Form::LoadData => load_data(target, table, replace, first, batches).await?,
+        Form::Insert => insert(target, table, replace, first, batches).await?,
+    };
+    target.query_drop("COMMIT").await.map_err(database)?;
+    Ok(rows)
+}
+
+fn cut_short(table: &TableSchema) -> Error {
+    Error::transient(None, format!("loading a chunk of {}", table.name), "its reader stopped before the end")
+}
+
+async fn load_data(
+    target: &mut Conn,
+    table: &TableSchema,
+    replace: bool,
+    (bytes, rows): (Bytes, u64),
+    batches: mpsc::Receiver<Batch>,
+) -> Result<u64> {
+    let sent = Arc::new(Sent { rows: AtomicU64::new(rows), whole: AtomicBool::new(false) });
+    let infile = Infile { batches, left: bytes, sent: sent.clone() };
+    target.set_infile_handler(async move { Ok(Box::pin(infile) as InfileData) });
+    let loaded = target.query_drop(statement(table, Form::LoadData, replace)).await;
+    if let Err(error) = loaded {
+        // The reader's own error says more than what the driver makes of the end of the stream.
+        return Err(match error {
+            mysql_async::Error::Server(_) | mysql_async::Error::Io(_) => {
+                Error::database(Side::Target, format!("loading a chunk of {}", table.name), &error)
+            }
+            _ if !sent.whole.load(Ordering::Acquire) => cut_short(table),
+            _ => Error::database(Side::Target, format!("loading a chunk of {}", table.name), &error),
+        });
+    }
+    // invariant 1: a stream that wasn't whole is never committed.
+    if !sent.whole.load(Ordering::Acquire) {
+        return Err(cut_short(table));
+    }
+    let rows = sent.rows.load(Ordering::Acquire);
+    let (records, skipped) = counts(&target.info());
+    if records != Some(rows) || skipped != Some(0) {
+        return Err(Error::definite(
+            Side::Target,
+            format!("loading a chunk of {}", table.name),
+            format!(
+                "of {rows} rows the target took {} and skipped {}; are there rows that this migration didn't \
+                 put there?",
+                records.map_or_else(|| "?".to_owned(), |n| n.to_string()),
+                skipped.map_or_else(|| "?".to_owned(), |n| n.to_string()),
+            ),
+        ));
+    }
+    check_warnings(target, table).await?;
+    Ok(rows)
+}
+
+async fn insert(
+    target: &mut Conn,
+    table: &TableSchema,
+    replace: bool,
+    first: (Bytes, u64),
+    mut batches: mpsc::Receiver<Batch>,
+) -> Result<u64> {
+    let place = || format!("loading a chunk of {}", table.name);
+    let head = statement(table, Form::Insert, replace);
+    let (mut bytes, mut rows) = first;
+    let mut total = 0;
+    loop {
+        let sql = [head.as_bytes(), &bytes].concat();
+        target.query_drop(sql).await.map_err(|e| Error::database(Side::Target, place(), &e))?;
+        // A row that replaces others counts them as well.
+        let affected = target.affected_rows();
+        if affected < rows || (!replace && affected != rows) {
+            return Err(Error::definite(
+                Side::Target,
+                place(),
+                format!("of {rows} rows the target took {affected}"),
+            ));
+        }
+        check_warnings(target, table).await?;
+        total += rows;
+        match batches.recv().await {
+            Some(Batch::Rows { bytes: more, rows: count }) => (bytes, rows) = (more, count),
+            Some(Batch::End) => return Ok(total),
+            None => return Err(cut_short(table)),
+        }
+    }
+}
+
+/// `Records: 5  Deleted: 0  Skipped: 0  Warnings: 0` → records and skipped.
+fn counts(info: &str) -> (Option<u64>, Option<u64>) {
+    let after = |name: &str| {
+        let (_, rest) = info.split_once(name)?;
+        rest.trim_start().split(' ').next()?.parse().ok()
+    };
+    (after("Records:"), after("Skipped:"))
+}
+
+/// A warning of the last statement means that a value may have been changed: nothing is committed then. The codes
+/// are kept, the texts hold values (invariant 8).
+async fn check_warnings(target: &mut Conn, table: &TableSchema) -> Result<()> {
+    let count = target.get_warnings();
+    if count == 0 {
+        return Ok(());
+    }
+    let place = || format!("loading a chunk of {}", table.name);
+    let warnings: Vec<(String, u16, String)> =
+        target.query("SHOW WARNINGS").await.map_err(|e| Error::database(Side::Target, place(), &e))?;
+    let harmless = |(_, code, text): &(String, u16, String)| {
+        HARMLESS_WARNINGS.contains(code) || (*code == DATA_TRUNCATED && names_an_enum(table, text))
+    };
+    if warnings.len() >= usize::from(count).min(1) && warnings.iter().all(harmless) {
+        return Ok(());
+    }
+    let mut codes: Vec<u16> =
+        warnings.iter().filter(|warning| !harmless(warning)).map(|(_, code, _)| *code).collect();
+    codes.sort_unstable();
+    codes.dedup();
+    let codes: Vec<String> = codes.iter().map(u16::to_string).collect();
+    Err(Error::definite(
+        Side::Target,
+        place(),
+        format!(
+            "the target took the rows with {count} warnings (codes {}), so values may have changed; the chunk \
+             was rolled back. Make the target's column the same as the source's",
+            codes.join(", ")
+        ),
+    ))
+}
+
+fn names_an_enum(table: &TableSchema, warning: &str) -> bool {
+    let name =
+        warning.split_once("column '").and_then(|(_, rest)| rest.split_once('\'')).map(|(name, _)| name);
+    table
+        .columns
+        .iter()
+        .any(|column| matches!(column.kind, ColumnKind::Enum { .. }) && Some(column.name.as_str()) == name)
+}
+
+/// What went into a stream.
+#[derive(Debug)]
+struct Sent {
+    rows: AtomicU64,
+    /// The reader's end mark came through.
+    whole: AtomicBool,
+}
+
+/// The batches as the driver wants them.
+struct Infile {
+    batches: mpsc::Receiver<Batch>,
+    left: Bytes,
+    sent: Arc<Sent>,
+}
+
+impl Stream for Infile {
+    type Item = std::io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.left.is_empty() {
+            match ready!(self.batches.poll_recv(context)) {
+                Some(Batch::Rows { bytes, rows }) => {
+                    self.left = bytes;
+                    self.sent.rows.fetch_add(rows, Ordering::AcqRel);
+                }
+                Some(Batch::End) => {
+                    self.sent.whole.store(true, Ordering::Release);
+                    return Poll::Ready(None);
+                }
+                None => {
+                    let why = std::io::Error::other("the reader stopped before the end of the chunk");
+                    return Poll::Ready(Some(Err(why)));
+                }
+            }
+        }
+        let length = self.left.len().min(PACKET_BYTES);
+        Poll::Ready(Some(Ok(self.left.split_to(length))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_counts_are_read() {
+        assert_eq!(counts("Records: 5  Deleted: 0  Skipped: 2  Warnings: 0"), (Some(5), Some(2)));
+        assert_eq!(counts(""), (None, None));
+        assert_eq!(counts("Records: x"), (None, None));
+    }
+}

@@ -1,1 +1,123 @@
-//! Rows out of the source. (H6)
+//! Streams the rows of a chunk out of the source: one plain SELECT, no lock, no transaction.
+
+use bytes::{Bytes, BytesMut};
+use config::Side;
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Row};
+use tokio::sync::mpsc;
+
+use super::cell::{cell_of, value_of_cell};
+use super::encode::{Form, select_list, write_row};
+use super::limit::RateLimit;
+use super::range::{KeyRange, force_row_key, key_list};
+use crate::error::{Error, Result};
+use crate::schema::table::TableSchema;
+use crate::value::Value;
+
+/// A batch is handed on when it has this many bytes, or a row that is larger.
+const BATCH_BYTES: usize = 256 << 10;
+/// A chunk whose rows turn out this heavy ends where it is, so that no transaction on the target grows without a
+/// bound (invariant 7); what is left is a chunk of its own.
+const CHUNK_BYTES_MAX: u64 = 64 << 20;
+
+/// What travels from reader to loader.
+#[derive(Debug)]
+pub(super) enum Batch {
+    /// Rows in the loader's form; for INSERTs they stand in one statement.
+    Rows {
+        /// The rows.
+        bytes: Bytes,
+        /// How many.
+        rows: u64,
+    },
+    /// The chunk is whole. Without it the loader must not commit.
+    End,
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+pub(super) struct ReadTotals {
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    /// The row key of the last row, where the chunk was too heavy to be read to its end. The connection has rows
+    /// in it then.
+    pub(super) stopped_at: Option<Vec<Value>>,
+}
+
+/// Reads a chunk into `batches` and ends with [`Batch::End`]. `Ok(None)`: the loader went away, which has an
+/// error of its own.
+///
+/// Cancel safety: none needed. Dropped in the middle, the connection is left with rows in it and must be dropped
+/// with the future.
+pub(super) async fn read_chunk(
+    source: &mut Conn,
+    range: &KeyRange,
+    form: Form,
+    limit: &RateLimit,
+    batches: mpsc::Sender<Batch>,
+) -> Result<Option<ReadTotals>> {
+    let table = &range.table;
+    let database = |e: mysql_async::Error| {
+        Error::database(Side::Source, format!("reading a chunk of {}", table.name), &e)
+    };
+    let mut result = source.query_iter(select(range)).await.map_err(database)?;
+    let mut totals = ReadTotals::default();
+    let mut batch = BytesMut::with_capacity(BATCH_BYTES + 4096);
+    let mut rows = 0;
+    while let Some(row) = result.next().await.map_err(database)? {
+        let row: Row = row;
+        if form == Form::Insert && rows > 0 {
+            batch.extend_from_slice(b",");
+        }
+        write_row(&mut batch, table, form, &row)?;
+        rows += 1;
+        if batch.len() >= BATCH_BYTES {
+            totals.rows += rows;
+            totals.bytes += batch.len() as u64;
+            limit.take(rows).await;
+            if batches.send(Batch::Rows { bytes: batch.split().freeze(), rows }).await.is_err() {
+                return Ok(None);
+            }
+            rows = 0;
+            batch.reserve(BATCH_BYTES + 4096);
+            if totals.bytes >= CHUNK_BYTES_MAX
+                && let Some(key) = key_of(table, &row)?
+            {
+                totals.stopped_at = Some(key);
+                return Ok(batches.send(Batch::End).await.is_ok().then_some(totals));
+            }
+        }
+    }
+    result.drop_result().await.map_err(database)?;
+    if rows > 0 {
+        totals.rows += rows;
+        totals.bytes += batch.len() as u64;
+        limit.take(rows).await;
+        if batches.send(Batch::Rows { bytes: batch.freeze(), rows }).await.is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(batches.send(Batch::End).await.is_ok().then_some(totals))
+}
+
+/// The row key of a row as it was selected; `None` where a column of it is generated and so isn't.
+fn key_of(table: &TableSchema, row: &Row) -> Result<Option<Vec<Value>>> {
+    let positions = table.row_key().map(|key| key.columns.as_slice()).unwrap_or_default();
+    let mut key = Vec::with_capacity(positions.len());
+    for position in positions {
+        let selected = table.stored_columns().position(|stored| stored == *position);
+        match (selected, table.columns.get(*position)) {
+            (Some(selected), Some(column)) => key.push(value_of_cell(column, cell_of(row, selected))?),
+            _ => return Ok(None),
+        }
+    }
+    Ok((!key.is_empty()).then_some(key))
+}
+
+/// In the order of the row key, which is how the target's own tree grows cheapest.
+fn select(range: &KeyRange) -> Vec<u8> {
+    let table = &range.table;
+    let head =
+        format!("SELECT {} FROM {} {} WHERE ", select_list(table), table.name.quoted(), force_row_key(table));
+    [head.as_bytes(), &range.condition(), format!(" ORDER BY {}", key_list(table)).as_bytes()].concat()
+}

@@ -1,1 +1,278 @@
-//! The task that keeps the spool ahead of the appliers: source → spool, with reconnects. (H5)
+//! The task that keeps the spool ahead of the appliers: source → spool, with reconnects.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use config::{BackendConfig, BinlogPosition, Flavor, GtidSet, Side};
+use mysql_async::prelude::Queryable as _;
+use tokio_util::sync::CancellationToken;
+
+use super::writer::SpoolWriter;
+use crate::binlog::cursor::Malformed;
+use crate::binlog::event::{EventHeader, HEADER_BYTES, kind};
+use crate::binlog::group::{Closed, Grouper, Step};
+use crate::binlog::payload::Payload;
+use crate::binlog::stream::{BinlogStream, Fetched, PURGED, Part, WENT_BACK};
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema::table::SchemaSet;
+use crate::server;
+
+/// Wait before the first new attempt; doubles up to [`BACKOFF_MAX`].
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// What to fetch.
+#[derive(Debug, Clone)]
+pub struct FetchConfig {
+    /// The source.
+    pub source: BackendConfig,
+    /// Its family, which the spool's GTID set must be of.
+    pub flavor: Flavor,
+    /// The schemas of the migration, with and without tables: definitions in them matter.
+    pub schemas: Vec<String>,
+    /// Its tables.
+    pub tables: SchemaSet,
+    /// A server id that no other replica of the source uses.
+    pub server_id: u32,
+}
+
+/// Fills the spool until it is cancelled (Ok) or meets what an operator has to see (Err). Broken connections and
+/// restarts of the source are its own business.
+///
+/// Cancel safety: dropping it loses nothing that is durable; what came in half is cut off when the spool is opened
+/// again. Cancelling the token closes the files first.
+pub async fn run(config: FetchConfig, mut writer: SpoolWriter, cancel: CancellationToken) -> Result<()> {
+    let mut fetch = Fetch {
+        grouper: Grouper::new(&config.schemas, config.tables.clone()),
+        payload: None,
+        file: String::new(),
+        coordinates: None,
+    };
+    let result = tokio::select! {
+        () = cancel.cancelled() => Ok(()),
+        error = fetch.follow(&config, &mut writer) => Err(error),
+    };
+    writer.heard(false);
+    let closed = writer.close().await;
+    result.and(closed)
+}
+
+/// State of the fetching.
+struct Fetch {
+    grouper: Grouper,
+    /// The compressed transaction that is being unpacked.
+    payload: Option<(Payload, EventHeader)>,
+    /// The binlog file of the open transaction.
+    file: String,
+    /// Where the binlog stands without a transaction, not spooled yet.
+    coordinates: Option<BinlogPosition>,
+}
+
+impl Fetch {
+    /// Connects and fetches, again and again. Returns the error that ends it.
+    async fn follow(&mut self, config: &FetchConfig, writer: &mut SpoolWriter) -> Error {
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let before = writer.position().clone();
+            let error = self.session(config, writer).await;
+            writer.heard(false);
+            if let Err(error) = self.forget_half(writer).await {
+                return error;
+            }
+            if error.kind != ErrorKind::Transient {
+                return error;
+            }
+            if *writer.position() != before {
+                backoff = BACKOFF_MIN;
+            }
+            tracing::warn!(
+                area = "spool",
+                wait_ms = backoff.as_millis(),
+                "{error} (at {})",
+                writer.position().coordinates
+            );
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    async fn forget_half(&mut self, writer: &mut SpoolWriter) -> Result<()> {
+        self.grouper.reset();
+        self.payload = None;
+        self.coordinates = None;
+        writer.abort().await?;
+        writer.flush().await
+    }
+
+    /// One connection, to its end.
+    async fn session(&mut self, config: &FetchConfig, writer: &mut SpoolWriter) -> Error {
+        let from = writer.position().gtids.clone();
+        if let Err(error) = check_history(config, &from).await {
+            return error;
+        }
+        let mut stream = match BinlogStream::open(&config.source, &from, config.server_id).await {
+            Ok(stream) => stream,
+            Err(error) => return error,
+        };
+        tracing::info!(area = "spool", from = %writer.position().coordinates, "fetching the source's binlog");
+        loop {
+            if !stream.has_event()
+                && let Err(error) = self.caught_up(writer).await
+            {
+                return error;
+            }
+            let taken = match stream.next().await {
+                Ok(fetched) => self.take(fetched, &stream, writer).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = taken {
+                return error;
+            }
+        }
+    }
+
+    /// Nothing more to read at once: whatever there is goes to disk.
+    async fn caught_up(&mut self, writer: &mut SpoolWriter) -> Result<()> {
+        if let Some(position) = self.coordinates.take() {
+            writer.coordinates(position);
+        }
+        writer.flush().await?;
+        writer.heard(true);
+        Ok(())
+    }
+
+    async fn take(
+        &mut self,
+        fetched: Fetched,
+        stream: &BinlogStream,
+        writer: &mut SpoolWriter,
+    ) -> Result<()> {
+        let Fetched { header, bytes, end, part } = fetched;
+        let damaged = |why: Malformed| stream.damaged(&why);
+        if self.file != end.file {
+            self.file.clone_from(&end.file);
+        }
+        match part {
+            Part::Whole => {
+                let body = bytes.slice(HEADER_BYTES.min(bytes.len())..);
+                self.event(&header, &body, &end, writer, &damaged).await?;
+            }
+            Part::Piece { first, last } => {
+                self.piece(&header, bytes, (first, last), &end, writer, &damaged).await?;
+            }
+        }
+        if !self.grouper.is_open() && end > writer.position().coordinates {
+            self.coordinates = Some(end);
+        }
+        Ok(())
+    }
+
+    /// Unpacks a piece of a compressed transaction. Events inside have no position; the outer one's is theirs.
+    async fn piece(
+        &mut self,
+        header: &EventHeader,
+        bytes: Bytes,
+        (first, last): (Option<u64>, bool),
+        end: &BinlogPosition,
+        writer: &mut SpoolWriter,
+        damaged: &(dyn Fn(Malformed) -> Error + Sync),
+    ) -> Result<()> {
+        let mut payload = match (first, self.payload.take()) {
+            (Some(body_bytes), _) => Payload::begin(&bytes, body_bytes).map_err(damaged)?,
+            (None, Some((mut payload, _))) => {
+                payload.push(bytes).map_err(damaged)?;
+                payload
+            }
+            (None, None) => return Err(Error::bug("spool", "a compressed transaction has no begin")),
+        };
+        while let Some(event) = payload.next_event().map_err(damaged)? {
+            let inner = EventHeader::parse(&event).map_err(damaged)?;
+            if matches!(inner.kind, kind::FORMAT_DESCRIPTION | kind::ROTATE | kind::STOP) {
+                return Err(damaged(Malformed::new(
+                    "a compressed transaction holds an event of the log itself",
+                )));
+            }
+            let body = event.slice(HEADER_BYTES..);
+            self.event(&inner, &body, end, writer, damaged).await?;
+        }
+        if last {
+            payload.finish().map_err(damaged)?;
+        } else {
+            self.payload = Some((payload, *header));
+        }
+        Ok(())
+    }
+
+    /// One event that isn't packed.
+    async fn event(
+        &mut self,
+        header: &EventHeader,
+        body: &Bytes,
+        end: &BinlogPosition,
+        writer: &mut SpoolWriter,
+        damaged: &(dyn Fn(Malformed) -> Error + Sync),
+    ) -> Result<()> {
+        match self.grouper.event(header, body).map_err(damaged)? {
+            Step::Ignore => return Ok(()),
+            Step::Keep => {
+                if !writer.is_open()
+                    && let Some((gtid, committed_at_us)) = self.grouper.open_gtid()
+                {
+                    writer.begin(gtid.clone(), committed_at_us, &self.file);
+                }
+                writer.event(header, body, end);
+            }
+            Step::Close(closed) => self.close(closed, end.clone(), writer).await?,
+            Step::Abort => {
+                tracing::warn!(
+                    area = "spool",
+                    "the source's binlog holds a transaction without its end, before {end}: it was rolled back there"
+                );
+                writer.abort().await?;
+            }
+        }
+        writer.make_room().await
+    }
+
+    async fn close(&mut self, closed: Closed, end: BinlogPosition, writer: &mut SpoolWriter) -> Result<()> {
+        self.coordinates = None;
+        let Closed { gtid, committed_at_us, ddl } = closed;
+        match ddl {
+            Some(ddl) => {
+                // CREATE TABLE … SELECT: whoever handles the statement stops at it or runs it, rows and all.
+                writer.abort().await?;
+                writer.ddl(gtid, committed_at_us, end, ddl.schema, ddl.sql)
+            }
+            None if writer.is_open() => writer.end(end),
+            None => writer.skip(gtid, committed_at_us, end),
+        }
+    }
+}
+
+/// Asks the source whether it still has everything behind `from`, and still has `from`. The control connection also
+/// logs in with the whole password, which the dump connection relies on.
+async fn check_history(config: &FetchConfig, from: &GtidSet) -> Result<()> {
+    const PLACE: &str = "comparing the spool with the source's history";
+    let mut conn = server::connect(Side::Source, &config.source).await?;
+    let sql = match config.flavor {
+        Flavor::MySql => "SELECT @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged",
+        Flavor::MariaDb => "SELECT @@GLOBAL.gtid_binlog_pos, ''",
+    };
+    let row: Option<(String, String)> =
+        conn.query_first(sql).await.map_err(|error| Error::database(Side::Source, PLACE, &error))?;
+    // The answer is here; whether the goodbye arrives doesn't matter.
+    drop(conn.disconnect().await);
+    let (executed, purged) = row.unwrap_or_default();
+    let parse = |text: &str| {
+        GtidSet::parse(config.flavor, text)
+            .map_err(|error| Error::definite(Side::Source, PLACE, error.to_string()))
+    };
+    let definite = |what: &str| Err(Error::definite(Side::Source, PLACE, what));
+    if !parse(&executed)?.contains_set(from) {
+        return definite(WENT_BACK);
+    }
+    if config.flavor == Flavor::MySql && !from.contains_set(&parse(&purged)?) {
+        return definite(PURGED);
+    }
+    Ok(())
+}

@@ -1,1 +1,349 @@
-//! Appends whole transactions and says what is durable. (H5)
+//! Appends whole transactions and says what is durable.
+
+use std::sync::{Arc, PoisonError};
+
+use config::progress::ReplicationPosition;
+use config::{BinlogPosition, Gtid};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::Shared;
+use super::format::{Header, Meta, Record, kind, write_record};
+use super::recovery::{Recovered, Segment};
+use super::store::{self, Command, Published, Store};
+use crate::binlog::event::{EventHeader, HEADER_BYTES, write_event};
+use crate::error::{Error, Result};
+
+/// Events of one record, but for a larger single one.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// Handed to the thread at once.
+const GROUP_BYTES: usize = 512 * 1024;
+/// Groups that wait for the thread.
+const GROUPS_MAX: usize = 4;
+/// A `durable` record is worth its space after so many bytes.
+const MARK_BYTES: u64 = 64 * 1024;
+
+/// The end of the spool that is written. One at a time; the files' thread ends with it.
+#[derive(Debug)]
+pub struct SpoolWriter {
+    shared: Arc<Shared>,
+    commands: Option<mpsc::Sender<Command>>,
+    thread: Option<JoinHandle<Result<()>>>,
+    /// The newest segment; its size is what was handed to the thread.
+    segment: Segment,
+    pending: Vec<u8>,
+    /// Events of the open transaction that are no record yet.
+    chunk: Vec<u8>,
+    open: Option<Open>,
+    /// Offset behind the last whole transaction, where it is not handed over yet.
+    boundary: Option<u64>,
+    next_seq: u64,
+    position: ReplicationPosition,
+    marked: u64,
+    /// The last warning about a full spool has not been followed by space yet.
+    full: bool,
+}
+
+#[derive(Debug)]
+struct Open {
+    meta: Meta,
+    /// Where it begins in the segment.
+    start: u64,
+}
+
+impl SpoolWriter {
+    pub(super) fn start(shared: Arc<Shared>, store: Store, recovered: &Recovered, segment: Segment) -> Self {
+        let (commands, receiver) = mpsc::channel(GROUPS_MAX);
+        let of_thread = Arc::clone(&shared);
+        let thread = tokio::task::spawn_blocking(move || store::run(store, &of_thread, receiver));
+        Self {
+            shared,
+            commands: Some(commands),
+            thread: Some(thread),
+            marked: segment.bytes,
+            segment,
+            pending: Vec::with_capacity(GROUP_BYTES + CHUNK_BYTES),
+            chunk: Vec::with_capacity(CHUNK_BYTES),
+            open: None,
+            boundary: None,
+            next_seq: recovered.next_seq,
+            position: recovered.position.clone(),
+            full: false,
+        }
+    }
+
+    /// Everything up to here was appended.
+    #[must_use]
+    pub fn position(&self) -> &ReplicationPosition {
+        &self.position
+    }
+
+    /// The source was heard of.
+    pub(super) fn heard(&self, connected: bool) {
+        self.shared.progress.send_modify(|progress| {
+            progress.connected = connected;
+            if connected {
+                progress.heard_at = std::time::SystemTime::now();
+            }
+        });
+    }
+
+    fn offset(&self) -> u64 {
+        self.segment.bytes + self.pending.len() as u64
+    }
+
+    /// Begins a transaction, in this file of the binlog.
+    pub fn begin(&mut self, gtid: Gtid, committed_at_us: u64, file: &str) {
+        debug_assert!(self.open.is_none());
+        let meta = Meta { seq: self.next_seq, gtid, committed_at_us };
+        self.open = Some(Open { meta: meta.clone(), start: self.offset() });
+        Record::Begin { meta, file: file.to_owned() }.write(&mut self.pending);
+    }
+
+    /// Appends an event to the open transaction: its header, put right, and its body without checksum.
+    pub fn event(&mut self, header: &EventHeader, body: &[u8], end: &BinlogPosition) {
+        #[allow(clippy::cast_possible_truncation)]
+        let log_pos = end.offset as u32;
+        if !self.chunk.is_empty() && self.chunk.len() + HEADER_BYTES + body.len() > CHUNK_BYTES {
+            self.end_chunk();
+        }
+        write_event(&mut self.chunk, &EventHeader { log_pos, ..*header }, body);
+    }
+
+    fn end_chunk(&mut self) {
+        if !self.chunk.is_empty() {
+            write_record(&mut self.pending, kind::EVENTS, |out| out.extend_from_slice(&self.chunk));
+            self.chunk.clear();
+            // One very large event shall not keep its memory for ever.
+            self.chunk.shrink_to(CHUNK_BYTES);
+        }
+    }
+
+    /// True between [`Self::begin`] and [`Self::end`] or [`Self::abort`].
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Ends the open transaction.
+    pub fn end(&mut self, end: BinlogPosition) -> Result<()> {
+        self.end_chunk();
+        let open = self.open.take().ok_or_else(|| Error::bug("spool", "no transaction is open"))?;
+        Record::End { seq: open.meta.seq, end: end.clone() }.write(&mut self.pending);
+        self.transaction_ended(&open.meta.gtid, end)
+    }
+
+    /// Appends a transaction with nothing for this migration.
+    pub fn skip(&mut self, gtid: Gtid, committed_at_us: u64, end: BinlogPosition) -> Result<()> {
+        let meta = Meta { seq: self.next_seq, gtid: gtid.clone(), committed_at_us };
+        Record::Skip { meta, end: end.clone() }.write(&mut self.pending);
+        self.transaction_ended(&gtid, end)
+    }
+
+    /// Appends a statement that changes a definition.
+    pub fn ddl(
+        &mut self,
+        gtid: Gtid,
+        committed_at_us: u64,
+        end: BinlogPosition,
+        schema: String,
+        sql: String,
+    ) -> Result<()> {
+        let meta = Meta { seq: self.next_seq, gtid: gtid.clone(), committed_at_us };
+        Record::Ddl { meta, end: end.clone(), schema, sql }.write(&mut self.pending);
+        self.transaction_ended(&gtid, end)
+    }
+
+    /// The binlog went on without a transaction.
+    pub fn coordinates(&mut self, position: BinlogPosition) {
+        if position > self.position.coordinates {
+            Record::Coordinates(position.clone()).write(&mut self.pending);
+            self.position.coordinates = position;
+            self.boundary = Some(self.offset());
+        }
+    }
+
+    fn transaction_ended(&mut self, gtid: &Gtid, end: BinlogPosition) -> Result<()> {
+        // invariant 1: a transaction that is in the set was spooled before, and would be applied twice.
+        if self.position.gtids.contains(gtid) {
+            return Err(Error::definite(
+                config::Side::Source,
+                format!("binlog {end}"),
+                format!(
+                    "the source sends transaction {gtid} a second time, or out of order within its domain (MariaDB: \
+                     set gtid_strict_mode = ON on the source); begin the migration again"
+                ),
+            ));
+        }
+        if !self.position.gtids.add(gtid) {
+            return Err(Error::bug("spool", "a GTID of another family of servers"));
+        }
+        self.next_seq += 1;
+        self.position.coordinates = end;
+        self.boundary = Some(self.offset());
+        Ok(())
+    }
+
+    /// The open transaction came in half and will come again: nothing of it stays.
+    pub async fn abort(&mut self) -> Result<()> {
+        self.chunk.clear();
+        let Some(open) = self.open.take() else { return Ok(()) };
+        if let Some(kept) = open.start.checked_sub(self.segment.bytes) {
+            self.pending.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
+            return Ok(());
+        }
+        // Nothing in front of its begin is pending any more, so all of that is the transaction's.
+        self.pending.clear();
+        self.segment.bytes = open.start;
+        self.send(Command::Truncate { offset: open.start }).await
+    }
+
+    /// Hands over what is pending where that is worth it. To be called after every event: it is where a spool that
+    /// is full, or a slow disk, holds the source back.
+    pub async fn make_room(&mut self) -> Result<()> {
+        if self.pending.len() >= GROUP_BYTES {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Hands over everything that is pending. It is durable once the progress says so.
+    pub async fn flush(&mut self) -> Result<()> {
+        self.hand_over().await?;
+        if self.open.is_none() && self.segment.bytes >= self.shared.segment_bytes {
+            self.roll().await?;
+        }
+        self.wait_for_space().await
+    }
+
+    async fn hand_over(&mut self) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        if self.open.is_none() {
+            self.mark_durable();
+        }
+        let bytes = std::mem::replace(&mut self.pending, Vec::with_capacity(GROUP_BYTES + CHUNK_BYTES));
+        self.segment.bytes += bytes.len() as u64;
+        let publish = self.boundary.take().map(|boundary| Published {
+            end: (self.segment.number, boundary),
+            last_seq: self.next_seq - 1,
+            position: self.position.clone(),
+            bytes: self.segment.base_bytes + boundary,
+        });
+        self.send(Command::Append { bytes, publish }).await
+    }
+
+    /// Notes what is durable, so that a recovery can tell damage from a torn end.
+    fn mark_durable(&mut self) {
+        let (number, offset) = self.shared.progress.borrow().end;
+        if number == self.segment.number && offset >= self.marked + MARK_BYTES {
+            Record::Durable { offset }.write(&mut self.pending);
+            self.marked = offset;
+            if self.boundary.is_some() {
+                self.boundary = Some(self.offset());
+            }
+        }
+    }
+
+    async fn roll(&mut self) -> Result<()> {
+        let header = Header {
+            number: self.segment.number + 1,
+            first_seq: self.next_seq,
+            base_bytes: self.segment.base_bytes + self.segment.bytes,
+            previous_bytes: self.segment.bytes,
+            gtids: self.position.gtids.clone(),
+            coordinates: self.position.coordinates.clone(),
+        };
+        let next = Segment {
+            number: header.number,
+            first_seq: header.first_seq,
+            base_bytes: header.base_bytes,
+            bytes: store::segment_head(&header).len() as u64,
+        };
+        self.send(Command::Roll(header)).await?;
+        let mut segments = self.shared.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = segments.back_mut() {
+            last.bytes = self.segment.bytes;
+        }
+        segments.push_back(next.clone());
+        self.marked = next.bytes;
+        self.segment = next;
+        Ok(())
+    }
+
+    fn used_bytes(&self) -> u64 {
+        let segments = self.shared.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = segments.front().map_or(0, |segment| segment.base_bytes);
+        (self.segment.base_bytes + self.segment.bytes).saturating_sub(oldest)
+    }
+
+    /// Waits while the spool is as large as it may become.
+    async fn wait_for_space(&mut self) -> Result<()> {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let freed = shared.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if self.used_bytes() <= shared.max_bytes {
+                self.full = false;
+                return Ok(());
+            }
+            self.refuse_what_never_fits()?;
+            if !self.full {
+                self.full = true;
+                tracing::warn!(
+                    area = "spool",
+                    max_bytes = shared.max_bytes,
+                    "the spool is full (apply.spool_max_gb): the source is not read until the target has applied more"
+                );
+            }
+            freed.await;
+        }
+    }
+
+    /// A transaction that alone is larger than the spool would wait for ever: it can't be applied before its end is
+    /// known.
+    fn refuse_what_never_fits(&self) -> Result<()> {
+        let Some(open) = &self.open else { return Ok(()) };
+        let bytes = self.segment.bytes.saturating_sub(open.start);
+        if bytes + self.shared.segment_bytes * 2 < self.shared.max_bytes {
+            return Ok(());
+        }
+        Err(Error::definite(
+            None,
+            self.shared.dir.display().to_string(),
+            format!(
+                "transaction {} of the source is larger than the spool may become ({} bytes): raise \
+                 apply.spool_max_gb and restart",
+                open.meta.gtid, self.shared.max_bytes
+            ),
+        ))
+    }
+
+    async fn send(&mut self, command: Command) -> Result<()> {
+        if let Some(commands) = &self.commands
+            && commands.send(command).await.is_ok()
+        {
+            return Ok(());
+        }
+        self.commands = None;
+        self.join().await?;
+        Err(Error::bug("spool", "its thread ended without an error"))
+    }
+
+    async fn join(&mut self) -> Result<()> {
+        match self.thread.take() {
+            Some(thread) => thread.await.map_err(|_| Error::bug("spool", "its thread panicked"))?,
+            None => Ok(()),
+        }
+    }
+
+    /// Drops a half transaction, waits until everything else is durable and the files are closed.
+    pub async fn close(mut self) -> Result<()> {
+        self.abort().await?;
+        self.hand_over().await?;
+        self.commands = None;
+        self.join().await
+    }
+}

@@ -1,1 +1,242 @@
-//! Checksums of a key range, made by the servers over canonical column forms. (H1)
+//! Checksums of a key range, made by the servers over canonical column forms.
+//!
+//! A row's hash is the first half of SHA-256 over all its columns, generated ones too, each in a form that can't run
+//! into its neighbour's (a length in front, or a comma behind what has none in it) and in which NULL is no value. A
+//! chunk's is the XOR of its rows' and their count, so the order of rows doesn't matter. SHA2 and not MD5, because
+//! MySQL 9.6 and later have no MD5() of their own; with the CPU's own SHA instructions it costs the same.
+
+use config::names::quote_identifier;
+use config::{Flavor, ServerVersion};
+
+use super::key::{Key, RowKey};
+use crate::error::{Error, Result};
+use crate::schema::table::{Column, ColumnKind, TableSchema};
+use crate::snapshot::cell::select_expression;
+use crate::snapshot::range::{KeyRange, force_row_key, key_list};
+
+/// How a server combines the hashes of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Combining {
+    /// MySQL 8.0 and later: BIT_XOR takes binary strings. One column: 32 hexadecimal digits.
+    Binary,
+    /// BIT_XOR has 64 bits. Two columns: the halves as numbers.
+    Halves,
+}
+
+impl Combining {
+    pub(super) fn of(version: &ServerVersion) -> Self {
+        if version.at_least(Flavor::MySql, 8, 0) { Combining::Binary } else { Combining::Halves }
+    }
+}
+
+/// What a chunk is compared by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ChunkSum {
+    /// Rows: two rows that are equal cancel out in an XOR, and are noticed here.
+    pub(super) rows: u64,
+    /// XOR of the rows' hashes.
+    pub(super) hash: u128,
+}
+
+/// The SQL of one table.
+pub(super) struct TableSql<'a> {
+    table: &'a TableSchema,
+    pub(super) key: Key<'a>,
+    /// SHA2 over the row: 64 hexadecimal digits.
+    hash: String,
+}
+
+impl<'a> TableSql<'a> {
+    pub(super) fn of(table: &'a TableSchema) -> Result<Self> {
+        let mut parts = Vec::new();
+        for column in &table.columns {
+            parts.push(canonical(column).ok_or_else(|| {
+                let what = format!(
+                    "the column {} has a type that isn't understood: {}",
+                    column.name, column.column_type
+                );
+                Error::definite(None, table.name.to_string(), what)
+            })?);
+        }
+        let hash = format!("SHA2(CONCAT({}),256)", parts.join(","));
+        Ok(Self { table, key: Key::of(table)?, hash })
+    }
+
+    /// Count and combined hash of a range.
+    pub(super) fn checksum(&self, combining: Combining, range: &KeyRange) -> Vec<u8> {
+        let hash = &self.hash;
+        let combined = match combining {
+            Combining::Binary => format!("HEX(BIT_XOR(UNHEX(LEFT({hash},32))))"),
+            // The variable saves the second SHA2. Were the halves ever taken from two rows, equal chunks could look
+            // different, which the rows then settle; different ones could not look equal.
+            Combining::Halves => format!(
+                "BIT_XOR(CAST(CONV(LEFT(@changeover_hash:={hash},16),16,10) AS UNSIGNED)),\
+                 BIT_XOR(CAST(CONV(SUBSTR(@changeover_hash,17,16),16,10) AS UNSIGNED))"
+            ),
+        };
+        self.select(&format!("COUNT(*),{combined}"), &range.condition())
+    }
+
+    /// Key and hash of each row of a range, in order, at most `limit`.
+    pub(super) fn hashes_in_range(&self, range: &KeyRange, limit: usize) -> Vec<u8> {
+        let mut sql = self.select(&self.key_and_hash(), &range.condition());
+        self.order_and_limit(&mut sql, &format!("{limit}"));
+        sql
+    }
+
+    /// Key and hash of the rows that have one of these keys.
+    pub(super) fn hashes_of(&self, keys: &[RowKey]) -> Vec<u8> {
+        self.select(&self.key_and_hash(), &self.key.one_of(keys))
+    }
+
+    /// For each key its index and the hash of its row, so that the server alone decides which row a key means.
+    pub(super) fn hash_of_each(&self, keys: &[RowKey]) -> Vec<u8> {
+        let mut sql = Vec::new();
+        for (i, key) in keys.iter().enumerate() {
+            sql.extend_from_slice(if i == 0 { b"" } else { b" UNION ALL " });
+            let row = self.select(&format!("{i},LEFT({},32)", self.hash), &self.key.equals(key));
+            sql.extend_from_slice(&row);
+        }
+        sql
+    }
+
+    /// The key of the row `offset` rows into a range.
+    pub(super) fn bound(&self, range: &KeyRange, offset: u64) -> Vec<u8> {
+        let mut sql = self.select(&self.key_values(), &range.condition());
+        self.order_and_limit(&mut sql, &format!("1 OFFSET {offset}"));
+        sql
+    }
+
+    /// Every column of one row, as [`crate::snapshot::cell::value_of_cell`] reads them.
+    pub(super) fn row(&self, key: &RowKey) -> Vec<u8> {
+        let columns: Vec<String> = self.table.columns.iter().map(select_expression).collect();
+        self.select(&columns.join(","), &self.key.equals(key))
+    }
+
+    fn key_values(&self) -> String {
+        self.key.columns().iter().map(|column| select_expression(column)).collect::<Vec<_>>().join(",")
+    }
+
+    fn key_and_hash(&self) -> String {
+        format!("{},LEFT({},32)", self.key_values(), self.hash)
+    }
+
+    fn select(&self, what: &str, condition: &[u8]) -> Vec<u8> {
+        let (table, index) = (self.table.name.quoted(), force_row_key(self.table));
+        let mut sql = format!("SELECT {what} FROM {table} {index} WHERE ").into_bytes();
+        sql.extend_from_slice(condition);
+        sql
+    }
+
+    fn order_and_limit(&self, sql: &mut Vec<u8>, limit: &str) {
+        sql.extend_from_slice(b" ORDER BY ");
+        sql.extend_from_slice(key_list(self.table).as_bytes());
+        sql.extend_from_slice(format!(" LIMIT {limit}").as_bytes());
+    }
+}
+
+/// The same text for the same value, whatever the definition says of how it is shown.
+fn value_expression(column: &Column) -> String {
+    let name = quote_identifier(&column.name);
+    match column.kind {
+        ColumnKind::Json => format!("CAST({name} AS CHAR CHARACTER SET utf8mb4)"),
+        // How many zeros ZEROFILL prints is a matter of the definition, not of the value.
+        ColumnKind::Integer { .. } | ColumnKind::Decimal { .. }
+            if column.column_type.contains("zerofill") =>
+        {
+            format!("{name}+0")
+        }
+        _ => select_expression(column),
+    }
+}
+
+/// The arguments of CONCAT for one column; `None` for a type that isn't understood.
+fn canonical(column: &Column) -> Option<String> {
+    let value = value_expression(column);
+    Some(match column.kind {
+        ColumnKind::Unknown => return None,
+        ColumnKind::Integer { .. }
+        | ColumnKind::Decimal { .. }
+        | ColumnKind::Float
+        | ColumnKind::Double
+        | ColumnKind::Bit { .. }
+        | ColumnKind::Year
+        | ColumnKind::Date
+        | ColumnKind::Time { .. }
+        | ColumnKind::Datetime { .. }
+        | ColumnKind::Timestamp { .. }
+        | ColumnKind::Enum { .. }
+        | ColumnKind::Set { .. } => format!("IFNULL({value},'N'),','"),
+        ColumnKind::Text | ColumnKind::Binary { .. } | ColumnKind::Blob if !is_long(column) => {
+            format!("IFNULL(LENGTH({value}),'N'),':',IFNULL({value},'')")
+        }
+        // By its own hash: a CONCAT longer than max_allowed_packet is NULL, and NULL is not noticed in an XOR.
+        ColumnKind::Text
+        | ColumnKind::Binary { .. }
+        | ColumnKind::Blob
+        | ColumnKind::Json
+        | ColumnKind::Geometry => {
+            format!("IFNULL(LENGTH({value}),'N'),':',IFNULL(SHA2({value},256),'')")
+        }
+    })
+}
+
+/// Types that aren't part of the row's 65,535 bytes.
+fn is_long(column: &Column) -> bool {
+    let base = column.column_type.split(['(', ' ']).next().unwrap_or_default().to_ascii_lowercase();
+    !matches!(base.as_str(), "char" | "varchar" | "binary" | "varbinary")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::schema::table::UniqueKey;
+    use config::TableName;
+
+    pub(in crate::verify) fn column(name: &str, kind: ColumnKind) -> Column {
+        Column {
+            name: name.to_owned(),
+            kind,
+            column_type: String::new(),
+            charset: None,
+            collation: None,
+            nullable: false,
+            generated: false,
+        }
+    }
+
+    /// A table whose every column is in the primary key.
+    pub(in crate::verify) fn table(columns: Vec<Column>) -> TableSchema {
+        let all: Vec<usize> = (0..columns.len()).collect();
+        TableSchema {
+            name: TableName::new("s", "t"),
+            unique_keys: vec![UniqueKey {
+                name: "PRIMARY".to_owned(),
+                prefixes: vec![None; all.len()],
+                columns: all,
+            }],
+            columns,
+            foreign_keys: Vec::new(),
+            has_cascading_children: false,
+            rows_estimate: 0,
+            create_sql: String::new(),
+        }
+    }
+
+    #[test]
+    fn canonical_forms() {
+        let check = |kind: ColumnKind, column_type: &str, expected: &str| {
+            let column = Column { column_type: column_type.to_owned(), ..column("c", kind) };
+            assert_eq!(canonical(&column).as_deref(), (!expected.is_empty()).then_some(expected));
+        };
+        let int = ColumnKind::Integer { bytes: 4, unsigned: true };
+        check(int.clone(), "int(10) unsigned", "IFNULL(`c`,'N'),','");
+        check(int, "int(10) unsigned zerofill", "IFNULL(`c`+0,'N'),','");
+        check(ColumnKind::Float, "float", "IFNULL(`c` * 1e0,'N'),','");
+        check(ColumnKind::Set { members: 3 }, "set('a')", "IFNULL(CAST(`c` AS UNSIGNED),'N'),','");
+        check(ColumnKind::Text, "varchar(20)", "IFNULL(LENGTH(`c`),'N'),':',IFNULL(`c`,'')");
+        check(ColumnKind::Text, "longtext", "IFNULL(LENGTH(`c`),'N'),':',IFNULL(SHA2(`c`,256),'')");
+        check(ColumnKind::Unknown, "vector(3)", "");
+    }
+}

@@ -1,5 +1,258 @@
-//! Proves both sides equal, under traffic. (H1)
+//! Proves both sides equal, under traffic.
+//!
+//! A *pass* walks every table in chunks of its row key and compares checksums; a chunk that differs is narrowed down to
+//! rows, and those are looked at again ([`recheck`]) once the tail has passed the position of the first look. Beside
+//! it, and for ever after, the rows that the tail has *touched* are compared ([`touched`]). Behind the fence of a
+//! cutover what is still touched is compared where nothing moves any more, and that is the verdict.
+//!
+//! # Why no row falls between a pass and the touched keys (invariant 4)
+//!
+//! Claim: when every table is *covered* and no key is pending, each row of the target equals the source's at the
+//! applied position. Take a row K, and the last comparison C of it that said equal: of its chunk, or of its key.
+//! Let X be a transaction that changes K. The applier calls `touch(K)` after X is committed on the target and before X
+//! counts as applied. So there are three cases.
+//!
+//! 1. The touch comes after K was taken for C (after `track` for a chunk). Then K is in the set again (or still), its
+//!    table's key count is pending, and C isn't the last comparison. A set that overflowed takes the coverage with it.
+//! 2. The touch came before that, so X was in the source's binlog by then. C's reads begin after `source_shows_all`:
+//!    all of that binlog is visible to them, and X was committed on the target before its touch. Both reads saw X.
+//! 3. X isn't applied yet. Then it isn't part of the applied position, and its touch is case 1.
+//!
+//! So both reads of C saw every transaction that changed K up to the applied position. A read may also have seen later
+//! ones, in which case the rows were equal at that later position, and the touch of it makes another comparison.
+//! A chunk's read on the source and on the target see different moments: a row that changed in between looks equal
+//! only where it is (case 1 again), and looks different only until the next look.
+//!
+//! Between the fence and the verdict nothing moves: the source is read-only, the tail has applied its last position and
+//! every touch was called. Nothing is pending once the rest is compared, and the claim holds for the final position.
+//!
+//! A rule for the caller follows: an apply stage that ended without its touches (an error between commit and touch)
+//! calls [`TouchedKeys::touch_every_table`] before it applies again.
 
-pub mod checksum;
-pub mod recheck;
+mod checksum;
+mod difference;
+mod key;
+mod pass;
+mod progress;
+mod recheck;
+mod side;
 pub mod touched;
+mod work;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use config::progress::{Difference, Verdict};
+use config::{BackendConfig, BinlogPosition, Side, TableName};
+use tokio::sync::{Mutex, Notify};
+use tokio_util::sync::CancellationToken;
+
+use self::difference::Differences;
+use self::progress::Progress;
+pub use self::progress::{TableProgress, VerifyPhase};
+use self::recheck::Pair;
+use self::side::Backend;
+pub use self::touched::TouchedKeys;
+use crate::error::{Error, Result};
+use crate::schema::table::{SchemaSet, TableSchema};
+
+/// "Return when everything up to these coordinates is applied": `AppliedProgress::wait_for_coordinates`.
+pub type Passed = Arc<dyn Fn(BinlogPosition) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// How often an idle verifier looks whether a listed difference was repaired.
+const LISTED_AGAIN: Duration = Duration::from_secs(2);
+
+/// Compares both sides, from the end of the copy to the verdict of the cutover. Uses two connections a side.
+pub struct Verifier {
+    tables: Vec<Arc<TableSchema>>,
+    touched: Arc<TouchedKeys>,
+    passed: Passed,
+    differences: Differences,
+    progress: Progress,
+    /// Connections of the full passes.
+    walker: Mutex<Pair>,
+    /// Connections of the comparisons of touched keys.
+    follower: Mutex<Pair>,
+    /// A table wants a pass.
+    wanted: Notify,
+    /// True while a cutover asks for its verdict: no other work is begun.
+    standing_still: AtomicBool,
+}
+
+impl Verifier {
+    /// A verifier of these tables; nothing is verified yet. `touched` is what the appliers were given.
+    #[must_use]
+    pub fn new(
+        source: &BackendConfig,
+        target: &BackendConfig,
+        tables: &SchemaSet,
+        touched: Arc<TouchedKeys>,
+        passed: Passed,
+    ) -> Self {
+        let tables = tables.sorted();
+        let pair = || {
+            Mutex::new(Pair {
+                source: Backend::new(Side::Source, source.clone()),
+                target: Backend::new(Side::Target, target.clone()),
+            })
+        };
+        Self {
+            progress: Progress::new(tables.iter().map(|table| table.name.clone())),
+            tables,
+            touched,
+            passed,
+            differences: Differences::default(),
+            walker: pair(),
+            follower: pair(),
+            wanted: Notify::new(),
+            standing_still: AtomicBool::new(false),
+        }
+    }
+
+    /// Verifies until `stop` is cancelled: a pass over every table that needs one, and whatever is touched. What fails
+    /// for a moment is tried again; what fails for good stands in the table's note and keeps the verdict unknown.
+    /// May be called again after it returned, and goes on.
+    pub async fn run(&self, stop: &CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = async { tokio::join!(self.walk(), self.follow()); } => {}
+        }
+    }
+
+    /// VERIFY: begins a pass over one table, or over all of them. Until it is through, the verdict is unknown.
+    pub fn request(&self, table: Option<&TableName>) -> Result<()> {
+        if let Some(name) = table
+            && !self.tables.iter().any(|known| known.name == *name)
+        {
+            return Err(Error::definite(None, name.to_string(), "this table isn't part of the migration"));
+        }
+        for known in self.tables.iter().filter(|known| table.is_none_or(|name| known.name == *name)) {
+            self.progress.want(&known.name);
+        }
+        self.wanted.notify_one();
+        Ok(())
+    }
+
+    /// The verdict as of now. Under traffic it is hardly ever more than [`Verdict::Unknown`], because rows are always
+    /// on their way; see [`Self::refusal`].
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let differing = self.differences.total();
+        if differing > 0 {
+            return Verdict::Different { rows: differing };
+        }
+        if let Some(why) = self.not_covered() {
+            return Verdict::Unknown { why };
+        }
+        match self.touched.pending() {
+            0 => Verdict::Equal { rows: self.progress.rows_verified() },
+            pending => {
+                let why = format!(
+                    "{pending} rows changed since they were compared, and wait for their next comparison"
+                );
+                Verdict::Unknown { why }
+            }
+        }
+    }
+
+    /// Why a cutover can't begin: `None` where every table is covered, no difference is open and only the rows of
+    /// the last moments wait, which [`Self::verdict_standing_still`] settles.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        match self.differences.total() {
+            0 => self.not_covered(),
+            rows => Some(format!(
+                "{rows} rows differ; SHOW DIFFERENCES lists them with the SQL that repairs them"
+            )),
+        }
+    }
+
+    /// The verdict behind the fence: neither side takes writes and the tail has applied all there is. Compares
+    /// what is still touched, exactly and with all connections; tables that need a whole pass only where they are
+    /// small.
+    ///
+    /// Cancel safety: what isn't compared stays touched.
+    pub async fn verdict_standing_still(&self) -> Verdict {
+        let _still = StandStill::begin(&self.standing_still);
+        let (mut walker, mut follower) = tokio::join!(self.walker.lock(), self.follower.lock());
+        match self.compare_rest(&mut walker, &mut follower).await {
+            Ok(()) => self.verdict(),
+            Err(error) => Verdict::Unknown { why: format!("the last changes couldn't be compared: {error}") },
+        }
+    }
+
+    /// Where each table stands, sorted by name.
+    #[must_use]
+    pub fn tables(&self) -> Vec<TableProgress> {
+        self.progress.tables(&self.differences)
+    }
+
+    /// Rows compared in the present or last pass of every table.
+    #[must_use]
+    pub fn rows_verified(&self) -> u64 {
+        self.progress.rows_verified()
+    }
+
+    /// Rows that differ.
+    #[must_use]
+    pub fn differences_total(&self) -> u64 {
+        self.differences.total()
+    }
+
+    /// The differences, at most 10,000 of them.
+    #[must_use]
+    pub fn differences(&self) -> Vec<Difference> {
+        self.differences.list()
+    }
+
+    /// Rows that wait for their comparison.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.touched.pending()
+    }
+
+    /// What keeps the tables from being covered by a pass and the touches since.
+    fn not_covered(&self) -> Option<String> {
+        if self.tables.is_empty() {
+            return Some("there is no table to verify".to_owned());
+        }
+        let missing = self.tables.iter().filter(|table| !self.is_covered(&table.name)).count();
+        let note = self.progress.first_note().map(|note| format!(" ({note})")).unwrap_or_default();
+        (missing > 0).then(|| format!("{missing} of {} tables aren't verified yet{note}", self.tables.len()))
+    }
+
+    fn is_covered(&self, table: &TableName) -> bool {
+        self.progress.is_covered(table)
+            && !self.touched.overflowed(table)
+            && !self.differences.lost_count(table)
+    }
+
+    fn is_standing_still(&self) -> bool {
+        self.standing_still.load(Ordering::Acquire)
+    }
+}
+
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Verifier").field("tables", &self.tables.len()).finish_non_exhaustive()
+    }
+}
+
+/// Holds the background work back for as long as it lives, also where the caller was cancelled.
+struct StandStill<'a>(&'a AtomicBool);
+
+impl<'a> StandStill<'a> {
+    fn begin(flag: &'a AtomicBool) -> Self {
+        flag.store(true, Ordering::Release);
+        Self(flag)
+    }
+}
+
+impl Drop for StandStill<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}

@@ -1,0 +1,461 @@
+//! A session's connection to one backend: what it can be asked about the session's state, and how it is
+//! given one.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use config::{Flavor, ServerVersion, Side};
+
+use super::question::{self, Answer, QuestionError, backticked};
+use super::replay::{Snapshot, Step, ToPrepare, Variables, set_statement, user_value};
+use super::state::{BackendStatementId, ClientStatementId, SessionState};
+use crate::auth::{Credential, Login};
+use crate::backend::connect::{BackendConnection, connect};
+use crate::error::ConnectError;
+use crate::protocol::capability::Capabilities;
+use crate::protocol::packet::ErrPacket;
+use crate::protocol::packet::ok::StatusFlags;
+use crate::relay::copy::Leg;
+use crate::route::table::{Backend, Epoch};
+
+/// A backend that doesn't answer a dial within this time can't be reached.
+pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// User variables asked for at once.
+const USER_VARIABLES_AT_ONCE: usize = 64;
+
+const COM_INIT_DB: u8 = 0x02;
+const COM_PING: u8 = 0x0E;
+const COM_STMT_PREPARE: u8 = 0x16;
+const COM_STMT_CLOSE: u8 = 0x19;
+const COM_SET_OPTION: u8 = 0x1B;
+
+/// Session-only variables, and others whose difference to the global value says nothing about what a client
+/// did. Those among them that a client can set to an effect pin the session instead.
+const NOT_CARRIED: &[&str] = &[
+    "autocommit",
+    "character_set_database",
+    "collation_database",
+    "collation_server",
+    "character_set_server",
+    "character_set_connection",
+    "error_count",
+    "external_user",
+    "gtid_next",
+    "gtid_executed",
+    "gtid_owned",
+    "gtid_seq_no",
+    "identity",
+    "in_predicate_conversion_threshold",
+    "in_transaction",
+    "insert_id",
+    "last_gtid",
+    "last_insert_id",
+    "proxy_user",
+    "pseudo_replica_mode",
+    "pseudo_slave_mode",
+    "pseudo_thread_id",
+    "rand_seed1",
+    "rand_seed2",
+    "resultset_metadata",
+    "skip_replication",
+    "statement_id",
+    "timestamp",
+    "transaction_allow_batching",
+    "tx_isolation",
+    "transaction_isolation",
+    "tx_read_only",
+    "transaction_read_only",
+    "warning_count",
+    "original_commit_timestamp",
+    "original_server_version",
+    "immediate_server_version",
+    "require_row_format",
+    "use_secondary_engine",
+    "gtid_binlog_pos",
+    "gtid_binlog_state",
+    "gtid_current_pos",
+    "gtid_slave_pos",
+];
+
+/// What has become of a client's prepared statement here.
+#[derive(Debug, Clone)]
+pub(crate) enum BackendStatement {
+    /// It has this id.
+    Ready {
+        /// The backend's id.
+        id: BackendStatementId,
+        /// This backend was told the types of its parameters.
+        bound: bool,
+    },
+    /// Preparing it again failed; the client is told when it executes it.
+    Failed(ErrPacket),
+}
+
+/// A logged-in connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) leg: Leg,
+    pub(crate) side: Side,
+    pub(crate) epoch: Epoch,
+    /// The backend's id of it.
+    pub(crate) id: u32,
+    pub(crate) version: ServerVersion,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) status: StatusFlags,
+    pub(crate) statements: HashMap<ClientStatementId, BackendStatement>,
+}
+
+/// Why a connection couldn't take over a state.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RestoreError {
+    /// The backend can't be logged in to.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A question to the old server failed.
+    #[error("the state couldn't be read: {0}")]
+    Read(QuestionError),
+    /// The new server didn't take something.
+    #[error("{what} couldn't be restored: {error}")]
+    Write {
+        /// What; never a value.
+        what: String,
+        /// Why.
+        error: QuestionError,
+    },
+    /// Nothing leads from one state to the other.
+    #[error("the state changed in a way that this connection can't follow")]
+    Unreachable,
+}
+
+impl RestoreError {
+    /// True where another try on another connection may do better.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect(error) => matches!(error, ConnectError::Unreachable { .. }),
+            Self::Read(error) | Self::Write { error, .. } => error.is_transient(),
+            Self::Unreachable => true,
+        }
+    }
+}
+
+/// What every session has a value of.
+#[derive(Debug, Default)]
+pub(crate) struct Basics {
+    pub(crate) schema: Option<Vec<u8>>,
+    pub(crate) last_insert_id: u64,
+    pub(crate) variables: Variables,
+}
+
+impl Connection {
+    /// Around a connection that has just logged in; returns the OK that ended the login, too.
+    pub(crate) fn new(connection: BackendConnection, side: Side, epoch: Epoch) -> (Self, Vec<u8>) {
+        let this = Self {
+            leg: Leg::new(connection.stream),
+            side,
+            epoch,
+            id: connection.connection_id,
+            version: connection.version,
+            capabilities: connection.capabilities,
+            status: connection.status,
+            statements: HashMap::new(),
+        };
+        (this, connection.ok)
+    }
+
+    /// Dials for a session that is to move there. It begins without a schema, because there is no way back
+    /// to that from one that has been chosen.
+    pub(crate) async fn dial(
+        backend: &Backend,
+        epoch: Epoch,
+        login: &Login,
+        credential: &Credential,
+    ) -> Result<Self, ConnectError> {
+        let login = Login { schema: None, ..login.clone() };
+        let connection = connect(&backend.config, &login, credential, DIAL_TIMEOUT).await?;
+        Ok(Self::new(connection, backend.side, epoch).0)
+    }
+
+    pub(crate) async fn query(&mut self, sql: &[u8]) -> Result<Answer, QuestionError> {
+        let answer = question::query(&mut self.leg, self.capabilities, sql).await?;
+        if let Some(status) = answer.outcome.status {
+            self.status = status;
+        }
+        Ok(answer)
+    }
+
+    async fn command(&mut self, code: u8, argument: &[u8]) -> Result<Answer, QuestionError> {
+        let answer = question::command(&mut self.leg, self.capabilities, code, argument).await?;
+        if let Some(status) = answer.outcome.status {
+            self.status = status;
+        }
+        Ok(answer)
+    }
+
+    /// The status flags now.
+    pub(crate) async fn ping(&mut self) -> Result<StatusFlags, QuestionError> {
+        self.command(COM_PING, b"").await?;
+        Ok(self.status)
+    }
+
+    /// True where it is there, and silent.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        self.leg.is_quiet()
+    }
+
+    /// Says goodbye.
+    pub(crate) async fn quit(mut self) {
+        let mut packet = Vec::new();
+        question::put_command(&mut packet, 0x01, self.capabilities, b"");
+        let goodbye = async {
+            if self.leg.write(&packet).await.is_ok() {
+                self.leg.close().await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
+    }
+
+    /// Names of the variables that every move carries, as this server calls them.
+    fn carried(&self) -> [(&'static str, &'static str); 8] {
+        let (isolation, read_only) = match self.version.flavor {
+            Flavor::MariaDb => ("tx_isolation", "tx_read_only"),
+            Flavor::MySql => ("transaction_isolation", "transaction_read_only"),
+        };
+        [
+            ("sql_mode", "sql_mode"),
+            ("character_set_client", "character_set_client"),
+            ("character_set_results", "character_set_results"),
+            ("collation_connection", "collation_connection"),
+            ("time_zone", "time_zone"),
+            ("group_concat_max_len", "group_concat_max_len"),
+            // The same thing has two names; the plan compares it under one.
+            ("transaction_isolation", isolation),
+            ("transaction_read_only", read_only),
+        ]
+    }
+
+    /// Schema, LAST_INSERT_ID and the variables that every move carries.
+    pub(crate) async fn basics(&mut self) -> Result<Basics, QuestionError> {
+        let carried = self.carried();
+        let mut sql = "SELECT DATABASE(), @@SESSION.last_insert_id".to_owned();
+        for (_, name) in carried {
+            sql.push_str(", @@SESSION.");
+            sql.push_str(name);
+        }
+        let answer = self.query(sql.as_bytes()).await?;
+        let number = |value: Option<&[u8]>| std::str::from_utf8(value?).ok()?.parse().ok();
+        Ok(Basics {
+            schema: answer.value(0).map(<[u8]>::to_vec),
+            last_insert_id: number(answer.value(1)).unwrap_or(0),
+            variables: carried
+                .iter()
+                .enumerate()
+                .map(|(place, (name, _))| ((*name).to_owned(), answer.value(place + 2).map(<[u8]>::to_vec)))
+                .collect(),
+        })
+    }
+
+    /// Session variables that differ from their global value.
+    pub(crate) async fn touched_variables(&mut self) -> Result<Variables, QuestionError> {
+        let sql: &[u8] = match self.version.flavor {
+            Flavor::MariaDb => {
+                b"SELECT VARIABLE_NAME, SESSION_VALUE FROM information_schema.SYSTEM_VARIABLES \
+                  WHERE VARIABLE_SCOPE = 'SESSION' AND READ_ONLY = 'NO' \
+                  AND NOT (BINARY SESSION_VALUE <=> BINARY GLOBAL_VALUE) LIMIT 100000"
+            }
+            Flavor::MySql => {
+                b"SELECT s.VARIABLE_NAME, s.VARIABLE_VALUE FROM performance_schema.session_variables s \
+                  JOIN performance_schema.global_variables g ON g.VARIABLE_NAME = s.VARIABLE_NAME \
+                  WHERE NOT (CAST(s.VARIABLE_VALUE AS BINARY) <=> CAST(g.VARIABLE_VALUE AS BINARY)) \
+                  LIMIT 100000"
+            }
+        };
+        let answer = self.query(sql).await?;
+        let carried = self.carried();
+        let mut variables = Variables::new();
+        for row in &answer.rows {
+            let (Some(Some(name)), Some(value)) = (row.first(), row.get(1)) else { continue };
+            let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+            let by_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+            let elsewhere = NOT_CARRIED.contains(&name.as_str()) || carried.iter().any(|(_, n)| *n == name);
+            if by_name && !elsewhere {
+                variables.insert(name, value.clone());
+            }
+        }
+        Ok(variables)
+    }
+
+    /// Every user variable that the server knows of, where it can be asked.
+    pub(crate) async fn user_variable_names(&mut self) -> Result<BTreeSet<Vec<u8>>, QuestionError> {
+        if self.version.flavor != Flavor::MariaDb {
+            return Ok(BTreeSet::new());
+        }
+        let sql = b"SELECT VARIABLE_NAME FROM information_schema.USER_VARIABLES LIMIT 100000";
+        let answer = match self.query(sql).await {
+            Ok(answer) => answer,
+            // The plugin isn't there.
+            Err(QuestionError::Refused(_)) => return Ok(BTreeSet::new()),
+            Err(error) => return Err(error),
+        };
+        let names = answer.rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
+        Ok(names.map(|name| name.to_ascii_lowercase()).collect())
+    }
+
+    /// Values of user variables, as expressions. `Err` names none of them.
+    pub(crate) async fn user_variables(
+        &mut self,
+        names: &BTreeSet<Vec<u8>>,
+    ) -> Result<BTreeMap<Vec<u8>, String>, QuestionError> {
+        let names: Vec<_> = names.iter().collect();
+        let mut values = BTreeMap::new();
+        for names in names.chunks(USER_VARIABLES_AT_ONCE) {
+            let mut sql = b"SELECT ".to_vec();
+            for (place, name) in names.iter().enumerate() {
+                let name = backticked(name);
+                for part in [&b"@"[..], b", HEX(@", b"), CHARSET(@", b"), COLLATION(@"] {
+                    if place > 0 && part == b"@" {
+                        sql.extend_from_slice(b", ");
+                    }
+                    sql.extend_from_slice(part);
+                    sql.extend_from_slice(&name);
+                }
+                sql.push(b')');
+            }
+            let answer = self.query(&sql).await?;
+            for (place, name) in names.iter().enumerate() {
+                let at = place * 4;
+                let (Some(text), Some(column)) = (answer.value(at), answer.columns.get(at)) else { continue };
+                let expression = user_value::expression(
+                    *column,
+                    text,
+                    answer.value(at + 1),
+                    answer.value(at + 2),
+                    answer.value(at + 3),
+                );
+                let Some(expression) = expression else {
+                    let message = "a user variable's value can't be read exactly";
+                    return Err(QuestionError::Refused(ErrPacket::new(1105, b"HY000", message)));
+                };
+                values.insert((*name).clone(), expression);
+            }
+        }
+        Ok(values)
+    }
+
+    /// Carries out one step of a plan.
+    pub(crate) async fn carry_out(&mut self, step: &Step, state: &SessionState) -> Result<(), RestoreError> {
+        let result = match step {
+            Step::Schema(schema) => self.command(COM_INIT_DB, schema).await.map(drop),
+            Step::Variables(variables) => return self.set_variables(variables).await,
+            Step::Assign(list) => {
+                let mut sql = b"SET ".to_vec();
+                sql.extend_from_slice(list);
+                self.query(&sql).await.map(drop)
+            }
+            Step::MultiStatements(on) => {
+                let option: &[u8] = if *on { &[0, 0] } else { &[1, 0] };
+                self.command(COM_SET_OPTION, option).await.map(drop)
+            }
+            Step::Deallocate(name) => {
+                let mut sql = b"DEALLOCATE PREPARE ".to_vec();
+                sql.extend(backticked(name));
+                self.query(&sql).await.map(drop)
+            }
+            Step::Close(id) => self.close_statement(*id).await,
+            Step::Prepare(ToPrepare::Text(name, _)) => match state.texts.get(name) {
+                Some(statement) => self.query(&statement.text).await.map(drop),
+                None => Ok(()),
+            },
+            Step::Prepare(ToPrepare::Binary(id)) => self.prepare(*id, state).await,
+        };
+        result.map_err(|error| RestoreError::Write { what: what(step), error })
+    }
+
+    /// Prepares a binary statement again. That it can't be is the client's business when it executes it, as
+    /// it would be on a direct connection whose table went away.
+    async fn prepare(&mut self, id: ClientStatementId, state: &SessionState) -> Result<(), QuestionError> {
+        let Some(statement) = state.statements.get(&id) else { return Ok(()) };
+        let prepared = match self.command(COM_STMT_PREPARE, &statement.text).await {
+            Ok(answer) => answer.outcome.prepared,
+            Err(QuestionError::Refused(packet)) => {
+                self.statements.insert(id, BackendStatement::Failed(packet));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let entry = match prepared {
+            Some(new) if new.params == statement.params && new.columns == statement.columns => {
+                BackendStatement::Ready { id: BackendStatementId(new.id), bound: false }
+            }
+            // The client would read the new server's rows with the old one's columns.
+            _ => BackendStatement::Failed(ErrPacket::new(
+                1615,
+                b"HY000",
+                "Prepared statement needs to be re-prepared: it has other columns or parameters on the new server",
+            )),
+        };
+        self.statements.insert(id, entry);
+        Ok(())
+    }
+
+    async fn close_statement(&mut self, id: ClientStatementId) -> Result<(), QuestionError> {
+        if let Some(BackendStatement::Ready { id, .. }) = self.statements.remove(&id) {
+            let mut packet = Vec::new();
+            question::put_command(&mut packet, COM_STMT_CLOSE, self.capabilities, &id.0.to_le_bytes());
+            self.leg.write(&packet).await?;
+        }
+        Ok(())
+    }
+
+    /// Sets session variables; one by one where they don't all go at once.
+    async fn set_variables(&mut self, variables: &Variables) -> Result<(), RestoreError> {
+        let names = self.carried();
+        let here = |name: &str| {
+            names.iter().find(|(plan, _)| *plan == name).map_or(name.to_owned(), |(_, here)| (*here).to_owned())
+        };
+        let variables: Variables = variables.iter().map(|(n, value)| (here(n), value.clone())).collect();
+        match self.query(&set_statement(&variables)).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_transient() => {
+                return Err(RestoreError::Write { what: "session variables".to_owned(), error });
+            }
+            Err(_) => {}
+        }
+        for (name, value) in variables {
+            let one: Variables = [(name.clone(), value)].into();
+            match self.query(&set_statement(&one)).await {
+                Ok(_) => {}
+                // A global or a read-only variable can't have been changed by the session.
+                Err(QuestionError::Refused(packet)) if [1229, 1238].contains(&packet.code) => {}
+                Err(error) => {
+                    return Err(RestoreError::Write { what: format!("the session variable {name}"), error });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a new connection has, before anything was restored on it.
+    pub(crate) async fn fresh_snapshot(&mut self) -> Result<Snapshot, QuestionError> {
+        let basics = self.basics().await?;
+        Ok(Snapshot {
+            schema: basics.schema,
+            variables: basics.variables,
+            last_insert_id: basics.last_insert_id,
+            autocommit: self.status.contains(StatusFlags::AUTOCOMMIT),
+            ..Snapshot::default()
+        })
+    }
+}
+
+/// For messages: never a value (invariant 8).
+fn what(step: &Step) -> String {
+    match step {
+        Step::Schema(_) => "the current schema",
+        Step::Variables(_) => "session variables",
+        Step::Assign(_) => "user variables",
+        Step::MultiStatements(_) => "the multi-statement option",
+        Step::Prepare(_) => "a prepared statement",
+        Step::Deallocate(_) | Step::Close(_) => "the end of a prepared statement",
+    }
+    .to_owned()
+}

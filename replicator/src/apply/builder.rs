@@ -1,0 +1,217 @@
+//! Consecutive transactions, gathered to a batch. Pure.
+
+use std::time::{Duration, Instant};
+
+use config::BinlogPosition;
+
+use super::graph::LowWater;
+use super::statement::Mode;
+use super::worker::Batch;
+use super::writeset::{Plans, WriteSet};
+use crate::binlog::transaction::{RowsChange, TransactionMeta};
+use crate::error::Result;
+
+/// A batch with so many row changes is full.
+const ROWS_MAX: usize = 1_000;
+/// A batch with so many bytes in memory is full.
+const BYTES_MAX: usize = 4 << 20;
+/// A batch with so many transactions that change something is full.
+const TRANSACTIONS_MAX: usize = 500;
+/// And with so many transactions in all.
+const NUMBERS_MAX: usize = 2_000;
+/// Far behind, a batch that isn't full waits so long for more. A commit costs more than that.
+const LINGER: Duration = Duration::from_millis(4);
+/// More behind than this is far behind. MariaDB's times are whole seconds.
+const FAR_BEHIND_US: u64 = 2_500_000;
+
+/// A batch that still grows.
+#[derive(Debug, Default)]
+pub(super) struct Builder {
+    metas: Vec<TransactionMeta>,
+    changes: Vec<RowsChange>,
+    keys: WriteSet,
+    mode: Option<Mode>,
+    /// The binlog went on to here behind the last transaction.
+    coordinates: Option<BinlogPosition>,
+    rows: usize,
+    bytes: usize,
+    transactions: usize,
+    began: Option<Instant>,
+}
+
+/// A batch that is ready to be applied.
+#[derive(Debug)]
+pub(super) struct Built {
+    /// Its transactions.
+    pub(super) metas: Vec<TransactionMeta>,
+    /// Where the binlog went on to behind them.
+    pub(super) coordinates: Option<BinlogPosition>,
+    /// What it touches.
+    pub(super) keys: WriteSet,
+    /// Its rows; `None` where there are none.
+    pub(super) batch: Option<Batch>,
+}
+
+impl Builder {
+    /// True for no transaction.
+    pub(super) fn is_empty(&self) -> bool {
+        self.metas.is_empty()
+    }
+
+    /// True where it should be applied before it grows.
+    pub(super) fn is_full(&self) -> bool {
+        self.rows >= ROWS_MAX
+            || self.bytes >= BYTES_MAX
+            || self.transactions >= TRANSACTIONS_MAX
+            || self.metas.len() >= NUMBERS_MAX
+    }
+
+    /// True where a transaction replayed in that mode may join.
+    pub(super) fn fits(&self, mode: Mode) -> bool {
+        !self.is_full() && self.mode.is_none_or(|own| own == mode)
+    }
+
+    /// The mode of what is in it.
+    pub(super) fn mode(&self) -> Option<Mode> {
+        self.mode
+    }
+
+    /// The keys of what is in it.
+    pub(super) fn keys(&self) -> &WriteSet {
+        &self.keys
+    }
+
+    /// Number of the last transaction in it.
+    pub(super) fn last_seq(&self) -> Option<u64> {
+        self.metas.last().map(|meta| meta.seq)
+    }
+
+    /// Until when it should wait for more, were nothing more there now.
+    pub(super) fn waits_until(&self, now_us: u64) -> Option<Instant> {
+        let first = self.metas.first()?;
+        if self.is_full() || self.changes.is_empty() || first.committed_at_us + FAR_BEHIND_US > now_us {
+            return None;
+        }
+        self.began.map(|began| began + LINGER)
+    }
+
+    /// Adds a transaction with nothing to do: none of ours, or applied by an earlier run.
+    pub(super) fn skip(&mut self, meta: TransactionMeta) {
+        self.metas.push(meta);
+        self.coordinates = None;
+    }
+
+    /// Adds a transaction.
+    pub(super) fn add(
+        &mut self,
+        plans: &Plans,
+        mode: Mode,
+        meta: TransactionMeta,
+        changes: Vec<RowsChange>,
+        bytes: usize,
+        now: Instant,
+    ) -> Result<()> {
+        for change in &changes {
+            plans.collect(change, &mut self.keys)?;
+            self.rows += change.rows.len();
+        }
+        self.bytes += bytes;
+        self.transactions += 1;
+        self.mode = Some(mode);
+        self.began.get_or_insert(now);
+        self.changes.extend(changes);
+        self.skip(meta);
+        Ok(())
+    }
+
+    /// The binlog went on behind the last transaction.
+    pub(super) fn advance(&mut self, coordinates: BinlogPosition) {
+        self.coordinates = Some(coordinates);
+    }
+
+    /// Takes what is in it; `low` is what is applied without a gap.
+    pub(super) fn build(&mut self, low: LowWater) -> Built {
+        let whole = std::mem::take(self);
+        let batch = match (whole.metas.first(), whole.metas.last(), whole.mode) {
+            (Some(first), Some(last), Some(mode)) => Some(Batch {
+                first_seq: first.seq,
+                last_seq: last.seq,
+                place: place(first, last),
+                mode,
+                changes: whole.changes,
+                low,
+            }),
+            _ => None,
+        };
+        Built { metas: whole.metas, coordinates: whole.coordinates, keys: whole.keys, batch }
+    }
+}
+
+/// Where transactions are, for an error message.
+pub(super) fn place(first: &TransactionMeta, last: &TransactionMeta) -> String {
+    if first.seq == last.seq {
+        format!("transaction {} ending at {}", first.gtid, first.end)
+    } else {
+        format!("transactions {} to {} ending at {}", first.gtid, last.gtid, last.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use config::progress::ReplicationPosition;
+    use config::{Flavor, GtidSet};
+
+    use super::super::sample::{change, insert, int_row, meta, table};
+    use super::*;
+    use crate::schema::table::SchemaSet;
+
+    fn low() -> LowWater {
+        LowWater {
+            seq: 0,
+            position: ReplicationPosition {
+                gtids: GtidSet::empty(Flavor::MariaDb),
+                coordinates: BinlogPosition::default(),
+            },
+            committed_at_us: 0,
+        }
+    }
+
+    #[test]
+    fn a_batch_has_a_bound_and_one_mode() {
+        let table = table("t", 1, &[&[0]]);
+        let plans = Plans::new(&SchemaSet::new(vec![(*table).clone()]), true);
+        let mut builder = Builder::default();
+        let now = Instant::now();
+        let mut seq = 0;
+        let mut add = |builder: &mut Builder, rows: i64, bytes: usize| {
+            seq += 1;
+            let rows = (0..rows).map(|i| insert(int_row(&[i]))).collect();
+            builder.add(&plans, Mode::Safe, meta(seq), vec![change(&table, rows)], bytes, now).unwrap();
+        };
+        assert!(builder.is_empty() && builder.fits(Mode::Exact) && builder.waits_until(u64::MAX).is_none());
+        builder.skip(meta(0));
+        assert!(builder.fits(Mode::Exact) && builder.mode().is_none());
+        add(&mut builder, 600, 10);
+        assert!(builder.fits(Mode::Safe) && !builder.fits(Mode::Exact));
+        assert_eq!(builder.waits_until(u64::MAX), Some(now + LINGER));
+        assert_eq!(builder.waits_until(1_000_000), None, "not far behind");
+        add(&mut builder, 600, 10);
+        assert!(builder.is_full() && !builder.fits(Mode::Safe));
+        builder.advance(BinlogPosition { file: "bin.000001".to_owned(), offset: 9_999 });
+        let built = builder.build(low());
+        assert_eq!(built.metas.len(), 3);
+        assert_eq!(built.coordinates.unwrap().offset, 9_999);
+        assert_eq!(built.keys.taken.len(), 600);
+        let batch = built.batch.unwrap();
+        assert_eq!((batch.first_seq, batch.last_seq, batch.changes.len()), (0, 2, 2));
+        assert_eq!(batch.place, "transactions 0-1-0 to 0-1-2 ending at bin.000001:200");
+        assert!(builder.is_empty());
+        add(&mut builder, 1, BYTES_MAX);
+        assert!(builder.is_full());
+        builder.build(low());
+        builder.skip(meta(9));
+        assert!(builder.build(low()).batch.is_none(), "nothing to do");
+    }
+}

@@ -1,0 +1,108 @@
+//! From the spool into memory: reads ahead of the scheduler, within a bound of bytes.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::binlog::transaction::{RowChange, RowsChange, SpoolItem};
+use crate::error::Result;
+use crate::spool::reader::Reader;
+use crate::value::Value;
+
+/// Bytes of decoded rows that are read ahead or being applied, at most (invariant 7).
+const BYTES_MAX: u32 = 64 << 20;
+/// Items read ahead, at most.
+const ITEMS_MAX: usize = 2_000;
+
+/// Where transactions come from: a reader of the spool.
+pub trait SpoolSource: Send + 'static {
+    /// The next item; waits where nothing more is durable yet. It is dropped while it waits only when the whole
+    /// source is.
+    fn next(&mut self) -> impl Future<Output = Result<SpoolItem>> + Send;
+}
+
+impl SpoolSource for Reader {
+    fn next(&mut self) -> impl Future<Output = Result<SpoolItem>> + Send {
+        Reader::next(self)
+    }
+}
+
+/// An item and its share of the bytes in memory, given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// The item.
+    pub(super) item: SpoolItem,
+    /// About how many bytes it takes.
+    pub(super) weight: usize,
+    /// Its share.
+    pub(super) permit: OwnedSemaphorePermit,
+}
+
+/// Reads until it is cancelled or the source fails; the error is the last thing that is sent.
+pub(super) async fn pump<S: SpoolSource>(
+    mut source: S,
+    to: mpsc::Sender<Result<Taken>>,
+    cancel: CancellationToken,
+) {
+    let bytes = Arc::new(Semaphore::new(BYTES_MAX as usize));
+    let reading = async {
+        loop {
+            let item = match source.next().await {
+                Ok(item) => item,
+                Err(error) => {
+                    drop(to.send(Err(error)).await);
+                    return;
+                }
+            };
+            let weight = weight(&item);
+            // What is larger than the bound takes all of it and comes alone.
+            let share = u32::try_from(weight).unwrap_or(BYTES_MAX).clamp(1, BYTES_MAX);
+            let Ok(permit) = Arc::clone(&bytes).acquire_many_owned(share).await else { return };
+            if to.send(Ok(Taken { item, weight, permit })).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = reading => {}
+    }
+}
+
+/// The channel between [`pump`] and the scheduler.
+pub(super) fn channel() -> (mpsc::Sender<Result<Taken>>, mpsc::Receiver<Result<Taken>>) {
+    mpsc::channel(ITEMS_MAX)
+}
+
+fn weight(item: &SpoolItem) -> usize {
+    const META: usize = 200;
+    META + match item {
+        SpoolItem::Transaction { changes, .. } => changes.iter().map(change_weight).sum(),
+        SpoolItem::LargeRows(change) => change_weight(change),
+        SpoolItem::Ddl { sql, .. } => sql.len(),
+        _ => 0,
+    }
+}
+
+fn change_weight(change: &RowsChange) -> usize {
+    let row = |values: &Vec<Value>| values.iter().map(value_weight).sum::<usize>();
+    change
+        .rows
+        .iter()
+        .map(|change| match change {
+            RowChange::Insert { after: image } | RowChange::Delete { before: image } => row(image),
+            RowChange::Update { before, after } => row(before) + row(after),
+        })
+        .sum()
+}
+
+fn value_weight(value: &Value) -> usize {
+    size_of::<Value>()
+        + match value {
+            Value::Text(text) => text.len(),
+            Value::Bytes(bytes) => bytes.len(),
+            _ => 0,
+        }
+}

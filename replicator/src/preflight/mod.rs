@@ -1,0 +1,277 @@
+//! Can this migration work? Every finding at once, and nothing touched.
+//!
+//! Both servers are only asked: what they are, how they are set, what the service accounts may do, what there is
+//! to move and what is already there. The one thing that is written is a named lock in the source's memory, for
+//! as long as it takes the target to look whether it sees it: two addresses of one server can't hide that.
+
+mod grants;
+mod settings;
+mod tables;
+
+use config::progress::{Finding, Severity};
+use config::{BackendConfig, Config, Flavor, Side};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable as _;
+
+use self::grants::Grants;
+use self::settings::Settings;
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema::discover::{Discovery, discover};
+use crate::server::{ServerInfo, connect, end_position, inspect, start_position};
+
+/// Looks at both servers. An unreachable server is a finding, not an error. `resuming` allows a target that
+/// holds what this very migration has put there.
+pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
+    let mut findings = Findings::default();
+    let (source, target) = tokio::join!(
+        Backend::open(Side::Source, &config.source),
+        Backend::open(Side::Target, &config.target)
+    );
+    let mut source = findings.backend(Side::Source, &config.source, source);
+    let mut target = findings.backend(Side::Target, &config.target, target);
+    let mut one_server = false;
+    if let (Some(source), Some(target)) = (&mut source, &mut target) {
+        one_server = check_pair(&mut findings, source, target).await;
+    }
+    let mut discovery = None;
+    if let Some(source) = &mut source {
+        check_source(&mut findings, config, source).await;
+        let mut schemas = config.migration.schemas.clone();
+        match discover(Side::Source, &mut source.conn, &config.migration).await {
+            Ok(found) => {
+                findings.all(tables::judge(&found, source.info.cascades_in_binlog));
+                schemas = found.schemas.iter().map(|schema| schema.name.clone()).collect();
+                discovery = Some(found);
+            }
+            Err(error) => findings.error("the source's schema", &error),
+        }
+        findings.all(source.grants.judge_source(config, &source.info, &schemas));
+    }
+    // Of one server under two names there is only that to say.
+    if let Some(target) = target.as_mut().filter(|_| !one_server) {
+        findings.all(settings::judge_target(&target.settings));
+        if let Some(found) = &discovery {
+            findings.all(target.grants.judge_target(&config.target.user, found));
+            match tables::check_target(&mut target.conn, config, found, resuming).await {
+                Ok(there) => findings.all(there),
+                Err(error) => findings.error("the target's schema", &error),
+            }
+        }
+    }
+    for backend in [source, target].into_iter().flatten() {
+        // A goodbye that fails changes nothing about what was found.
+        drop(backend.conn.disconnect().await);
+    }
+    Ok(findings.finish(discovery.as_ref()))
+}
+
+/// A server that answered, and what it said of itself.
+struct Backend {
+    conn: Conn,
+    info: ServerInfo,
+    settings: Settings,
+    grants: Grants,
+}
+
+impl Backend {
+    async fn open(side: Side, config: &BackendConfig) -> Result<Self> {
+        let mut conn = connect(side, config).await?;
+        let info = inspect(side, &mut conn).await?;
+        let settings = Settings::read(side, &mut conn).await?;
+        let grants = Grants::read(side, &mut conn).await?;
+        Ok(Self { conn, info, settings, grants })
+    }
+}
+
+/// What both have to be together. True where they are one.
+async fn check_pair(findings: &mut Findings, source: &mut Backend, target: &mut Backend) -> bool {
+    let (from, to) = (source.info.version, target.info.version);
+    let supported = match (from.flavor, to.flavor) {
+        (Flavor::MariaDb, Flavor::MariaDb) => from.at_least(Flavor::MariaDb, 10, 11),
+        (Flavor::MySql, Flavor::MySql) => {
+            from.at_least(Flavor::MySql, 8, 0) && to.at_least(Flavor::MySql, 8, 0)
+        }
+        _ => false,
+    };
+    if !supported {
+        findings.add(
+            Severity::Fatal,
+            "source and target",
+            format!(
+                "Moving from {from} to {to} isn't supported yet: MariaDB 10.11 or later to MariaDB, and MySQL 8.0 \
+                 or later to MySQL."
+            ),
+        );
+    } else if (to.major, to.minor) < (from.major, from.minor) {
+        findings.add(
+            Severity::Warning,
+            "target",
+            format!("It is {to}, older than the source ({from}); types or collations may be missing there."),
+        );
+    }
+    match is_one_server(source, target).await {
+        Ok(true) => {
+            let message = "It is the same server as the source; source.url and target.url must name two servers.";
+            findings.add(Severity::Fatal, "target", message.to_owned());
+            return true;
+        }
+        Ok(false) if source.info.identity == target.info.identity => findings.add(
+            Severity::Warning,
+            "target",
+            "It has the same identity as the source (a copied data folder?); give it a server_uuid or server_id \
+             of its own, or replication between them won't work."
+                .to_owned(),
+        ),
+        Ok(false) => {}
+        Err(error) => findings.error("whether source and target are one server", &error),
+    }
+    if target.info.max_allowed_packet < source.info.max_allowed_packet {
+        findings.add(
+            Severity::Warning,
+            "target, max_allowed_packet",
+            format!(
+                "It is {} bytes and the source's is {}, so a large row may be refused; SET GLOBAL \
+                 max_allowed_packet on the target to at least the source's.",
+                target.info.max_allowed_packet, source.info.max_allowed_packet
+            ),
+        );
+    }
+    findings.all(settings::judge_pair(&source.settings, &target.settings));
+    false
+}
+
+/// Takes a lock with a name that nobody else can know on one side, and looks for it on the other.
+async fn is_one_server(source: &mut Backend, target: &mut Backend) -> Result<bool> {
+    const PLACE: &str = "comparing the servers";
+    let on = |side| move |e: mysql_async::Error| Error::database(side, PLACE, &e);
+    let name: Option<String> =
+        source.conn.query_first("SELECT CONCAT('changeover-', UUID())").await.map_err(on(Side::Source))?;
+    let name: String =
+        name.unwrap_or_default().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+    let taken: Option<Option<i64>> =
+        source.conn.query_first(format!("SELECT GET_LOCK('{name}', 0)")).await.map_err(on(Side::Source))?;
+    if taken.flatten() != Some(1) {
+        return Err(Error::transient(Side::Source, PLACE, "GET_LOCK was refused"));
+    }
+    let seen: Option<Option<i64>> =
+        target.conn.query_first(format!("SELECT IS_USED_LOCK('{name}')")).await.map_err(on(Side::Target))?;
+    source.conn.query_drop(format!("DO RELEASE_LOCK('{name}')")).await.map_err(on(Side::Source))?;
+    Ok(seen.flatten().is_some())
+}
+
+async fn check_source(findings: &mut Findings, config: &Config, source: &mut Backend) {
+    let wrong = settings::judge_source(&source.settings);
+    let logs = !wrong.iter().any(|finding| finding.severity == Severity::Fatal);
+    findings.all(wrong);
+    if !logs {
+        return;
+    }
+    if !source.grants.may_ask_for_positions(source.info.version.flavor) {
+        // Said among the privileges.
+        return;
+    }
+    // The very questions that START MIGRATION will ask; they read and hold nothing.
+    let start = start_position(Side::Source, &source.info, &mut source.conn).await;
+    let end = end_position(Side::Source, &source.info, &mut source.conn).await;
+    for result in [start, end] {
+        if let Err(error) = result {
+            findings.error("the source's binlog position", &error);
+            return;
+        }
+    }
+    match settings::check_filters(source.info.version, &mut source.conn, &config.migration.schemas).await {
+        Ok(filters) => findings.all(filters),
+        Err(error) => findings.error("the source's binlog filters", &error),
+    }
+    if let Err(error) = check_upstream(findings, source).await {
+        findings.error("whether the source replicates from another server", &error);
+    }
+}
+
+/// A replica that doesn't log what it replicates has a binlog with holes.
+async fn check_upstream(findings: &mut Findings, source: &mut Backend) -> Result<()> {
+    if source.settings.is_on("log_replica_updates") || source.settings.is_on("log_slave_updates") {
+        return Ok(());
+    }
+    let statement = match source.info.version.flavor {
+        Flavor::MariaDb => "SHOW ALL SLAVES STATUS",
+        Flavor::MySql if source.info.version.at_least(Flavor::MySql, 8, 4) => "SHOW REPLICA STATUS",
+        Flavor::MySql => "SHOW SLAVE STATUS",
+    };
+    const MESSAGE: &str = "log_slave_updates is off";
+    match source.conn.query::<mysql_async::Row, _>(statement).await {
+        Ok(rows) if rows.is_empty() => {}
+        Ok(_) => findings.add(
+            Severity::Fatal,
+            "source, log_slave_updates",
+            format!(
+                "{MESSAGE} and the source replicates from another server, so its binlog lacks what comes from \
+                 there; turn log_slave_updates on and restart it, or end that replication."
+            ),
+        ),
+        Err(mysql_async::Error::Server(_)) => findings.add(
+            Severity::Warning,
+            "source, log_slave_updates",
+            format!(
+                "{MESSAGE}, and the account may not see whether the source replicates from another server. If it \
+                 does, what comes from there is missing in its binlog and would be lost."
+            ),
+        ),
+        Err(error) => {
+            return Err(Error::database(Side::Source, "asking for replication", &error));
+        }
+    }
+    Ok(())
+}
+
+/// What was found so far.
+#[derive(Debug, Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, severity: Severity, subject: impl Into<String>, message: String) {
+        self.0.push(Finding { severity, subject: subject.into(), message });
+    }
+
+    fn all(&mut self, findings: Vec<Finding>) {
+        self.0.extend(findings);
+    }
+
+    /// A question that couldn't be answered can't be taken for a yes.
+    fn error(&mut self, subject: &str, error: &Error) {
+        self.add(Severity::Fatal, subject, format!("It couldn't be looked at: {error}."));
+    }
+
+    fn backend(&mut self, side: Side, config: &BackendConfig, opened: Result<Backend>) -> Option<Backend> {
+        let error = match opened {
+            Ok(backend) => return Some(backend),
+            Err(error) => error,
+        };
+        let advice = match error.kind {
+            ErrorKind::Transient => format!("check that the server runs and that {side}.url is right"),
+            _ => format!("check the user and the password of {side}.url and what the account may do"),
+        };
+        let place = format!("{side}, {}", config.address());
+        // Nothing is tried again here, whatever the error says for the other stages.
+        let message = error.message.trim_end_matches("; it is tried again");
+        self.add(Severity::Fatal, place, format!("It can't be used: {message}; {advice}."));
+        None
+    }
+
+    /// The worst first, and a last word that says what would be moved.
+    fn finish(mut self, found: Option<&Discovery>) -> Vec<Finding> {
+        self.0.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        if let Some(found) = found.filter(|found| !found.tables.is_empty()) {
+            let rows: u64 = found.tables.iter().map(|table| table.schema.rows_estimate).sum();
+            let schemas: Vec<_> = found.schemas.iter().map(|schema| schema.name.as_str()).collect();
+            let message = format!(
+                "{} tables, ~{rows} rows, of the schemas {} would be moved. Whether the target's disk has room for \
+                 them, and state_dir for the binlog in the meantime, can't be seen from here.",
+                found.tables.len(),
+                tables::some_of(schemas.iter().copied()),
+            );
+            self.add(Severity::Note, "migration", message);
+        }
+        self.0
+    }
+}

@@ -1,0 +1,299 @@
+//! How the servers are set.
+
+use std::collections::HashMap;
+
+use config::progress::{Finding, Severity};
+use config::{Flavor, ServerVersion, Side};
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Row};
+
+use crate::error::{Error, Result};
+
+/// Logs that are kept for less than this may be gone after a longer interruption.
+const KEPT_SHORT_S: f64 = 86_400.0;
+
+/// SHOW GLOBAL VARIABLES.
+#[derive(Debug, Default)]
+pub(super) struct Settings(HashMap<String, String>);
+
+impl Settings {
+    pub(super) async fn read(side: Side, conn: &mut Conn) -> Result<Self> {
+        let rows: Vec<(String, Vec<u8>)> = conn
+            .query("SHOW GLOBAL VARIABLES")
+            .await
+            .map_err(|e| Error::database(side, "reading the server's settings", &e))?;
+        let rows = rows
+            .into_iter()
+            .map(|(name, value)| (name.to_ascii_lowercase(), String::from_utf8_lossy(&value).into_owned()));
+        Ok(Self(rows.collect()))
+    }
+
+    /// A setting, where the server has it.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    pub(super) fn is_on(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("ON"))
+    }
+
+    /// True where the server has the setting and it isn't that.
+    fn is_not(&self, name: &str, wanted: &str) -> bool {
+        self.get(name).is_some_and(|value| !value.eq_ignore_ascii_case(wanted))
+    }
+}
+
+fn finding(severity: Severity, subject: &str, message: impl Into<String>) -> Finding {
+    Finding { severity, subject: subject.to_owned(), message: message.into() }
+}
+
+/// The source's binlog must hold every change, whole.
+pub(super) fn judge_source(settings: &Settings) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut fatal = |subject: &str, message: String| found.push(finding(Severity::Fatal, subject, message));
+    if !settings.is_on("log_bin") {
+        fatal(
+            "source, log_bin",
+            "The binary log is off, so changes during the copy can't be followed; start the server with log_bin."
+                .to_owned(),
+        );
+        return found;
+    }
+    if settings.is_not("binlog_format", "ROW") {
+        fatal(
+            "source, binlog_format",
+            format!(
+                "It is {} and must be ROW; SET GLOBAL binlog_format = 'ROW' (and in its configuration file), then \
+                 let the applications reconnect: sessions keep the old format.",
+                settings.get("binlog_format").unwrap_or_default()
+            ),
+        );
+    }
+    if settings.is_not("binlog_row_image", "FULL") {
+        fatal(
+            "source, binlog_row_image",
+            format!(
+                "It is {} and must be FULL; SET GLOBAL binlog_row_image = 'FULL' (and in its configuration file), \
+                 then let the applications reconnect: sessions keep the old image.",
+                settings.get("binlog_row_image").unwrap_or_default()
+            ),
+        );
+    }
+    if settings
+        .get("binlog_row_value_options")
+        .is_some_and(|v| v.to_ascii_uppercase().contains("PARTIAL_JSON"))
+    {
+        fatal(
+            "source, binlog_row_value_options",
+            "PARTIAL_JSON isn't supported yet; SET GLOBAL binlog_row_value_options = '' and let the applications \
+             reconnect."
+                .to_owned(),
+        );
+    }
+    if settings.is_not("gtid_mode", "ON") {
+        fatal(
+            "source, gtid_mode",
+            format!(
+                "It is {} and must be ON: enforce_gtid_consistency = ON first, then gtid_mode step by step \
+                 (OFF_PERMISSIVE, ON_PERMISSIVE, ON).",
+                settings.get("gtid_mode").unwrap_or_default()
+            ),
+        );
+    }
+    if settings.get("server_id") == Some("0") {
+        fatal(
+            "source, server_id",
+            "It is 0, which serves no replica; SET GLOBAL server_id to another.".to_owned(),
+        );
+    }
+    let kept_s = kept_s(settings);
+    if kept_s.is_some_and(|seconds| seconds < KEPT_SHORT_S) {
+        found.push(finding(
+            Severity::Note,
+            "source, binlog_expire_logs_seconds",
+            format!(
+                "The binlog is kept for {} s only. It is fetched at once, but after an interruption that lasts \
+                 longer the migration would have to start over.",
+                kept_s.unwrap_or_default()
+            ),
+        ));
+    }
+    found
+}
+
+/// How long binlogs are kept; `None`: for ever, as far as time goes.
+fn kept_s(settings: &Settings) -> Option<f64> {
+    let number = |name: &str| settings.get(name).and_then(|v| v.parse::<f64>().ok()).filter(|v| *v > 0.0);
+    number("binlog_expire_logs_seconds").or_else(|| number("expire_logs_days").map(|days| days * 86_400.0))
+}
+
+/// The target must take writes, and take them as they are.
+pub(super) fn judge_target(settings: &Settings) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for name in ["super_read_only", "read_only"] {
+        if settings.get(name).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("OFF")) {
+            found.push(finding(
+                Severity::Fatal,
+                &format!("target, {name}"),
+                format!("The target takes no writes; SET GLOBAL {name} = OFF there."),
+            ));
+        }
+    }
+    if settings.is_on("log_bin")
+        && settings.get("binlog_format").is_some_and(|v| v.eq_ignore_ascii_case("STATEMENT"))
+    {
+        found.push(finding(
+            Severity::Fatal,
+            "target, binlog_format",
+            "It is STATEMENT, with which the copy can't be loaded; SET GLOBAL binlog_format = 'ROW'.",
+        ));
+    }
+    if !settings.is_on("log_bin") {
+        found.push(finding(
+            Severity::Note,
+            "target, log_bin",
+            "The target's binary log is off: after the cutover nothing can replicate from it.",
+        ));
+    }
+    if !settings.is_on("local_infile") {
+        found.push(finding(
+            Severity::Warning,
+            "target, local_infile",
+            "It is off, so rows are inserted instead of loaded, which is slower; SET GLOBAL local_infile = ON for \
+             the time of the copy.",
+        ));
+    }
+    found
+}
+
+/// What both have to have in common.
+pub(super) fn judge_pair(source: &Settings, target: &Settings) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let folding = |settings: &Settings| settings.get("lower_case_table_names").map(str::to_owned);
+    let (from, to) = (folding(source), folding(target));
+    if from != to {
+        found.push(finding(
+            Severity::Fatal,
+            "target, lower_case_table_names",
+            format!(
+                "It is {} and the source's is {}, so one name could mean two things; it can be chosen only when \
+                 the target's data folder is made.",
+                to.unwrap_or_default(),
+                from.unwrap_or_default()
+            ),
+        ));
+    }
+    found
+}
+
+/// A server may leave schemas out of its binlog; what is written there would be lost.
+pub(super) async fn check_filters(
+    version: ServerVersion,
+    conn: &mut Conn,
+    schemas: &[String],
+) -> Result<Vec<Finding>> {
+    let statement =
+        if version.at_least(Flavor::MySql, 8, 4) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" };
+    let row: Option<Row> = conn
+        .query_first(statement)
+        .await
+        .map_err(|e| Error::database(Side::Source, "reading the binlog filters", &e))?;
+    let column = |name: &str| -> String {
+        let row = row.as_ref();
+        let index = row.and_then(|row| row.columns_ref().iter().position(|c| c.name_str() == name));
+        let cell = index.and_then(|index| row.and_then(|row| row.get_opt::<String, _>(index)));
+        cell.and_then(std::result::Result::ok).unwrap_or_default()
+    };
+    Ok(judge_filters(&column("Binlog_Do_DB"), &column("Binlog_Ignore_DB"), schemas))
+}
+
+fn judge_filters(do_db: &str, ignore_db: &str, schemas: &[String]) -> Vec<Finding> {
+    let names = |list: &str| -> Vec<String> {
+        list.split(',').map(|name| name.trim().to_lowercase()).filter(|name| !name.is_empty()).collect()
+    };
+    let (only, ignored) = (names(do_db), names(ignore_db));
+    let lost = |schema: &String| {
+        let schema = schema.to_lowercase();
+        (!only.is_empty() && !only.contains(&schema)) || ignored.contains(&schema)
+    };
+    // Without a list of schemas whatever isn't logged may be one of them.
+    let harmful =
+        if schemas.is_empty() { !only.is_empty() || !ignored.is_empty() } else { schemas.iter().any(lost) };
+    let message = "The server leaves schemas of this migration out of its binlog (binlog_do_db, binlog_ignore_db), so \
+                   their changes would be lost; take these options out of its configuration and restart it.";
+    if harmful { vec![finding(Severity::Fatal, "source, binlog filters", message)] } else { Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        Settings(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    fn subjects(findings: &[Finding]) -> Vec<String> {
+        findings.iter().map(|f| format!("{:?} {}", f.severity, f.subject)).collect()
+    }
+
+    #[test]
+    fn a_source_must_log_whole_rows() {
+        let good = [
+            ("log_bin", "ON"),
+            ("binlog_format", "ROW"),
+            ("binlog_row_image", "FULL"),
+            ("binlog_row_value_options", ""),
+            ("gtid_mode", "ON"),
+            ("server_id", "1"),
+            ("binlog_expire_logs_seconds", "2592000"),
+        ];
+        let check = |name: &str, value: &str, expected: &[&str]| {
+            let mut changed = settings(&good);
+            changed.0.insert(name.to_owned(), value.to_owned());
+            assert_eq!(subjects(&judge_source(&changed)), expected, "{name} = {value}");
+        };
+        check("log_bin", "ON", &[]);
+        check("log_bin", "OFF", &["Fatal source, log_bin"]);
+        check("binlog_format", "MIXED", &["Fatal source, binlog_format"]);
+        check("binlog_row_image", "MINIMAL", &["Fatal source, binlog_row_image"]);
+        check("binlog_row_value_options", "PARTIAL_JSON", &["Fatal source, binlog_row_value_options"]);
+        check("gtid_mode", "ON_PERMISSIVE", &["Fatal source, gtid_mode"]);
+        check("server_id", "0", &["Fatal source, server_id"]);
+        check("binlog_expire_logs_seconds", "60", &["Note source, binlog_expire_logs_seconds"]);
+        check("binlog_expire_logs_seconds", "0", &[]);
+        check("expire_logs_days", "0.5", &[]);
+    }
+
+    #[test]
+    fn a_target_must_take_writes() {
+        let check = |pairs: &[(&str, &str)], expected: &[&str]| {
+            assert_eq!(subjects(&judge_target(&settings(pairs))), expected);
+        };
+        check(&[("log_bin", "ON"), ("local_infile", "ON"), ("read_only", "OFF")], &[]);
+        check(
+            &[("log_bin", "ON"), ("local_infile", "ON"), ("read_only", "ON")],
+            &["Fatal target, read_only"],
+        );
+        check(&[("log_bin", "ON"), ("local_infile", "OFF")], &["Warning target, local_infile"]);
+        check(
+            &[("log_bin", "ON"), ("local_infile", "ON"), ("binlog_format", "STATEMENT")],
+            &["Fatal target, binlog_format"],
+        );
+        check(&[("log_bin", "OFF"), ("local_infile", "ON")], &["Note target, log_bin"]);
+    }
+
+    #[test]
+    fn filters_that_lose_changes_are_found() {
+        let check = |only: &str, ignored: &str, schemas: &[&str], harmful: bool| {
+            let schemas: Vec<String> = schemas.iter().map(|s| (*s).to_owned()).collect();
+            assert_eq!(!judge_filters(only, ignored, &schemas).is_empty(), harmful, "{only}/{ignored}");
+        };
+        check("", "", &[], false);
+        check("", "", &["a"], false);
+        check("a,b", "", &["a"], false);
+        check("b", "", &["a"], true);
+        check("", "a", &["a"], true);
+        check("", "b", &["a"], false);
+        check("", "b", &[], true);
+    }
+}

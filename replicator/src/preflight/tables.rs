@@ -1,0 +1,212 @@
+//! What there is to move, and what is in its place already.
+
+use std::collections::{BTreeMap, HashSet};
+
+use config::progress::{Finding, Severity};
+use config::{Config, Side, TableName};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable as _;
+
+use crate::error::{Error, Result};
+use crate::schema::convert::differences;
+use crate::schema::discover::{Discovery, discover};
+use crate::schema::table::TableSchema;
+
+/// Names in one message at most; the rest is a number.
+const NAMES_MAX: usize = 10;
+
+fn finding(severity: Severity, subject: impl Into<String>, message: impl Into<String>) -> Finding {
+    Finding { severity, subject: subject.into(), message: message.into() }
+}
+
+/// The first names and how many more there are.
+pub(super) fn some_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    let shown = names.iter().take(NAMES_MAX).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMES_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// What is wrong with, or worth knowing of, what the source holds.
+pub(super) fn judge(found: &Discovery, cascades_in_binlog: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for schema in &found.missing_schemas {
+        let there = "There is no such schema on the source, or the account may not see it; correct \
+                     migration.schemas.";
+        findings.push(finding(Severity::Fatal, format!("schema {schema}"), there));
+    }
+    for schema in &found.own_schemas {
+        let own =
+            "It belongs to the server or to Changeover and isn't moved; take it out of migration.schemas.";
+        findings.push(finding(Severity::Fatal, format!("schema {schema}"), own));
+    }
+    if found.tables.is_empty() {
+        let none = "There is no table to move: none in these schemas that exclude_tables leaves, or none that the \
+                    account may see.";
+        findings.push(finding(Severity::Fatal, "migration", none));
+    }
+    for table in &found.tables {
+        for problem in &table.problems {
+            findings.push(finding(Severity::Fatal, format!("table {}", table.schema.name), problem));
+        }
+    }
+    findings.extend(foreign_parents(found));
+    findings.extend(cascades(found, cascades_in_binlog));
+    findings.extend(objects(found));
+    if !found.excluded.is_empty() {
+        let names: Vec<String> = found.excluded.iter().map(TableName::to_string).collect();
+        let message = format!(
+            "{} tables are left out by exclude_tables: {}.",
+            names.len(),
+            some_of(names.iter().map(String::as_str))
+        );
+        findings.push(finding(Severity::Note, "exclude_tables", message));
+    }
+    findings
+}
+
+/// A table whose parent stays behind could never take a row on the target.
+fn foreign_parents(found: &Discovery) -> Vec<Finding> {
+    let moved: HashSet<&TableName> = found.tables.iter().map(|table| &table.schema.name).collect();
+    let keys =
+        found.tables.iter().flat_map(|table| table.schema.foreign_keys.iter().map(move |key| (table, key)));
+    let orphans = keys.filter(|(_, key)| !moved.contains(&key.parent));
+    orphans
+        .map(|(table, key)| {
+            let message = format!(
+                "Its foreign key {} refers to {}, which isn't moved; move that table as well, exclude this one, or \
+                 drop the key.",
+                key.name, key.parent
+            );
+            finding(Severity::Fatal, format!("table {}", table.schema.name), message)
+        })
+        .collect()
+}
+
+fn cascades(found: &Discovery, in_binlog: bool) -> Option<Finding> {
+    if in_binlog {
+        return None;
+    }
+    let names: Vec<String> = found
+        .tables
+        .iter()
+        .filter(|table| table.schema.has_cascading_children)
+        .map(|table| table.schema.name.to_string())
+        .collect();
+    if names.is_empty() {
+        return None;
+    }
+    let message = format!(
+        "Other tables refer to {} with ON DELETE or ON UPDATE actions, which this source doesn't log; the target \
+         carries them out itself. An update of a referenced key while the copy is replayed stops the migration.",
+        some_of(names.iter().map(String::as_str))
+    );
+    Some(finding(Severity::Note, "foreign keys", message))
+}
+
+/// What acts or looks on its own isn't moved yet, and nobody should find that out afterwards.
+fn objects(found: &Discovery) -> Vec<Finding> {
+    let mut kinds: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for object in &found.objects {
+        kinds.entry(&object.kind).or_default().push(format!("{}.{}", object.schema, object.name));
+    }
+    kinds
+        .into_iter()
+        .map(|(kind, names)| {
+            let note = match kind {
+                "trigger" => " What they do on the source arrives as rows; from the cutover on they are missing.",
+                "sequence" => " Tables whose defaults use them can't be made on the target.",
+                _ => "",
+            };
+            let message = format!(
+                "{} of them aren't moved yet and have to be created on the target by hand before the cutover: \
+                 {}.{note}",
+                names.len(),
+                some_of(names.iter().map(String::as_str))
+            );
+            finding(Severity::Warning, format!("{kind}s"), message)
+        })
+        .collect()
+}
+
+/// What the target holds where the tables are to be. Nothing is there, or the same tables without a row.
+pub(super) async fn check_target(
+    target: &mut Conn,
+    config: &Config,
+    source: &Discovery,
+    resuming: bool,
+) -> Result<Vec<Finding>> {
+    if resuming {
+        return Ok(Vec::new());
+    }
+    // Under the same names and without the exclusions: an excluded table with rows is one in these schemas too.
+    let mut migration = config.migration.clone();
+    migration.schemas = source.schemas.iter().map(|schema| schema.name.clone()).collect();
+    migration.exclude_tables.clear();
+    if migration.schemas.is_empty() {
+        return Ok(Vec::new());
+    }
+    let there = discover(Side::Target, target, &migration).await?;
+    let mut findings = Vec::new();
+    let mut empty = HashSet::new();
+    let mut filled: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for table in &there.tables {
+        let name = &table.schema.name;
+        if has_rows(target, &table.schema).await? {
+            filled.entry(&name.schema).or_default().push(&name.table);
+        } else {
+            empty.insert(name.clone());
+        }
+    }
+    for (schema, tables) in filled {
+        let message = format!(
+            "The target already holds rows in {} of its tables ({}), which the copy would mix with the source's; \
+             empty or drop them there, or choose another target.",
+            tables.len(),
+            some_of(tables.into_iter())
+        );
+        findings.push(finding(Severity::Fatal, format!("target, schema {schema}"), message));
+    }
+    for (name, what) in differences(&source.schema_set(), &there.schema_set()) {
+        if empty.contains(&name) {
+            let message = format!(
+                "It is on the target, empty, but not as it is on the source: {what}; drop it there, it is made again."
+            );
+            findings.push(finding(Severity::Fatal, format!("table {name}"), message));
+        }
+    }
+    for schema in &source.schemas {
+        if let Some(other) = there.schemas.iter().find(|other| other.name == schema.name && *other != schema)
+        {
+            let message = format!(
+                "It is on the target with another default ({}, not {}), which tables made later would get; ALTER \
+                 DATABASE there to make it the same.",
+                other.collation, schema.collation
+            );
+            findings.push(finding(Severity::Warning, format!("schema {}", schema.name), message));
+        }
+    }
+    Ok(findings)
+}
+
+async fn has_rows(target: &mut Conn, table: &TableSchema) -> Result<bool> {
+    let row: Option<u8> = target
+        .query_first(format!("SELECT 1 FROM {} LIMIT 1", table.name.quoted()))
+        .await
+        .map_err(|e| Error::database(Side::Target, table.name.to_string(), &e))?;
+    Ok(row.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lists_are_cut() {
+        let names: Vec<String> = (0..12).map(|n| n.to_string()).collect();
+        assert_eq!(some_of(names.iter().map(String::as_str)), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more");
+        assert_eq!(some_of(["a", "b"].into_iter()), "a, b");
+    }
+}

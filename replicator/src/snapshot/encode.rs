@@ -1,0 +1,139 @@
+//! Rows of the source's text protocol as what a loader sends: LOAD DATA's fields, or literals of an INSERT.
+//!
+//! The same columns, the same exact texts ([`select_expression`]), and for each column what the target has to do
+//! with them. In LOAD DATA's form a cell is copied without being looked at, but for its separators.
+
+use bytes::{BufMut as _, BytesMut};
+use config::names::quote_identifier;
+use mysql_async::Row;
+
+use super::cell::{cell_of, select_expression, value_of_cell};
+use crate::error::Result;
+use crate::literal::write_literal;
+use crate::schema::table::{Column, ColumnKind, TableSchema};
+
+/// How rows travel to the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// LOAD DATA LOCAL INFILE.
+    LoadData,
+    /// INSERT or REPLACE of many rows, where the target doesn't allow the other.
+    Insert,
+}
+
+/// The list of expressions that reads the stored columns of a table exactly.
+pub(super) fn select_list(table: &TableSchema) -> String {
+    stored(table).map(select_expression).collect::<Vec<_>>().join(", ")
+}
+
+/// The statement that the rows belong to. For LOAD DATA it is whole; for INSERT the rows follow it.
+///
+/// `replace`: rows may be there already, from an attempt before or under another unique key that the row had when
+/// its neighbour was read. What it displaces has a later event of its own.
+pub(super) fn statement(table: &TableSchema, form: Form, replace: bool) -> String {
+    let name = table.name.quoted();
+    match form {
+        Form::LoadData => load_data(table, &name, replace),
+        Form::Insert => {
+            let columns: Vec<_> = stored(table).map(|c| quote_identifier(&c.name)).collect();
+            let verb = if replace { "REPLACE" } else { "INSERT" };
+            format!("{verb} INTO {name} ({}) VALUES ", columns.join(", "))
+        }
+    }
+}
+
+fn load_data(table: &TableSchema, name: &str, replace: bool) -> String {
+    let mut fields = Vec::new();
+    let mut sets = Vec::new();
+    for (index, column) in stored(table).enumerate() {
+        let quoted = quote_identifier(&column.name);
+        // In a file a number for these columns would be taken as text, and JSON refuses binary text.
+        let set = match column.kind {
+            ColumnKind::Bit { .. } | ColumnKind::Enum { .. } | ColumnKind::Set { .. } => {
+                format!("CAST(@c{index} AS UNSIGNED)")
+            }
+            ColumnKind::Json => format!("CONVERT(@c{index} USING utf8mb4)"),
+            _ => {
+                fields.push(quoted);
+                continue;
+            }
+        };
+        fields.push(format!("@c{index}"));
+        sets.push(format!("{quoted} = {set}"));
+    }
+    let set = if sets.is_empty() { String::new() } else { format!(" SET {}", sets.join(", ")) };
+    let replace = if replace { "REPLACE " } else { "" };
+    format!(
+        "LOAD DATA LOCAL INFILE 'changeover' {replace}INTO TABLE {name} CHARACTER SET binary \
+         FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' LINES TERMINATED BY '\\n' ({}){set}",
+        fields.join(", ")
+    )
+}
+
+/// Appends a row, whose cells are those of [`select_list`].
+pub(super) fn write_row(out: &mut BytesMut, table: &TableSchema, form: Form, row: &Row) -> Result<()> {
+    match form {
+        Form::LoadData => {
+            for index in 0..row.len() {
+                if index > 0 {
+                    out.put_u8(b'\t');
+                }
+                match cell_of(row, index) {
+                    Some(cell) => write_field(out, cell),
+                    None => out.put_slice(b"\\N"),
+                }
+            }
+            out.put_u8(b'\n');
+        }
+        Form::Insert => {
+            let mut literals = Vec::with_capacity(64);
+            for (index, column) in stored(table).enumerate() {
+                literals.push(if index == 0 { b'(' } else { b',' });
+                write_literal(&mut literals, column, &value_of_cell(column, cell_of(row, index))?);
+            }
+            literals.push(b')');
+            out.put_slice(&literals);
+        }
+    }
+    Ok(())
+}
+
+fn stored(table: &TableSchema) -> impl Iterator<Item = &Column> {
+    table.stored_columns().filter_map(|index| table.columns.get(index))
+}
+
+/// Copies a cell, escaping what would end a field or a line. A cell that needs none is copied whole.
+fn write_field(out: &mut BytesMut, cell: &[u8]) {
+    let mut rest = cell;
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\t' | b'\n' | b'\\')) {
+        let (plain, special) = rest.split_at(at);
+        out.put_slice(plain);
+        let Some((&byte, after)) = special.split_first() else { return };
+        let escaped = match byte {
+            b'\t' => b't',
+            b'\n' => b'n',
+            other => other,
+        };
+        out.put_slice(&[b'\\', escaped]);
+        rest = after;
+    }
+    out.put_slice(rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_escaped() {
+        let check = |cell: &[u8], expected: &[u8]| {
+            let mut out = BytesMut::new();
+            write_field(&mut out, cell);
+            assert_eq!(out, expected, "{cell:?}");
+        };
+        check(b"", b"");
+        check(b"plain\0\r\x1a'", b"plain\0\r\x1a'");
+        check(b"\t", b"\\t");
+        check(b"a\\N\nb\\", b"a\\\\N\\nb\\\\");
+    }
+}

@@ -1,0 +1,138 @@
+//! How far the copy is, for whoever asks while it runs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use config::TableName;
+
+use crate::schema::table::{SchemaSet, TableSchema};
+
+/// Progress of every table. Shared between the copy, which writes it, and everyone who shows it.
+#[derive(Debug, Default)]
+pub struct SnapshotProgress {
+    tables: HashMap<TableName, Arc<TableProgress>>,
+}
+
+/// Progress of a table.
+#[derive(Debug, Default)]
+pub struct TableProgress {
+    rows_copied: AtomicU64,
+    rows_estimate: AtomicU64,
+    phase: AtomicU8,
+}
+
+/// Where a table's copy stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyPhase {
+    /// No chunk of it was begun.
+    Waiting,
+    /// Some chunks were.
+    Copying,
+    /// All of it is on the target.
+    Copied,
+}
+
+impl CopyPhase {
+    /// The word in SHOW MIGRATION TABLES.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CopyPhase::Waiting => "waiting",
+            CopyPhase::Copying => "copying",
+            CopyPhase::Copied => "copied",
+        }
+    }
+}
+
+impl SnapshotProgress {
+    /// Nothing is copied yet.
+    #[must_use]
+    pub fn new(tables: &SchemaSet) -> Arc<Self> {
+        let tables = tables.sorted().into_iter().map(|table| {
+            let progress = TableProgress::default();
+            progress.rows_estimate.store(table.rows_estimate, Ordering::Relaxed);
+            (table.name.clone(), Arc::new(progress))
+        });
+        Arc::new(Self { tables: tables.collect() })
+    }
+
+    /// A table's progress.
+    #[must_use]
+    pub fn table(&self, name: &TableName) -> Option<&Arc<TableProgress>> {
+        self.tables.get(name)
+    }
+
+    pub(super) fn of(&self, table: &TableSchema) -> Arc<TableProgress> {
+        self.tables.get(&table.name).cloned().unwrap_or_default()
+    }
+
+    /// Rows on the target, over all tables.
+    #[must_use]
+    pub fn rows_copied(&self) -> u64 {
+        self.tables.values().map(|table| table.rows_copied()).sum()
+    }
+
+    /// Rows to copy, over all tables, as well as it is known by now.
+    #[must_use]
+    pub fn rows_estimate(&self) -> u64 {
+        self.tables.values().map(|table| table.rows_estimate()).sum()
+    }
+
+    /// Tables that are on the target as a whole.
+    #[must_use]
+    pub fn tables_copied(&self) -> usize {
+        self.tables.values().filter(|table| table.phase() == CopyPhase::Copied).count()
+    }
+
+    /// True when every table is.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.tables_copied() == self.tables.len()
+    }
+}
+
+impl TableProgress {
+    /// Rows on the target.
+    #[must_use]
+    pub fn rows_copied(&self) -> u64 {
+        self.rows_copied.load(Ordering::Relaxed)
+    }
+
+    /// Rows to copy: the source's estimate, never below what was copied, exact once the table is copied.
+    #[must_use]
+    pub fn rows_estimate(&self) -> u64 {
+        match self.phase() {
+            CopyPhase::Copied => self.rows_copied(),
+            _ => self.rows_estimate.load(Ordering::Relaxed).max(self.rows_copied()),
+        }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn phase(&self) -> CopyPhase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => CopyPhase::Waiting,
+            1 => CopyPhase::Copying,
+            _ => CopyPhase::Copied,
+        }
+    }
+
+    pub(super) fn begun(&self) {
+        self.phase.fetch_max(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn copied(&self, rows: u64) {
+        self.rows_copied.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    pub(super) fn completed(&self) {
+        self.phase.fetch_max(2, Ordering::Relaxed);
+    }
+
+    /// Sets what the journal knows.
+    pub(super) fn resume(&self, rows: u64, begun: bool, complete: bool) {
+        self.rows_copied.store(rows, Ordering::Relaxed);
+        self.phase.store(if complete { 2 } else { u8::from(begun) }, Ordering::Relaxed);
+    }
+}

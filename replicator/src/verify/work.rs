@@ -1,0 +1,233 @@
+//! The verifier's two loops, and its last comparison behind the fence.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::checksum::TableSql;
+use super::pass::Walk;
+use super::recheck::{Comparison, Pair};
+use super::{LISTED_AGAIN, Verifier};
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema::table::TableSchema;
+
+/// Keys compared together.
+const BATCH_KEYS: usize = 2_000;
+/// The same behind the fence, small enough to keep both pairs of connections busy.
+const BATCH_KEYS_STANDING: usize = 500;
+/// A key that is touched again within this time is compared once.
+const GATHER: Duration = Duration::from_millis(100);
+/// Between two attempts after an error.
+const RETRY: Duration = Duration::from_secs(1);
+/// How soon work begins again after a verdict.
+const STANDING_POLL: Duration = Duration::from_millis(20);
+/// Rows, by the server's estimate, that are compared whole behind the fence.
+const STANDING_ROWS_MAX: u64 = 50_000;
+/// Attempts to settle what is left behind the fence. Nothing moves there, so one should do.
+const STANDING_ROUNDS_MAX: usize = 5;
+
+impl Verifier {
+    /// Passes over the tables that want one.
+    pub(super) async fn walk(&self) {
+        loop {
+            let next = self.tables.iter().find(|table| self.wants_pass(table));
+            match next {
+                Some(table) => {
+                    if let Err(error) = self.pass(table).await {
+                        tracing::error!(area = "verify", table = %table.name, "verification failed: {error}");
+                        self.progress.fail(&table.name, error.to_string());
+                    }
+                    self.say_when_covered();
+                }
+                // An overflow has no signal of its own, hence the look every second.
+                None => drop(tokio::time::timeout(Duration::from_secs(1), self.wanted.notified()).await),
+            }
+        }
+    }
+
+    fn wants_pass(&self, table: &TableSchema) -> bool {
+        self.progress.is_wanted(&table.name)
+            || (self.touched.overflowed(&table.name) && !self.progress.is_failed(&table.name))
+    }
+
+    /// One pass, from its first chunk to its last. Transient errors are tried again, the rest is returned.
+    async fn pass(&self, table: &Arc<TableSchema>) -> Result<()> {
+        let sql = TableSql::of(table)?;
+        let pass = self.progress.begin(&table.name);
+        self.differences.recount(&table.name);
+        // From here on a touch is kept; what was touched before is seen by every read behind `source_shows_all`.
+        self.touched.track(&table.name);
+        let compare = self.comparison(table, &sql);
+        let mut walk = Walk::new();
+        let mut shown = false;
+        while !walk.done {
+            self.while_standing_still().await;
+            let mut pair = self.walker.lock().await;
+            let result = async {
+                if !shown {
+                    pair.source_shows_all().await?;
+                    shown = true;
+                }
+                walk.step(&mut pair, &compare).await
+            };
+            match result.await {
+                Ok((rows, again)) => {
+                    self.touched.put(&table.name, again);
+                    self.progress.compared(&table.name, rows);
+                    self.progress.note(&table.name, String::new());
+                }
+                Err(error) if error.kind == ErrorKind::Transient => {
+                    drop(pair);
+                    self.pause_after(table, &error).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        pass.end();
+        let differing = self.differences.count(&table.name);
+        if differing > 0 {
+            tracing::warn!(area = "verify", table = %table.name, differing, "{} has {differing} rows that differ", table.name);
+        }
+        Ok(())
+    }
+
+    fn say_when_covered(&self) {
+        if let Some(why) = self.not_covered() {
+            tracing::debug!("verification goes on: {why}");
+        } else {
+            let (tables, rows) = (self.tables.len(), self.progress.rows_verified());
+            let differing = self.differences.total();
+            tracing::info!(
+                area = "verify",
+                "{tables} tables with {rows} rows are compared, {differing} rows differ"
+            );
+        }
+    }
+
+    /// Compares what was touched, for ever, and listed differences now and then.
+    pub(super) async fn follow(&self) {
+        let mut listed_at = tokio::time::Instant::now();
+        loop {
+            drop(tokio::time::timeout(LISTED_AGAIN, self.touched.wait()).await);
+            tokio::time::sleep(GATHER).await;
+            self.while_standing_still().await;
+            let mut pair = self.follower.lock().await;
+            let mut result = self.compare_touched(&mut pair, BATCH_KEYS, true).await;
+            if result.is_ok() && listed_at.elapsed() >= LISTED_AGAIN {
+                result = self.compare_listed(&mut pair).await;
+                listed_at = tokio::time::Instant::now();
+            }
+            drop(pair);
+            if let Err((table, error)) = result {
+                match error.kind {
+                    ErrorKind::Transient => self.pause_after(&table, &error).await,
+                    ErrorKind::Definite | ErrorKind::Bug => {
+                        tracing::error!(area = "verify", table = %table.name, "verification failed: {error}");
+                        self.progress.fail(&table.name, error.to_string());
+                        // Its keys would come first again and again; VERIFY begins anew.
+                        self.touched.touch_whole_table(&table.name);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Compares touched keys until there are none, or until a batch left rows that are still moving. `yielding`: ends
+    /// early where a cutover wants the connections.
+    async fn compare_touched(&self, pair: &mut Pair, keys_max: usize, yielding: bool) -> Failed<()> {
+        while let Some(taken) = self.touched.take(keys_max) {
+            // Only tables of ours are tracked.
+            let Some(table) = self.tables.iter().find(|table| table.name == taken.table) else { break };
+            let compared = async {
+                let sql = TableSql::of(table)?;
+                pair.source_shows_all().await?;
+                self.comparison(table, &sql).of_keys(pair, &taken.keys).await
+            };
+            let again = compared.await.map_err(|error| (Arc::clone(table), error))?;
+            let moving = !again.is_empty();
+            taken.compared(again);
+            if moving || (yielding && self.is_standing_still()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks whether listed differences were repaired.
+    async fn compare_listed(&self, pair: &mut Pair) -> Failed<()> {
+        for (name, keys) in self.differences.keys() {
+            let Some(table) = self.tables.iter().find(|table| table.name == name) else { continue };
+            for keys in keys.chunks(BATCH_KEYS) {
+                let compared = async {
+                    let sql = TableSql::of(table)?;
+                    pair.source_shows_all().await?;
+                    self.comparison(table, &sql).of_keys(pair, keys).await
+                };
+                // A key that is still moving stays in the list, and is in the next round.
+                compared.await.map_err(|error| (Arc::clone(table), error))?;
+                if self.is_standing_still() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Behind the fence: everything that isn't settled, with both pairs of connections.
+    pub(super) async fn compare_rest(&self, walker: &mut Pair, follower: &mut Pair) -> Result<()> {
+        for table in self.tables.iter().filter(|table| !self.is_covered(&table.name)) {
+            if table.rows_estimate > STANDING_ROWS_MAX || self.progress.is_failed(&table.name) {
+                return Ok(()); // The verdict names it.
+            }
+        }
+        for table in self.tables.iter().filter(|table| !self.is_covered(&table.name)) {
+            self.pass_standing_still(table, walker).await?;
+        }
+        for _ in 0..STANDING_ROUNDS_MAX {
+            let (a, b) = tokio::join!(
+                self.compare_touched(walker, BATCH_KEYS_STANDING, false),
+                self.compare_touched(follower, BATCH_KEYS_STANDING, false)
+            );
+            a.and(b).map_err(|(_, error)| error)?;
+            if self.touched.pending() == 0 {
+                break;
+            }
+        }
+        self.compare_listed(follower).await.map_err(|(_, error)| error)
+    }
+
+    async fn pass_standing_still(&self, table: &Arc<TableSchema>, pair: &mut Pair) -> Result<()> {
+        let sql = TableSql::of(table)?;
+        let pass = self.progress.begin(&table.name);
+        self.differences.recount(&table.name);
+        self.touched.track(&table.name);
+        pair.source_shows_all().await?;
+        let compare = self.comparison(table, &sql);
+        let mut walk = Walk::new();
+        while !walk.done {
+            let (rows, again) = walk.step(pair, &compare).await?;
+            self.touched.put(&table.name, again);
+            self.progress.compared(&table.name, rows);
+        }
+        pass.end();
+        Ok(())
+    }
+
+    fn comparison<'a>(&'a self, table: &'a Arc<TableSchema>, sql: &'a TableSql<'a>) -> Comparison<'a> {
+        Comparison { table, sql, passed: &self.passed, differences: &self.differences }
+    }
+
+    async fn while_standing_still(&self) {
+        while self.is_standing_still() {
+            tokio::time::sleep(STANDING_POLL).await;
+        }
+    }
+
+    async fn pause_after(&self, table: &TableSchema, error: &Error) {
+        tracing::warn!(area = "verify", table = %table.name, "verification is tried again: {error}");
+        self.progress.note(&table.name, error.to_string());
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// An error, and the table it belongs to.
+type Failed<T> = std::result::Result<T, (Arc<TableSchema>, Error)>;

@@ -1,0 +1,149 @@
+//! Changeover is killed where it hurts most, and a backend is. Invariant 1 holds all the same.
+
+use std::time::Duration;
+
+use crate::support::wait::until;
+use crate::support::{Changeover, Engine, Ledger, Pair};
+
+/// Sessions of the application.
+const WRITERS: u32 = 16;
+
+/// The end that each of these stories has: a cutover, traffic on the new server, and the proof.
+async fn cut_over_and_prove(pair: &Pair, changeover: &Changeover, ledger: Ledger) {
+    changeover.wait_ready().await;
+    changeover.cut_over().await;
+    ledger.wait_more(200).await;
+    changeover.wait_all_moved().await;
+    let proof = ledger.close().await;
+    proof.assert_holds_on(&pair.target).await;
+}
+
+/// Kills itself at a named place of the migration, is started again, and goes on.
+async fn dies_at(engine: Engine, failpoint: &str) {
+    let Some(pair) = Pair::start(engine, 20_000).await else { return };
+    let mut changeover =
+        Changeover::start_with(pair.settings(), &[("CHANGEOVER_FAILPOINT", failpoint)]).await;
+    let ledger = Ledger::start(changeover.port(), WRITERS).await;
+    ledger.wait_more(50).await;
+    ledger.expect_lost_connections();
+    // The reply may be lost with the process.
+    let _ = changeover.try_admin("START MIGRATION").await;
+    let status = changeover.wait_end().await;
+    assert!(!status.success(), "{failpoint} wasn't reached: {status}");
+    changeover.start_again_plain().await;
+    ledger.wait_more(50).await;
+    cut_over_and_prove(&pair, &changeover, ledger).await;
+}
+
+/// Kills itself in the middle of the cutover. `route` is what the journal decides then.
+async fn dies_in_the_cutover(engine: Engine, failpoint: &str, route: &str) {
+    let Some(pair) = Pair::start(engine, 5_000).await else { return };
+    let mut changeover =
+        Changeover::start_with(pair.settings(), &[("CHANGEOVER_FAILPOINT", failpoint)]).await;
+    let ledger = Ledger::start(changeover.port(), WRITERS).await;
+    changeover.admin("START MIGRATION").await;
+    changeover.wait_ready().await;
+    ledger.wait_more(50).await;
+    ledger.expect_lost_connections();
+    until("the end of the process", Duration::from_secs(60), async || {
+        match changeover.try_admin("CUTOVER").await {
+            Err(refused) if refused.contains("ERROR") => Err(refused),
+            Err(_) => Ok(()),
+            Ok(row) => Err(format!("{row:?}")),
+        }
+    })
+    .await;
+    changeover.wait_end().await;
+    changeover.start_again_plain().await;
+    assert_eq!(changeover.status_of("route").await, route);
+    // Whichever side it is: it takes writes again, and only that one.
+    ledger.wait_more(200).await;
+    if route == "source" {
+        cut_over_and_prove(&pair, &changeover, ledger).await;
+        return;
+    }
+    assert_eq!(changeover.status_of("phase").await, "switched");
+    assert_eq!(pair.source.value::<i64>("SELECT @@GLOBAL.read_only").await, 1);
+    changeover.wait_all_moved().await;
+    ledger.close().await.assert_holds_on(&pair.target).await;
+}
+
+/// kill -9 from outside, whenever the status shows the wanted state.
+async fn killed_while(engine: Engine, phases: &[&str], times: u32) {
+    let Some(pair) = Pair::start(engine, 30_000).await else { return };
+    let mut changeover = pair.changeover().await;
+    let ledger = Ledger::start(changeover.port(), WRITERS).await;
+    ledger.expect_lost_connections();
+    changeover.admin("START MIGRATION").await;
+    for _ in 0..times {
+        changeover.wait_phase(phases).await;
+        ledger.wait_more(40).await;
+        changeover.kill_9();
+        changeover.start_again().await;
+    }
+    cut_over_and_prove(&pair, &changeover, ledger).await;
+}
+
+macro_rules! each {
+    ($($name:ident => $call:expr;)*) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() { $call.await; })*
+    };
+}
+
+each! {
+    mariadb_dies_behind_a_chunk => dies_at(Engine::MariaDb, "snapshot.chunk.journalled");
+    mariadb_dies_behind_a_spooled_transaction => dies_at(Engine::MariaDb, "spool.appended");
+    mariadb_dies_before_a_batch_commits => dies_at(Engine::MariaDb, "apply.batch.before_commit");
+    mariadb_dies_behind_a_committed_batch => dies_at(Engine::MariaDb, "apply.batch.committed");
+    mariadb_dies_before_the_journal_entry =>
+        dies_in_the_cutover(Engine::MariaDb, "cutover.before_journal", "source");
+    mariadb_dies_behind_the_journal_entry =>
+        dies_in_the_cutover(Engine::MariaDb, "cutover.journal.after_switched", "target");
+    mariadb_is_killed_while_copying => killed_while(Engine::MariaDb, &["copying", "catching_up", "following"], 2);
+    mariadb_is_killed_while_following => killed_while(Engine::MariaDb, &["following"], 3);
+    mysql97_dies_behind_a_chunk => dies_at(Engine::MySql97, "snapshot.chunk.journalled");
+    mysql97_dies_behind_a_committed_batch => dies_at(Engine::MySql97, "apply.batch.committed");
+    mysql97_dies_behind_the_journal_entry =>
+        dies_in_the_cutover(Engine::MySql97, "cutover.journal.after_switched", "target");
+    mysql97_is_killed_while_following => killed_while(Engine::MySql97, &["following"], 2);
+}
+
+/// The target is killed and comes back; the application doesn't notice, the tail goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_target_crashes_and_comes_back() {
+    let Some(mut pair) = Pair::start(Engine::MariaDb, 5_000).await else { return };
+    let changeover = pair.changeover().await;
+    let ledger = Ledger::start(changeover.port(), WRITERS).await;
+    changeover.admin("START MIGRATION").await;
+    changeover.wait_phase(&["following"]).await;
+    pair.target.kill_9();
+    ledger.wait_more(200).await;
+    pair.target.start_again().await;
+    resume_if_failed(&changeover).await;
+    cut_over_and_prove(&pair, &changeover, ledger).await;
+}
+
+/// The source is killed and comes back; the application has lost its connections, as it would without us.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_source_crashes_and_comes_back() {
+    let Some(mut pair) = Pair::start(Engine::MariaDb, 5_000).await else { return };
+    let changeover = pair.changeover().await;
+    let ledger = Ledger::start(changeover.port(), WRITERS).await;
+    changeover.admin("START MIGRATION").await;
+    changeover.wait_phase(&["following"]).await;
+    ledger.wait_more(100).await;
+    ledger.expect_lost_connections();
+    pair.source.kill_9();
+    pair.source.start_again().await;
+    ledger.wait_more(200).await;
+    resume_if_failed(&changeover).await;
+    cut_over_and_prove(&pair, &changeover, ledger).await;
+}
+
+/// A backend that is away for longer than the retries is an error that an operator sees; RESUME tries again.
+async fn resume_if_failed(changeover: &Changeover) {
+    if changeover.status_of("phase").await == "failed" {
+        changeover.admin("RESUME MIGRATION").await;
+    }
+}

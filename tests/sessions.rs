@@ -1,0 +1,135 @@
+//! A moved session goes on exactly as it was (invariant 3), whatever it holds, busy or idle.
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Value};
+
+use crate::support::{Changeover, Engine, Pair};
+
+/// Sets that an ordinary driver or application makes, and what shows them.
+const STATE: &[(&str, &str)] = &[
+    ("SET NAMES latin1", "@@character_set_client, @@character_set_connection, @@collation_connection"),
+    ("SET SESSION time_zone = '-07:30'", "@@time_zone"),
+    ("SET SESSION sql_mode = 'ANSI_QUOTES,PIPES_AS_CONCAT'", "@@sql_mode"),
+    ("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE", "1"),
+    ("SET autocommit = 0", "@@autocommit"),
+    (
+        "SET @n = NULL, @i = -7, @d = 1.50, @f = 2.5e0, @s = 'it''s \\\\ ünï', @b = x'00FF27'",
+        "@n, @i, @d, @f, @s, HEX(@b)",
+    ),
+    ("SELECT 41 + 1 INTO @into", "@into"),
+    ("SET SESSION lock_wait_timeout = 77, wait_timeout = 5000", "@@lock_wait_timeout, @@wait_timeout"),
+    ("SET SESSION group_concat_max_len = 4321", "@@group_concat_max_len"),
+    ("USE shop", "DATABASE()"),
+    ("PREPARE text_one FROM 'SELECT ? + 1'", "1"),
+];
+
+async fn answers(conn: &mut Conn) -> Vec<Vec<Value>> {
+    let mut all = Vec::new();
+    for (_, show) in STATE {
+        let row: Option<mysql_async::Row> = conn.query_first(format!("SELECT {show}")).await.unwrap();
+        all.push(row.unwrap().unwrap());
+    }
+    conn.query_drop("SET @p = 8").await.unwrap();
+    let row: Option<i64> = conn.query_first("EXECUTE text_one USING @p").await.unwrap();
+    all.push(vec![row.into()]);
+    all
+}
+
+async fn state_comes_along(engine: Engine) {
+    let Some(pair) = Pair::start(engine, 500).await else { return };
+    let changeover = pair.changeover().await;
+    // One that nobody uses until long after, one that works all the time, one in which the last answer was an error.
+    let mut conns = Vec::new();
+    for _ in 0..3 {
+        let mut conn = changeover.app(None).await;
+        for (sql, _) in STATE {
+            conn.query_drop(*sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        }
+        let statement =
+            conn.prep("SELECT name, part FROM shop.names WHERE n = ? AND part <> ?").await.unwrap();
+        let row: Option<(Vec<u8>, Vec<u8>)> = conn.exec_first(&statement, (10, "x")).await.unwrap();
+        let before = answers(&mut conn).await;
+        conn.query_drop("ROLLBACK").await.unwrap();
+        conns.push((conn, statement, row.unwrap(), before));
+    }
+    conns[2].0.query_drop("SELECT nonsense FROM nowhere.at_all").await.unwrap_err();
+    changeover.admin("START MIGRATION").await;
+    changeover.wait_ready().await;
+    changeover.cut_over().await;
+    assert_eq!(changeover.wait_all_moved().await, 3);
+    assert_on_target(&pair, &changeover).await;
+    for (conn, statement, row, before) in &mut conns {
+        let again: Option<(Vec<u8>, Vec<u8>)> = conn.exec_first(&*statement, (10, "x")).await.unwrap();
+        assert_eq!(again.as_ref(), Some(&*row));
+        assert_eq!(answers(conn).await, *before);
+        conn.query_drop("INSERT INTO shop.nothing VALUES (1, 1)").await.unwrap();
+        conn.query_drop("ROLLBACK").await.unwrap();
+    }
+    assert_eq!(
+        pair.target.value::<i64>("SELECT COUNT(*) FROM shop.nothing").await,
+        0,
+        "autocommit came back on"
+    );
+}
+
+/// The server itself says who is connected to it.
+async fn assert_on_target(pair: &Pair, changeover: &Changeover) {
+    let count = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = 'app'";
+    pair.source.wait_value(&format!("SELECT CAST(({count}) AS CHAR)"), "0").await;
+    let sessions = changeover.admin("SHOW SESSIONS").await.len();
+    assert_eq!(pair.target.value::<i64>(count).await, sessions as i64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn state_comes_along_on_mariadb() {
+    state_comes_along(Engine::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn state_comes_along_on_mysql97() {
+    state_comes_along(Engine::MySql97).await;
+}
+
+/// What a naive proxy breaks, without a cutover: big packets, many results, errors, resets, LOCAL INFILE refused.
+async fn transparent(engine: Engine) {
+    let Some(pair) = Pair::start(engine, 500).await else { return };
+    let changeover = pair.changeover().await;
+    for server in [&pair.source, &pair.target] {
+        server.run(&["SET GLOBAL max_allowed_packet = 67108864"]).await;
+    }
+    let mut conn = changeover.app(Some("shop")).await;
+    // 16 MiB and more in one value, both ways: packets that are split, and one that ends exactly at the border.
+    for size in [1_usize << 20, (1 << 24) - 1 - 30, 1 << 24, (1 << 24) + 70_000] {
+        let value = vec![b'x'; size];
+        let (length, back): (usize, Vec<u8>) =
+            conn.exec_first("SELECT LENGTH(?), ?", (&value, &value)).await.unwrap().unwrap();
+        assert_eq!((length, back.len()), (size, size));
+    }
+    let mut results = conn.query_iter("SELECT 1; SELECT 2; DO 3; SELECT id FROM bulk").await.unwrap();
+    let mut seen = Vec::new();
+    while !results.is_empty() {
+        let rows: Vec<mysql_async::Row> = results.collect().await.unwrap();
+        seen.push(rows.len());
+    }
+    drop(results);
+    assert_eq!(seen.iter().sum::<usize>(), 502, "{seen:?}");
+    conn.query_drop("SELECT 1; SELECT broken").await.unwrap_err();
+    conn.ping().await.unwrap();
+    conn.query_drop("SET @gone = 1").await.unwrap();
+    conn.reset().await.unwrap();
+    let gone: Option<Option<i64>> = conn.query_first("SELECT @gone").await.unwrap();
+    assert_eq!(gone, Some(None));
+    let wrong = conn.query_drop("SELECT * FROM no_such_table").await.unwrap_err().to_string();
+    assert!(wrong.contains("1146") && wrong.contains("no_such_table"), "{wrong}");
+    conn.disconnect().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transparent_on_mariadb() {
+    transparent(Engine::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transparent_on_mysql97() {
+    transparent(Engine::MySql97).await;
+}
