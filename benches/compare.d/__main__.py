@@ -24,6 +24,9 @@ def main():
     except KeyboardInterrupt:
         print("compare: interrupted; everything is stopped", file=sys.stderr)
         return 130
+    except proxy.OutOfTime:
+        print("compare: the whole run took far longer than it should, so it was given up", file=sys.stderr)
+        return 1
     except Trouble as trouble:
         print(f"compare: {trouble}", file=sys.stderr)
         return 1

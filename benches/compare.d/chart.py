@@ -11,7 +11,7 @@ def svg(results, setting):
     panel_width = LEFT + WIDTH + RIGHT
     group = len(results.peers) * (BAR + GAP) + GROUP_GAP
     height = TOP + len(results.cases) * group + 24
-    width = panel_width * len(results.transports)
+    width = panel_width * max(1, len(results.transports))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="system-ui, sans-serif" font-size="12" fill="#1f2933">',

@@ -9,6 +9,7 @@ from servers import PASSWORD, SCHEMA, USER
 
 HERE = Path(__file__).resolve().parent
 TABLES, TABLE_ROWS = 4, 50_000
+SIZE = [f"--tables={TABLES}", f"--table-size={TABLE_ROWS}"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Case:
 
     @property
     def key(self):
-        return self.name.replace(" ", "-")
+        """How the command line calls it."""
+        return self.name.replace(" ", "-").replace(",", "")
 
 
 # Point selects and transactions are sysbench's own scripts with their own defaults (prepared statements).
@@ -47,32 +49,31 @@ class Sample:
     errors: int
 
 
-def sysbench(tls_folder, tls, port, script, command, *options):
-    """The command line of sysbench."""
-    secret = [f"--mysql-user={USER}", f"--mysql-password={PASSWORD}", f"--mysql-db={SCHEMA}"]
-    # sysbench counts a connection that is lost as fatal, so that no figure is of half the threads.
-    return [
-        "sysbench", script, "--mysql-host=127.0.0.1", f"--mysql-port={port}", *secret,
-        f"--mysql-ssl={'on' if tls else 'off'}", *options, command,
-    ]  # fmt: skip
+def sysbench(tls_folder, tls, port, script, command, options, timeout_s):
+    """Runs sysbench. A connection that it loses ends it, so that no figure is of half the threads."""
+    account = [f"--mysql-user={USER}", f"--mysql-password={PASSWORD}", f"--mysql-db={SCHEMA}"]
+    address = ["--mysql-host=127.0.0.1", f"--mysql-port={port}", f"--mysql-ssl={'on' if tls else 'off'}"]
+    try:
+        return run(["sysbench", script, *address, *account, *options, command], timeout_s, cwd=tls_folder)
+    except Trouble as error:
+        # Of its hundreds of lines the first fatal one is the reason.
+        reason = re.search(r"FATAL: (.*error \d+.*)", str(error)) or re.search(r"FATAL: (.*)", str(error))
+        raise Trouble(f"sysbench: {reason[1]}") if reason else error from None
 
 
 def prepare(server, tls_folder):
     """Fills the tables."""
-    tables = [f"--tables={TABLES}", f"--table-size={TABLE_ROWS}", "--threads=2"]
-    run(sysbench(tls_folder, False, server.port, "oltp_read_write", "prepare", *tables), 300, cwd=tls_folder)
+    sysbench(tls_folder, False, server.port, "oltp_read_write", "prepare", [*SIZE, "--threads=2"], 300)
     server.sql(f"ANALYZE TABLE {', '.join(f'{SCHEMA}.sbtest{n + 1}' for n in range(TABLES))}", 120)
 
 
 def measure(case, peer, tls, seconds, tls_folder):
     """Runs a case through a peer."""
-    size = [f"--tables={TABLES}", f"--table-size={TABLE_ROWS}"]
-    options = [
-        f"--threads={case.threads}", f"--time={seconds}", "--events=0", "--percentile=95",
-        *(size if case.name != "connect 16" else []),
-    ]  # fmt: skip
+    options = [f"--threads={case.threads}", f"--time={seconds}", "--events=0", "--percentile=95"]
+    if case.unit != "connection":
+        options += SIZE
     cpu_before = peer.cpu_s()
-    output = run(sysbench(tls_folder, tls, peer.port, case.script, "run", *options), seconds + 90, cwd=tls_folder)
+    output = sysbench(tls_folder, tls, peer.port, case.script, "run", options, seconds + 90)
     cpu_after = peer.cpu_s()
     return read_output(output, case, None if cpu_before is None else cpu_after - cpu_before)
 

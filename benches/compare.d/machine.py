@@ -18,17 +18,18 @@ class Setting:
     configurations: list = field(default_factory=list)
 
 
-def describe(arguments, server, peers, hidden):
+def describe(arguments, server, peers, repo, hidden):
     """Asks everything for its version and configuration. `hidden` maps paths to what is written for them."""
     cores, memory = processors(), memory_gb()
     sysbench = run(["sysbench", "--version"], 10).split()[1]
     command = f"benches/compare proxy --engine {arguments.engine} --seconds {arguments.seconds} --rounds {arguments.rounds}"
+    commit = run(["git", "describe", "--always", "--dirty"], 10, cwd=repo).strip()
     versions = [version for version in (peer.version() for peer in peers) if version]
     facts = [
         ("command", f"`{command} --idle {arguments.idle}`"),
         ("machine", f"{cores}, {memory} GB; {platform.system()} {platform.release()}; load, proxies and servers share it"),
         ("server", server.version()),
-        ("proxies", ", ".join(versions)),
+        ("proxies", ", ".join(versions) + f" (commit {commit})"),
         ("load", f"sysbench {sysbench}, {arguments.rounds} rounds of {arguments.seconds} s a case, the proxies in turn"),
     ]
     configurations = [(server.name, server.configuration()), *((peer.name, peer.configuration()) for peer in peers)]

@@ -26,6 +26,8 @@ class Processes:
         return self
 
     def __exit__(self, *_):
+        # A second Ctrl-C must not leave half of them behind.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         for process in list(self._running):
             self.stop(process)
 
@@ -45,10 +47,7 @@ class Processes:
 
     def stop(self, process):
         """Kills a process with its group at once: nothing in these folders is worth a clean end."""
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        kill_group(process)
         process.wait()
         self._running.remove(process)
 
@@ -59,7 +58,7 @@ class Processes:
                 raise Trouble(f"{process.name} ended by itself ({process.returncode}):\n{tail(process.log)}")
 
 
-def run(command, timeout_s, **options):
+def run(command, timeout_s, cwd=None, input=None):
     """Runs a program to its end and answers its output; it is killed with its group at the deadline."""
     with subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL", "--", *map(str, command)],
@@ -68,20 +67,28 @@ def run(command, timeout_s, **options):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        **{key: value for key, value in options.items() if key != "input"},
+        cwd=cwd,
     ) as process:
         try:
-            output, _ = process.communicate(options.get("input"), timeout=timeout_s)
+            output, _ = process.communicate(input, timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_group(process)
             output, _ = process.communicate()
             raise Trouble(f"{command[0]} didn't end within {timeout_s} s:\n{output[-2000:]}") from None
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_group(process)
             raise
     if process.returncode != 0:
         raise Trouble(f"{command[0]} failed ({process.returncode}):\n{output[-2000:]}")
     return output
+
+
+def kill_group(process):
+    """Kills a process and its children, which a fork of it may have outlived."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def wait_for(what, probe, process, deadline_s=60):

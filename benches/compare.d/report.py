@@ -12,8 +12,8 @@ def markdown(results, setting):
         parts += ["## Memory of idle connections", idle_table(results)]
     if OURS in results.peers:
         parts += ["## Targets", target_table(results)]
-    for peer, why in results.absent.items():
-        parts.append(f"**{peer} is missing:** {why}")
+    if results.missing:
+        parts += ["## Missing", "\n".join(f"- {what}: {why}" for what, why in results.missing)]
     parts += ["## Configurations", *configurations(setting)]
     return "\n\n".join(parts) + "\n"
 

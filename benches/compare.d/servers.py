@@ -15,7 +15,7 @@ def make_certificates(folder):
     folder.mkdir()
     extensions = folder / "san.cnf"
     extensions.write_text("subjectAltName = IP:127.0.0.1, DNS:localhost\n")
-    new_key = ["-newkey", "rsa:2048", "-nodes"]
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     openssl = lambda *arguments: run(["openssl", *arguments], 60, cwd=folder)
     openssl("req", "-x509", *new_key, "-keyout", "ca-key.pem", "-out", "cacert.pem", "-days", "30", "-subj", "/CN=compare CA")
     for name in ("server", "client"):
