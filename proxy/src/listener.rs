@@ -1,1 +1,393 @@
-//! The application's listener: accepts, limits, opens a session for each client. (H2 with H3)
+//! The address that applications connect to, and the façade that the binary builds.
+//!
+//! A client is greeted as the serving backend would greet it, logs in at the front door, and is let in when
+//! the backend has taken its credential. From then on its session has a task of its own.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use config::{Config, Side};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use crate::auth::accounts::Accounts;
+use crate::auth::server::{FrontDoor, Hello, Keeper, accept};
+use crate::backend::connect::{Greeting, connect, probe};
+use crate::error::{ClientError, ConnectError};
+use crate::protocol::frame::put_packet;
+use crate::protocol::packet::ErrPacket;
+use crate::protocol::stream::Stream;
+use crate::relay::copy::Leg;
+use crate::route::gate::Gate;
+use crate::route::table::RouteTable;
+use crate::session::registry::{Order, SessionRegistry};
+use crate::session::task::{Session, Shared};
+use crate::session::{Connection, DIAL_TIMEOUT};
+use crate::tls::{RsaKey, Tls};
+
+/// Backends are asked so often whether they still greet as they did.
+const PROBE_EVERY: Duration = Duration::from_secs(30);
+/// A backend that didn't answer is asked again after this.
+const PROBE_AGAIN: Duration = Duration::from_secs(2);
+/// Idle sessions are reminded so often that they needn't hold buffers.
+const REMIND_EVERY: Duration = Duration::from_secs(2);
+/// A client that is turned away gets so long to hear why.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Sessions that outlived the drain get so long to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why the proxy couldn't be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address can't be listened on.
+    #[error("can't listen on {address}: {source}; is another process using it, or is the address wrong?")]
+    Bind {
+        /// As configured.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What a front door proves itself with; the admin port uses the same.
+#[derive(Debug, Clone)]
+pub struct FrontDoorKeys {
+    /// Certificate and key.
+    pub tls: Tls,
+    /// For passwords of clients without TLS.
+    pub rsa: Arc<RsaKey>,
+}
+
+/// The running proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Listens and serves until `cancel`, then drains for up to `proxy.drain_ms`. A backend that can't be
+    /// reached doesn't keep it from starting: clients are told.
+    pub async fn start(
+        config: &Config,
+        keys: FrontDoorKeys,
+        routes: Arc<RouteTable>,
+        gate: Arc<Gate>,
+        registry: Arc<SessionRegistry>,
+        cancel: CancellationToken,
+    ) -> Result<Self, StartError> {
+        let hashes = Accounts::new({
+            let routes = Arc::clone(&routes);
+            move || routes.load().backend.config.clone()
+        });
+        let door = FrontDoor::new(keys.tls, keys.rsa, Keeper::Backend(Arc::new(hashes)));
+        let listener = Listener::bind(&config.proxy.listen, door, routes, gate, registry).await?;
+        let address = listener.address;
+        info!(area = "proxy", "listening on {address}");
+        let limits = Limits {
+            max_connections: config.proxy.max_connections,
+            drain: Duration::from_millis(config.proxy.drain_ms),
+        };
+        let task = tokio::spawn(Box::pin(listener.run(limits, cancel)));
+        Ok(Self { address, task })
+    }
+
+    /// Where it listens, with the port that the system chose where port 0 was asked for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns when it was cancelled and has drained.
+    pub async fn stopped(self) {
+        if let Err(error) = self.task.await {
+            warn!(area = "proxy", "the listener's task ended badly: {error}");
+        }
+    }
+}
+
+/// How many clients, and how long they get to leave.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Clients at once; one more is answered with error 1040.
+    pub max_connections: usize,
+    /// How long a shutdown waits for statements and transactions to end.
+    pub drain: Duration,
+}
+
+/// A bound listener.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    house: Arc<House>,
+}
+
+/// What every new client needs.
+#[derive(Debug)]
+struct House {
+    door: FrontDoor,
+    shared: Arc<Shared>,
+    greetings: Greetings,
+    next_id: AtomicU32,
+}
+
+/// What the two backends greeted with last.
+#[derive(Debug, Default)]
+struct Greetings {
+    source: ArcSwapOption<Greeting>,
+    target: ArcSwapOption<Greeting>,
+}
+
+impl Greetings {
+    fn of(&self, side: Side) -> &ArcSwapOption<Greeting> {
+        match side {
+            Side::Source => &self.source,
+            Side::Target => &self.target,
+        }
+    }
+}
+
+impl Listener {
+    /// Binds `address` (`host:port`).
+    pub async fn bind(
+        address: &str,
+        door: FrontDoor,
+        routes: Arc<RouteTable>,
+        gate: Arc<Gate>,
+        registry: Arc<SessionRegistry>,
+    ) -> Result<Self, StartError> {
+        let failed = |source| StartError::Bind { address: address.to_owned(), source };
+        let socket = TcpListener::bind(address).await.map_err(failed)?;
+        let shared = Arc::new(Shared { gate, routes, registry });
+        let house = House { door, shared, greetings: Greetings::default(), next_id: AtomicU32::new(1) };
+        Ok(Self { address: socket.local_addr().map_err(failed)?, socket, house: Arc::new(house) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `cancel`, then lets statements and transactions end, then closes.
+    pub async fn run(self, limits: Limits, cancel: CancellationToken) {
+        let Self { socket, house, .. } = self;
+        let sessions = TaskTracker::new();
+        let keepers = TaskTracker::new();
+        let over = CancellationToken::new();
+        for side in [Side::Source, Side::Target] {
+            keepers.spawn(until(over.clone(), Arc::clone(&house).keep_greeting(side)));
+        }
+        keepers.spawn(until(over.clone(), Arc::clone(&house).pass_on_signals()));
+        keepers.spawn(until(over.clone(), Arc::clone(&house).remind_idle_sessions()));
+        let places = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
+        loop {
+            let accepted = tokio::select! {
+                () = cancel.cancelled() => break,
+                accepted = socket.accept() => accepted,
+            };
+            let socket = match accepted {
+                Ok((socket, _)) => socket,
+                Err(error) => {
+                    // Out of file descriptors, most likely: that passes, and clients wait in the backlog.
+                    warn!(area = "proxy", "a client couldn't be accepted: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            match Arc::clone(&places).try_acquire_owned() {
+                Ok(place) => {
+                    let house = Arc::clone(&house);
+                    sessions.spawn(async move {
+                        house.serve(socket).await;
+                        drop(place);
+                    });
+                }
+                Err(_) => {
+                    sessions.spawn(turn_away(socket, 1040, "Too many connections"));
+                }
+            }
+        }
+        drop(socket);
+        house.drain(&sessions, limits.drain).await;
+        over.cancel();
+        keepers.close();
+        keepers.wait().await;
+    }
+}
+
+async fn until(over: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = over.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// An error in place of a greeting; such a packet has no SQLSTATE.
+async fn turn_away(mut socket: TcpStream, code: u16, message: &str) {
+    let mut payload = vec![ErrPacket::MARKER];
+    payload.extend_from_slice(&code.to_le_bytes());
+    payload.extend_from_slice(message.as_bytes());
+    let mut bytes = Vec::new();
+    put_packet(&mut bytes, 0, &payload);
+    let told = async {
+        if socket.write_all(&bytes).await.is_ok() {
+            let _ = socket.shutdown().await;
+        }
+    };
+    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, told).await;
+}
+
+impl House {
+    /// One client, from its first byte to its last.
+    async fn serve(&self, socket: TcpStream) {
+        let client = socket.peer_addr().map_or_else(|_| String::new(), |address| address.to_string());
+        let Some((serving, other)) = self.greetings().await else {
+            let message = "Changeover can't reach the database server at the moment";
+            return turn_away(socket, 2003, message).await;
+        };
+        let id = self.new_id();
+        let hello = Hello::new(id, &serving, &other);
+        let Ok(stream) = Stream::tcp(socket) else { return };
+        if let Some(session) = Box::pin(self.let_in(stream, &hello, client)).await {
+            Box::pin(session.run()).await;
+        }
+    }
+
+    async fn let_in(&self, stream: Stream, hello: &Hello, client: String) -> Option<Session> {
+        let id = hello.connection_id;
+        let accepted = match accept(stream, &self.door, hello).await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                debug!(session_id = id, client, "no login: {error}");
+                return None;
+            }
+        };
+        let route = self.shared.routes.load_full();
+        let backend = &route.backend;
+        let dialled = connect(&backend.config, &accepted.login, &accepted.credential, DIAL_TIMEOUT).await;
+        let connection = match dialled {
+            Ok(connection) => connection,
+            Err(error) => {
+                match &error {
+                    ConnectError::Refused { .. } => debug!(session_id = id, client, "{error}"),
+                    _ => warn!(area = "proxy", session_id = id, client, "{error}"),
+                }
+                accepted.refuse(&error.for_client()).await;
+                return None;
+            }
+        };
+        let (connection, ok) = Connection::new(connection, backend.side, route.epoch);
+        let (stream, login, credential) = match accepted.admit(&ok).await {
+            Ok(admitted) => admitted,
+            Err(error @ ClientError::Refused(_)) => {
+                warn!(area = "proxy", session_id = id, client, "{error}");
+                return None;
+            }
+            Err(_) => return None,
+        };
+        let registered = self.shared.registry.register(id, login.user_text(), client, backend.side);
+        let shared = Arc::clone(&self.shared);
+        Some(Session::new(shared, registered, login, credential, Leg::new(stream), connection))
+    }
+
+    /// Of the serving backend and of the other one; where that was never reached, of the serving one twice.
+    async fn greetings(&self) -> Option<(Arc<Greeting>, Arc<Greeting>)> {
+        let side = self.shared.routes.load().backend.side;
+        let serving = match self.greetings.of(side).load_full() {
+            Some(greeting) => greeting,
+            None => self.ask_greeting(side).await.ok()?,
+        };
+        let other = self.greetings.of(side.other()).load_full();
+        let other = other.unwrap_or_else(|| Arc::clone(&serving));
+        Some((serving, other))
+    }
+
+    async fn ask_greeting(&self, side: Side) -> Result<Arc<Greeting>, ConnectError> {
+        let greeting = Arc::new(probe(&self.shared.routes.backend(side).config, DIAL_TIMEOUT).await?);
+        self.greetings.of(side).store(Some(Arc::clone(&greeting)));
+        Ok(greeting)
+    }
+
+    /// An id that no live session has.
+    fn new_id(&self) -> u32 {
+        loop {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            if id != 0 && !self.shared.registry.contains(id) {
+                return id;
+            }
+        }
+    }
+
+    async fn keep_greeting(self: Arc<Self>, side: Side) {
+        let mut reached = true;
+        loop {
+            match self.ask_greeting(side).await {
+                Ok(greeting) => {
+                    if !reached {
+                        info!(area = "proxy", "the {side} is there again: {}", greeting.version);
+                    }
+                    reached = true;
+                    tokio::time::sleep(PROBE_EVERY).await;
+                }
+                Err(error) => {
+                    if reached {
+                        warn!(area = "proxy", "the {side} doesn't greet: {error}");
+                    }
+                    reached = false;
+                    tokio::time::sleep(PROBE_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// Sessions don't listen to the route themselves, so that waiting for a client touches nothing shared.
+    async fn pass_on_signals(self: Arc<Self>) {
+        let mut signals = self.shared.routes.subscribe();
+        while signals.changed().await.is_ok() {
+            self.shared.registry.wake_all();
+        }
+    }
+
+    async fn remind_idle_sessions(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(REMIND_EVERY);
+        loop {
+            ticks.tick().await;
+            self.shared.registry.wake_idle(REMIND_EVERY);
+        }
+    }
+
+    /// Lets what is under way end, up to `deadline`; then closes it.
+    async fn drain(&self, sessions: &TaskTracker, deadline: Duration) {
+        sessions.close();
+        let registry = &self.shared.registry;
+        let told = async {
+            loop {
+                // Again and again, because a login may just be on its way to the registry.
+                registry.give_all(Order::Drain);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let gone = async {
+            tokio::select! {
+                () = sessions.wait() => {}
+                () = told => {}
+            }
+        };
+        if tokio::time::timeout(deadline, gone).await.is_err() {
+            warn!(area = "proxy", "{} sessions outlived the drain and are closed", registry.len());
+            registry.give_all(Order::Close);
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, sessions.wait()).await;
+        }
+    }
+}

@@ -241,6 +241,23 @@ fn without_owners(owned: &str) -> String {
 /// The binlog position of a consistent snapshot: MariaDB takes both under the lock that orders engine commits, so
 /// everything before that position is in the snapshot, and in every later one.
 async fn start_position_mariadb(side: Side, conn: &mut Conn) -> Result<ReplicationPosition> {
+    let coordinates = snapshot_coordinates_mariadb(side, conn).await?;
+    let BinlogPosition { file, offset } = &coordinates;
+    let statement = format!("SELECT BINLOG_GTID_POS('{}', {offset})", file.replace(['\'', '\\'], ""));
+    let gtids = gtid_set(side, Flavor::MariaDb, conn, &statement).await?;
+    Ok(ReplicationPosition { gtids, coordinates })
+}
+
+/// Coordinates up to which every transaction is visible to every read that begins after this call returned, without
+/// the GTID set of [`start_position`], for which MariaDB reads its binlog file from the start.
+pub(crate) async fn visible_coordinates(side: Side, info: &ServerInfo, conn: &mut Conn) -> Result<BinlogPosition> {
+    match info.version.flavor {
+        Flavor::MySql => Ok(start_position_mysql(side, info, conn).await?.coordinates),
+        Flavor::MariaDb => snapshot_coordinates_mariadb(side, conn).await,
+    }
+}
+
+async fn snapshot_coordinates_mariadb(side: Side, conn: &mut Conn) -> Result<BinlogPosition> {
     let result = async {
         conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
         conn.query::<(String, String), _>("SHOW STATUS LIKE 'binlog_snapshot_%'").await
@@ -259,10 +276,7 @@ async fn start_position_mariadb(side: Side, conn: &mut Conn) -> Result<Replicati
     let (Some(file), Some(offset)) = (file, offset) else {
         return Err(Error::definite(side, POSITION, "the binary log is off; start the server with log_bin"));
     };
-    let coordinates = BinlogPosition { file: file.to_owned(), offset };
-    let statement = format!("SELECT BINLOG_GTID_POS('{}', {offset})", file.replace(['\'', '\\'], ""));
-    let gtids = gtid_set(side, Flavor::MariaDb, conn, &statement).await?;
-    Ok(ReplicationPosition { gtids, coordinates })
+    Ok(BinlogPosition { file: file.to_owned(), offset })
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ mod sessions;
 mod shim;
 mod status;
 mod talk;
+#[cfg(test)]
+mod tests;
 mod token;
 
 use std::sync::Arc;

@@ -31,23 +31,17 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
-use config::{Side, failpoint};
-use serde::{Deserialize, Serialize};
+use config::failpoint;
 
-use super::phase::{CutoverId, Outcome};
-use super::step::Stage;
-use crate::backend::fence::FenceBefore;
+pub use super::history::{CutoverRow, JournalState, Record, Unfinished};
 
 /// Name of the file in state_dir.
 pub const FILE_NAME: &str = "cutover.journal";
 const HEADER: &str = "changeover cutover journal v1\n";
 /// A journal of this size holds some 100,000 cutovers: whatever is larger isn't ours to read into memory.
 const FILE_MAX: u64 = 64 << 20;
-/// Rows that SHOW CUTOVERS keeps.
-const HISTORY_MAX: usize = 1000;
-/// Bytes that end a tail which is put aside as torn, at most: no record is longer.
+/// Characters of a reason or a note that a record keeps.
 const REASON_MAX: usize = 4000;
 
 /// What can be wrong with the journal.
@@ -96,254 +90,6 @@ pub enum JournalError {
     /// A record that can't follow the one before, which is a bug of ours.
     #[error("{0} can't be journalled now, which is a bug in Changeover")]
     Sequence(&'static str),
-}
-
-/// A row of SHOW CUTOVERS.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CutoverRow {
-    /// Counts from 1 on.
-    pub id: CutoverId,
-    /// `forward` or `rollback`.
-    pub direction: &'static str,
-    /// When it began.
-    pub started_at: SystemTime,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// From the gate's closing to its opening. `None`: the gate wasn't closed, or a crash ended the pause.
-    pub pause_ms: Option<u64>,
-    /// Sessions that were carried over.
-    pub sessions_moved: u64,
-    /// Sessions that were closed because their transactions outlived the drain deadline.
-    pub transactions_killed: u64,
-    /// Where the old side ended.
-    pub source_position: Option<String>,
-    /// Where the new side began.
-    pub target_position: Option<String>,
-    /// Why it was undone, or what is worth knowing; may be empty.
-    pub reason: String,
-}
-
-/// What the journal says on opening, and at any later moment.
-#[derive(Debug, Clone, PartialEq)]
-pub struct JournalState {
-    /// Who serves.
-    pub serving: Side,
-    /// The cutover that a crash interrupted.
-    pub unfinished: Option<Unfinished>,
-    /// The side that doesn't serve, and how it was before a cutover fenced it. Kept fenced.
-    pub fenced: Option<(Side, FenceBefore)>,
-    /// The serving side, where an abort could not take the fence off it yet.
-    pub fence_left: Option<(CutoverId, Side, FenceBefore)>,
-    /// The cutovers, oldest first.
-    pub history: Vec<CutoverRow>,
-}
-
-/// A cutover without an end.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Unfinished {
-    /// Its number.
-    pub id: CutoverId,
-    /// The side that served.
-    pub from: Side,
-    /// The side that was to serve.
-    pub to: Side,
-    /// How far it came.
-    pub stage: Stage,
-    /// How `from` was before it was fenced, where it was.
-    pub before: Option<FenceBefore>,
-    /// How `to` was before an earlier cutover fenced it, where one did: a rollback takes that fence off.
-    pub release: Option<FenceBefore>,
-}
-
-/// One line of the file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "record", rename_all = "snake_case", deny_unknown_fields)]
-#[allow(missing_docs, reason = "the table in the module's comment describes them")]
-pub enum Record {
-    Started {
-        id: CutoverId,
-        at_ms: u64,
-        #[serde(with = "side")]
-        from: Side,
-        #[serde(with = "side")]
-        to: Side,
-    },
-    Fenced {
-        id: CutoverId,
-        before: FenceBefore,
-    },
-    Switched {
-        id: CutoverId,
-        at_ms: u64,
-        source_position: String,
-        target_position: Option<String>,
-        note: String,
-    },
-    Finished {
-        id: CutoverId,
-        pause_ms: Option<u64>,
-        sessions_moved: u64,
-        transactions_killed: u64,
-    },
-    Aborted {
-        id: CutoverId,
-        at_ms: u64,
-        reason: String,
-        fence_left: bool,
-        pause_ms: Option<u64>,
-        transactions_killed: u64,
-        source_position: Option<String>,
-    },
-    Unfenced {
-        id: CutoverId,
-    },
-}
-
-mod side {
-    use config::Side;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
-    pub(super) fn serialize<S: Serializer>(side: &Side, out: S) -> Result<S::Ok, S::Error> {
-        out.serialize_str(side.as_str())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Side, D::Error> {
-        match String::deserialize(from)?.as_str() {
-            "source" => Ok(Side::Source),
-            "target" => Ok(Side::Target),
-            _ => Err(D::Error::custom("a side is `source` or `target`")),
-        }
-    }
-}
-
-impl JournalState {
-    pub(super) fn new() -> Self {
-        Self { serving: Side::Source, unfinished: None, fenced: None, fence_left: None, history: Vec::new() }
-    }
-
-    /// The number of the next cutover.
-    #[must_use]
-    pub fn next_id(&self) -> CutoverId {
-        CutoverId(self.history.last().map_or(1, |row| row.id.0 + 1))
-    }
-
-    /// Takes a record in. `Err` says what of it can't be; the state is then as it was.
-    pub(super) fn apply(&mut self, record: &Record) -> Result<(), &'static str> {
-        if let Record::Started { id, at_ms, from, to } = record {
-            return self.start(*id, *at_ms, *from, *to);
-        }
-        if let Record::Unfenced { id } = record {
-            return match self.fence_left.take_if(|(left, ..)| left == id) {
-                Some(_) => Ok(()),
-                None => Err("nothing was left fenced by that cutover"),
-            };
-        }
-        let Some(unfinished) = self.unfinished.as_mut() else {
-            return Err("no cutover is under way");
-        };
-        let Some(row) = self.history.last_mut() else {
-            return Err("no cutover was started");
-        };
-        if record.id() != unfinished.id {
-            return Err("another cutover is under way");
-        }
-        match (record, &unfinished.stage) {
-            (Record::Fenced { before, .. }, Stage::Started) => {
-                unfinished.stage = Stage::Fenced(*before);
-                unfinished.before = Some(*before);
-            }
-            (
-                Record::Switched { source_position, target_position, note, .. },
-                Stage::Started | Stage::Fenced(_),
-            ) => {
-                self.serving = unfinished.to;
-                self.fenced = unfinished.before.map(|before| (unfinished.from, before));
-                unfinished.stage = Stage::Switched;
-                row.outcome = Outcome::Switched;
-                row.source_position = Some(source_position.clone());
-                row.target_position.clone_from(target_position);
-                row.reason.clone_from(note);
-            }
-            (Record::Finished { pause_ms, sessions_moved, transactions_killed, .. }, Stage::Switched) => {
-                row.pause_ms = *pause_ms;
-                row.sessions_moved = *sessions_moved;
-                row.transactions_killed = *transactions_killed;
-                self.unfinished = None;
-            }
-            (Record::Aborted { .. }, Stage::Started | Stage::Fenced(_)) => self.abort(record),
-            _ => return Err("that record can't follow the one before it"),
-        }
-        Ok(())
-    }
-
-    fn start(&mut self, id: CutoverId, at_ms: u64, from: Side, to: Side) -> Result<(), &'static str> {
-        if self.unfinished.is_some() {
-            return Err("the cutover before it has no end");
-        }
-        if id != self.next_id() {
-            return Err("its number isn't the next one");
-        }
-        if from != self.serving || to == from {
-            return Err("it doesn't begin at the side that serves");
-        }
-        if self.history.len() == HISTORY_MAX {
-            self.history.remove(0);
-        }
-        self.history.push(CutoverRow {
-            id,
-            direction: if from == Side::Source { "forward" } else { "rollback" },
-            started_at: SystemTime::UNIX_EPOCH + Duration::from_millis(at_ms),
-            outcome: Outcome::Running,
-            pause_ms: None,
-            sessions_moved: 0,
-            transactions_killed: 0,
-            source_position: None,
-            target_position: None,
-            reason: String::new(),
-        });
-        let release = self.fenced.and_then(|(side, before)| (side == to).then_some(before));
-        self.unfinished = Some(Unfinished { id, from, to, stage: Stage::Started, before: None, release });
-        Ok(())
-    }
-
-    fn abort(&mut self, record: &Record) {
-        let Record::Aborted {
-            id, reason, fence_left, pause_ms, transactions_killed, source_position, ..
-        } = record
-        else {
-            return;
-        };
-        let unfinished = self.unfinished.take();
-        if let Some(row) = self.history.last_mut() {
-            row.outcome = Outcome::Aborted;
-            row.reason.clone_from(reason);
-            row.pause_ms = *pause_ms;
-            row.transactions_killed = *transactions_killed;
-            row.source_position.clone_from(source_position);
-        }
-        if let (true, Some(Unfinished { from, before: Some(before), .. })) = (*fence_left, unfinished) {
-            self.fence_left = Some((*id, from, before));
-        }
-    }
-}
-
-impl Record {
-    fn id(&self) -> CutoverId {
-        match self {
-            Record::Started { id, .. }
-            | Record::Fenced { id, .. }
-            | Record::Switched { id, .. }
-            | Record::Finished { id, .. }
-            | Record::Aborted { id, .. }
-            | Record::Unfenced { id } => *id,
-        }
-    }
-
-    fn line(&self) -> Result<String, serde_json::Error> {
-        let json = serde_json::to_string(self)?;
-        Ok(format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())))
-    }
 }
 
 /// The open file. Appends block on fsync: call them where blocking is allowed.
@@ -514,42 +260,12 @@ fn parse(line: &[u8]) -> Result<Record, &'static str> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::super::history::samples::{aborted, before, finished, started, switched};
+    use super::super::phase::{CutoverId, Outcome};
+    use super::super::step::Stage;
     use super::*;
+    use config::Side;
     use proptest::prelude::*;
-
-    fn started(id: u64, from: Side) -> Record {
-        Record::Started { id: CutoverId(id), at_ms: 5, from, to: from.other() }
-    }
-
-    fn before() -> FenceBefore {
-        FenceBefore { read_only: false, super_read_only: Some(false) }
-    }
-
-    fn switched(id: u64) -> Record {
-        Record::Switched {
-            id: CutoverId(id),
-            at_ms: 6,
-            source_position: "0-1-5 (bin.000001:44)".into(),
-            target_position: None,
-            note: "no way back yet".into(),
-        }
-    }
-
-    fn aborted(id: u64, fence_left: bool) -> Record {
-        Record::Aborted {
-            id: CutoverId(id),
-            at_ms: 6,
-            reason: "lag".into(),
-            fence_left,
-            pause_ms: Some(3),
-            transactions_killed: 1,
-            source_position: None,
-        }
-    }
-
-    fn finished(id: u64) -> Record {
-        Record::Finished { id: CutoverId(id), pause_ms: Some(12), sessions_moved: 16, transactions_killed: 0 }
-    }
 
     fn full() -> Vec<Record> {
         vec![
@@ -586,23 +302,16 @@ mod tests {
     }
 
     #[test]
-    fn a_record_out_of_its_place_is_refused() {
-        let check = |records: &[Record], wrong: &Record| {
-            let mut state = JournalState::new();
-            records.iter().for_each(|record| state.apply(record).unwrap());
-            let was = state.clone();
-            assert!(state.apply(wrong).is_err(), "{wrong:?}");
-            assert_eq!(state, was);
-        };
-        check(&[], &switched(1));
-        check(&[], &started(1, Side::Target));
-        check(&[], &started(2, Side::Source));
-        check(&[started(1, Side::Source)], &started(2, Side::Source));
-        check(&[started(1, Side::Source)], &switched(2));
-        check(&[started(1, Side::Source)], &finished(1));
-        check(&[started(1, Side::Source), switched(1)], &aborted(1, false));
-        check(&[started(1, Side::Source), aborted(1, false)], &Record::Unfenced { id: CutoverId(1) });
-        check(&[started(1, Side::Source), switched(1), finished(1)], &started(2, Side::Source));
+    fn after_an_append_in_doubt_nothing_is_appended() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, empty) = Journal::open(folder.path()).unwrap();
+        let writable = std::mem::replace(&mut journal.file, File::open(&journal.path).unwrap());
+        // Neither the write nor the cut behind it can work on a file that is open for reading.
+        let doubt = journal.append(&started(1, Side::Source)).unwrap_err();
+        assert!(matches!(doubt, JournalError::Uncertain { .. }), "{doubt}");
+        assert_eq!(*journal.state(), empty);
+        journal.file = writable;
+        assert!(journal.append(&started(1, Side::Source)).unwrap_err().to_string().contains("in doubt"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod checks;
 pub mod coordinator;
+pub mod history;
 pub mod journal;
 pub mod phase;
 pub mod port;

@@ -9,13 +9,17 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::coordinator::{BACKEND_WITHIN, Coordinator};
 use super::journal::{JournalError, Record, shorten};
-use super::phase::{Effect, Entry, Event, Plan};
+use super::phase::{Effect, Entry, Event, Outcome, Plan};
 use super::port::PortError;
 use super::step::{State, step};
 use crate::backend::fence::FenceBefore;
 
 /// How long sessions get to prepare themselves, at most and outside the pause.
 const PREPARE_WITHIN: Duration = Duration::from_secs(2);
+/// Sessions that haven't become ready for so long aren't waited for.
+const PREPARE_STANDSTILL: Duration = Duration::from_millis(500);
+/// A lag of this size is hardly felt in the pause.
+const LAG_GOOD_MS: u64 = 20;
 /// How long the row of a cutover waits for sessions to move, behind the pause.
 const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 /// The undo's part of the pause, at most.
@@ -106,12 +110,11 @@ impl<'a> Run<'a> {
         let history = self.by.history();
         let reason = history.iter().rfind(|row| row.id == id).map_or("", |row| row.reason.as_str());
         match state {
-            State::Ended(super::phase::Outcome::Switched) => tracing::info!(
-                area = "cutover",
-                "cutover {id}: the {} serves; the gate was closed for {} ms",
-                self.plan.to,
-                self.pause_ms.unwrap_or(0)
-            ),
+            State::Ended(Outcome::Switched) => {
+                let pause =
+                    self.pause_ms.map_or_else(String::new, |ms| format!("; the gate was closed for {ms} ms"));
+                tracing::info!(area = "cutover", "cutover {id}: the {} serves{pause}", self.plan.to);
+            }
             _ => tracing::warn!(
                 area = "cutover",
                 "cutover {id} was undone, the {} serves as before: {reason}",
@@ -238,14 +241,24 @@ impl<'a> Run<'a> {
     }
 
     async fn prepare(&mut self) -> Event {
-        self.moved_before = self.by.registry.moved_total();
-        if self.by.registry.is_empty() {
-            return Event::Done;
-        }
+        let (registry, replication) = (&self.by.registry, &self.by.replication);
+        self.moved_before = registry.moved_total();
         self.by.routes.prepare(Some(self.plan.to));
+        // Whoever isn't ready by then moves behind the swap, at the price of a longer wait of its own; and a lag that
+        // is left is waited for with the gate closed.
         let until = Instant::now() + PREPARE_WITHIN;
-        // Whoever isn't ready by then moves behind the swap, at the price of a longer wait of its own.
-        while self.by.registry.prepared() < self.by.registry.len() && Instant::now() < until {
+        let mut prepared = (registry.prepared(), Instant::now());
+        loop {
+            let now = Instant::now();
+            if registry.prepared() != prepared.0 {
+                prepared = (registry.prepared(), now);
+            }
+            // Sessions that are busy or pinned get ready when they can, which may be never.
+            let all_can = prepared.0 >= registry.len() || now - prepared.1 > PREPARE_STANDSTILL;
+            let caught_up = replication.status().lag_ms.unwrap_or(0) <= LAG_GOOD_MS;
+            if (all_can && caught_up) || now >= until {
+                break;
+            }
             sleep(Duration::from_millis(5)).await;
         }
         Event::Done
@@ -286,6 +299,13 @@ impl<'a> Run<'a> {
         let port = Arc::clone(&self.by.replication);
         match self.ask("the final position", async move { port.final_position().await }).await {
             Ok(position) => {
+                if self.position.as_ref().is_some_and(|before| *before != position) {
+                    tracing::warn!(
+                        area = "cutover",
+                        "the {} was written to past its fence, by an account that may; that is waited for as well",
+                        self.plan.from
+                    );
+                }
                 self.position = Some(position.clone());
                 Event::Position(position)
             }

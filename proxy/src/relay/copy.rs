@@ -263,6 +263,10 @@ mod tests {
             leg.fill_to(50_100 - 60 - rest).await.unwrap();
         };
         tokio::join!(write, read);
-        assert!(!{ drop(far); leg.buffer.consume(usize::MAX / 2); leg.is_quiet() });
+        assert!(!{
+            drop(far);
+            leg.buffer.consume(usize::MAX / 2);
+            leg.is_quiet()
+        });
     }
 }

@@ -70,6 +70,12 @@ impl RouteTable {
         self.route.load()
     }
 
+    /// The present route, to be kept for longer than a moment.
+    #[must_use]
+    pub fn load_full(&self) -> Arc<Route> {
+        self.route.load_full()
+    }
+
     /// One of the two backends.
     #[must_use]
     pub fn backend(&self, side: Side) -> &Arc<Backend> {

@@ -410,7 +410,10 @@ impl Connection {
     async fn set_variables(&mut self, variables: &Variables) -> Result<(), RestoreError> {
         let names = self.carried();
         let here = |name: &str| {
-            names.iter().find(|(plan, _)| *plan == name).map_or(name.to_owned(), |(_, here)| (*here).to_owned())
+            names
+                .iter()
+                .find(|(plan, _)| *plan == name)
+                .map_or(name.to_owned(), |(_, here)| (*here).to_owned())
         };
         let variables: Variables = variables.iter().map(|(n, value)| (here(n), value.clone())).collect();
         match self.query(&set_statement(&variables)).await {

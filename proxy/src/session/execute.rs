@@ -191,7 +191,13 @@ mod tests {
     fn texts_are_found() {
         assert_eq!(query_text(b"\x03SELECT 1", Capabilities::NONE).unwrap(), b"SELECT 1");
         assert_eq!(query_text(b"\x03\x00\x01SELECT 1", ATTRIBUTES).unwrap(), b"SELECT 1");
-        let two = [&[3, 2, 1, 0, 1][..], &[8, 0, 1, b'a', 0xFD, 0, 1, b'b'], &[0; 8], &[2, b'x', b'y'], b"SELECT 1"];
+        let two = [
+            &[3, 2, 1, 0, 1][..],
+            &[8, 0, 1, b'a', 0xFD, 0, 1, b'b'],
+            &[0; 8],
+            &[2, b'x', b'y'],
+            b"SELECT 1",
+        ];
         assert_eq!(query_text(&two.concat(), ATTRIBUTES).unwrap(), b"SELECT 1");
     }
 

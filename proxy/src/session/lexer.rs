@@ -274,9 +274,8 @@ impl Scan {
             b"SELECT" | b"WITH" | b"VALUES" | b"TABLE" | b"EXPLAIN" | b"DESC" | b"DESCRIBE" => {
                 (Verb::Plain, Effects::READS)
             }
-            b"INSERT" | b"UPDATE" | b"DELETE" | b"REPLACE" | b"COMMIT" | b"ROLLBACK" | b"LOAD" | b"TRUNCATE" => {
-                (Verb::Plain, Effects::WRITES)
-            }
+            b"INSERT" | b"UPDATE" | b"DELETE" | b"REPLACE" | b"COMMIT" | b"ROLLBACK" | b"LOAD"
+            | b"TRUNCATE" => (Verb::Plain, Effects::WRITES),
             b"SAVEPOINT" | b"RELEASE" | b"DO" | b"ANALYZE" | b"OPTIMIZE" | b"CHECK" | b"CHECKSUM"
             | b"REPAIR" | b"GRANT" | b"REVOKE" | b"KILL" | b"HELP" | b"PURGE" | b"RESET" | b"CHANGE"
             | b"STOP" | b"CACHE" | b"INSTALL" | b"UNINSTALL" | b"IMPORT" | b"SIGNAL" | b"RESTART"
@@ -429,7 +428,8 @@ impl Scan {
             return;
         }
         self.effects.add(variable(name));
-        let of_transaction = ["transaction_isolation", "tx_isolation", "transaction_read_only", "tx_read_only"];
+        let of_transaction =
+            ["transaction_isolation", "tx_isolation", "transaction_read_only", "tx_read_only"];
         if scope.is_empty() && of_transaction.iter().any(|variable| is(name, variable)) {
             self.effects.add(Effects::NEXT_TRANSACTION);
         }
@@ -472,7 +472,9 @@ mod tests {
     fn names(effects: Effects) -> String {
         NAMES
             .iter()
-            .filter(|(effect, _)| effects.contains(*effect) && !Effects::READS.and(Effects::WRITES).contains(*effect))
+            .filter(|(effect, _)| {
+                effects.contains(*effect) && !Effects::READS.and(Effects::WRITES).contains(*effect)
+            })
             .map(|(_, name)| *name)
             .collect::<Vec<_>>()
             .join(" ")
@@ -515,7 +517,10 @@ mod tests {
         check("set `sql_mode`=''", "VARIABLES CONTEXT");
         check("/*!40103 SET TIME_ZONE='+00:00' */;", "VARIABLES");
         check("SET @@session.group_concat_max_len = 5, autocommit = 1", "VARIABLES SET_AUTOCOMMIT");
-        check("SET autocommit = 0, @a = GREATEST(1, 2), wait_timeout = 9", "VARIABLES USER_VARIABLES SET_AUTOCOMMIT");
+        check(
+            "SET autocommit = 0, @a = GREATEST(1, 2), wait_timeout = 9",
+            "VARIABLES USER_VARIABLES SET_AUTOCOMMIT",
+        );
         check("SET GLOBAL a = 1, SESSION b = 2", "VARIABLES");
         check("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", "NEXT_TRANSACTION");
         check("SET SESSION TRANSACTION READ ONLY", "VARIABLES");

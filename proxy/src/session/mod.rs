@@ -13,3 +13,5 @@ pub mod replay;
 pub mod state;
 pub mod task;
 mod tokens;
+
+pub(crate) use connection::{Connection, DIAL_TIMEOUT};

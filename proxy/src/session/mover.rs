@@ -1,0 +1,378 @@
+//! A session's move to another backend: asked for, prepared ahead while traffic flows, and carried out
+//! between two statements.
+//!
+//! The old server is asked for the state only where that can't be noticed: a question of ours would come
+//! between a statement and the client's question how it went (SHOW WARNINGS, FOUND_ROWS). So the questions
+//! come just before a statement of the client's that asks no such thing, or after a while of silence.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::connection::{Connection, RestoreError};
+use super::lexer::Effects;
+use super::pins::Pins;
+use super::registry::Activity;
+use super::replay::{Snapshot, ToPrepare, plan};
+use super::state::{Request, Schema, Versions};
+use super::task::{End, Session};
+use crate::error::ConnectError;
+use crate::protocol::packet::ErrPacket;
+use crate::protocol::packet::ok::StatusFlags;
+use crate::route::table::{Epoch, Route};
+
+/// A client that was silent for so long won't ask how its last statement went, unless that left something
+/// to ask about.
+const SILENCE: Duration = Duration::from_millis(250);
+/// A closed gate, or a backend that couldn't be dialled, is tried again after this.
+const RETRY: Duration = Duration::from_millis(20);
+const REDIAL: Duration = Duration::from_millis(500);
+/// Moves are tried so often before the session is given up.
+const ATTEMPTS: u32 = 3;
+
+/// The connection to the other backend that a session has ready.
+pub(super) enum Standby {
+    /// None.
+    None,
+    /// Being dialled.
+    Dialling(JoinSet<Result<Connection, ConnectError>>),
+    /// Logged in.
+    Dialled(Box<Connection>),
+    /// Has the session's state of a moment ago.
+    Restored(Box<Ahead>),
+    /// Couldn't be dialled.
+    Failed(ConnectError),
+    /// Is to be dialled again at this time.
+    Later(Instant),
+}
+
+/// A connection with the state of a moment ago.
+pub(super) struct Ahead {
+    connection: Connection,
+    snapshot: Snapshot,
+    versions: Versions,
+}
+
+impl Standby {
+    /// Returns when a dial has ended, well or not; never where none is under way.
+    ///
+    /// Cancel safety: yes.
+    pub(super) async fn dialled(&mut self) {
+        let Self::Dialling(dial) = self else { return std::future::pending().await };
+        *self = match dial.join_next().await {
+            Some(Ok(Ok(connection))) => Self::Dialled(Box::new(connection)),
+            Some(Ok(Err(error))) => Self::Failed(error),
+            // A dial that panicked is a bug of ours, and no reason to stop serving.
+            Some(Err(_)) | None => Self::Later(Instant::now() + REDIAL),
+        };
+    }
+}
+
+impl Session {
+    /// Woken between two statements: does the route, or what is to be prepared, ask for something?
+    pub(super) async fn look_at_route(&mut self) -> Result<(), End> {
+        let route = self.shared.routes.load_full();
+        if route.epoch != self.backend.epoch {
+            return self.move_while_idle(&route).await;
+        }
+        let wanted = self.shared.routes.preparing().filter(|side| *side != self.backend.side);
+        let Some(side) = wanted else {
+            self.let_go_of_standby().await;
+            return Ok(());
+        };
+        match std::mem::replace(&mut self.standby, Standby::None) {
+            Standby::None if !self.state.pins.contains(Pins::NOT_RESTORABLE) => self.start_dialling(side),
+            Standby::Failed(error) => self.dial_failed(&error),
+            Standby::Later(at) if at <= Instant::now() => self.start_dialling(side),
+            Standby::Later(at) => {
+                self.look_at = Some(at);
+                self.standby = Standby::Later(at);
+            }
+            other => self.standby = other,
+        }
+        if matches!(self.standby, Standby::Dialled(_)) && !self.holds_permit() && self.state.is_movable() {
+            return self.restore_while_silent().await;
+        }
+        Ok(())
+    }
+
+    /// The questions wait for silence, or for the next statement where the client is likely to look back.
+    async fn restore_while_silent(&mut self) -> Result<(), End> {
+        let silent_at = self.heard + SILENCE;
+        if self.state.looks_back {
+            return Ok(());
+        }
+        if Instant::now() < silent_at || !self.try_enter() {
+            self.look_at = Some(silent_at.max(Instant::now() + RETRY));
+            return Ok(());
+        }
+        let done = self.restore_ahead().await;
+        self.settle();
+        done
+    }
+
+    fn dial_failed(&mut self, error: &ConnectError) {
+        let session_id = self.registered.entry.id;
+        if matches!(error, ConnectError::Unreachable { .. }) {
+            info!(session_id, "a session couldn't be prepared yet: {error}");
+            self.standby = Standby::Later(Instant::now() + REDIAL);
+            self.look_at = Some(Instant::now() + REDIAL);
+            return;
+        }
+        warn!(area = "proxy", session_id, "a session can't be moved: {error}");
+        self.set_pin(Pins::NOT_RESTORABLE, true);
+        self.settle();
+    }
+
+    async fn let_go_of_standby(&mut self) {
+        match std::mem::replace(&mut self.standby, Standby::None) {
+            Standby::Dialled(connection) => connection.quit().await,
+            Standby::Restored(ahead) => ahead.connection.quit().await,
+            Standby::None | Standby::Dialling(_) | Standby::Failed(_) | Standby::Later(_) => {}
+        }
+        self.registered.entry.prepared.store(false, std::sync::atomic::Ordering::Relaxed);
+        if self.state.pins.contains(Pins::NOT_RESTORABLE) {
+            self.set_pin(Pins::NOT_RESTORABLE, false);
+            self.settle();
+        }
+    }
+
+    fn start_dialling(&mut self, side: config::Side) {
+        let backend = std::sync::Arc::clone(self.shared.routes.backend(side));
+        let (login, credential) = (self.login.clone(), self.credential.clone());
+        let mut dial = JoinSet::new();
+        // The epoch is the route's after the swap, and is set then.
+        dial.spawn(async move { Connection::dial(&backend, Epoch(u64::MAX), &login, &credential).await });
+        self.standby = Standby::Dialling(dial);
+    }
+
+    /// Before a statement, with a permit: moves where the route has changed, else uses the moment to prepare.
+    pub(super) async fn follow_route(&mut self, request: &Request) -> Result<(), End> {
+        let looks_back = request.effects.contains(Effects::ASKS_LAST);
+        // The guard touches no counter that sessions share; only a move keeps the route for longer.
+        if self.shared.routes.load().epoch != self.backend.epoch {
+            // invariant 3: what is open never moves; it would have held its permit through the swap.
+            debug_assert!(self.state.is_movable(), "invariant 3");
+            if Self::only_looks_back(request) {
+                return Ok(());
+            }
+            if looks_back {
+                return Err(End::Failed(ErrPacket::new(
+                    1105,
+                    b"HY000",
+                    "Changeover can't carry the outcome of the last statement over to a statement that writes; \
+                     connect again",
+                )));
+            }
+            let route = self.shared.routes.load_full();
+            return self.move_to(&route).await;
+        }
+        if matches!(self.standby, Standby::Dialled(_)) && !looks_back && self.state.is_movable() {
+            return self.restore_ahead().await;
+        }
+        Ok(())
+    }
+
+    /// After a swap, without a statement to carry: at once where nothing has to be asked, else when that
+    /// can't be noticed.
+    async fn move_while_idle(&mut self, route: &Route) -> Result<(), End> {
+        if self.holds_permit() {
+            return Ok(());
+        }
+        let asks = match &self.standby {
+            Standby::Restored(ahead) => ahead.versions != self.state.versions,
+            _ => true,
+        };
+        if asks && self.state.looks_back {
+            return Ok(());
+        }
+        let silent_at = self.heard + SILENCE;
+        if asks && Instant::now() < silent_at {
+            self.look_at = Some(silent_at);
+            return Ok(());
+        }
+        if !self.try_enter() {
+            self.look_at = Some(Instant::now() + RETRY);
+            return Ok(());
+        }
+        let moved = self.move_to(route).await;
+        self.settle();
+        moved
+    }
+
+    /// Moves, with a permit held. The last resort is to close the session.
+    async fn move_to(&mut self, route: &Route) -> Result<(), End> {
+        let entry = std::sync::Arc::clone(&self.registered.entry);
+        entry.set_activity(Activity::Moving);
+        let mut attempt = 1;
+        loop {
+            match self.try_move(route).await {
+                Ok(old) => {
+                    entry.set_side(route.backend.side);
+                    entry.prepared.store(false, std::sync::atomic::Ordering::Relaxed);
+                    self.shared.registry.count_move();
+                    self.keep_previous(old).await;
+                    entry.set_activity(Activity::Busy);
+                    return Ok(());
+                }
+                Err(RestoreError::Read(error)) if error.is_transient() => {
+                    return Err(Self::backend_end(&error));
+                }
+                Err(error) if error.is_transient() && attempt < ATTEMPTS => {
+                    info!(area = "proxy", session_id = entry.id, "a move is tried again: {error}");
+                    attempt += 1;
+                    tokio::time::sleep(REDIAL / 5).await;
+                }
+                Err(error) => {
+                    warn!(area = "proxy", session_id = entry.id, "a session couldn't be moved: {error}");
+                    return Err(End::Failed(match &error {
+                        RestoreError::Connect(error) => error.for_client(),
+                        _ => ErrPacket::new(
+                            1105,
+                            b"HY000",
+                            "Changeover couldn't move this session to the new server; connect again",
+                        ),
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Between two statements the old connection may still be asked how the last one went; its own state is
+    /// then what it was, because nothing was asked of it in between.
+    async fn keep_previous(&mut self, old: Connection) {
+        if let Some(older) = self.previous.replace(old) {
+            older.quit().await;
+        }
+    }
+
+    /// Returns the connection that was left.
+    async fn try_move(&mut self, route: &Route) -> Result<Connection, RestoreError> {
+        let standby = std::mem::replace(&mut self.standby, Standby::None);
+        let side = route.backend.side;
+        let (mut connection, have, versions) = match standby {
+            Standby::Restored(ahead) if ahead.connection.side == side => {
+                let Ahead { mut connection, snapshot, versions } = *ahead;
+                if !connection.is_quiet() {
+                    let gone = std::io::Error::other("the connection that was prepared is gone");
+                    return Err(RestoreError::Write { what: "the session".to_owned(), error: gone.into() });
+                }
+                (connection, Some(snapshot), Some(versions))
+            }
+            Standby::Dialled(connection) if connection.side == side => (*connection, None, None),
+            _ => {
+                let (login, credential) = (&self.login, &self.credential);
+                (Connection::dial(&route.backend, route.epoch, login, credential).await?, None, None)
+            }
+        };
+        let wanted = self.snapshot(have.as_ref().zip(versions)).await?;
+        self.restore(&mut connection, have, &wanted).await?;
+        connection.epoch = route.epoch;
+        Ok(std::mem::replace(&mut self.backend, connection))
+    }
+
+    /// Gives `connection` the wanted state.
+    async fn restore(
+        &self,
+        connection: &mut Connection,
+        have: Option<Snapshot>,
+        wanted: &Snapshot,
+    ) -> Result<(), RestoreError> {
+        let have = match have {
+            Some(have) => have,
+            None => connection
+                .fresh_snapshot()
+                .await
+                .map_err(|error| RestoreError::Write { what: "its first state".to_owned(), error })?,
+        };
+        let steps = plan(wanted, &have, &self.contexts, self.state.versions.context)
+            .map_err(|_| RestoreError::Unreachable)?;
+        for step in &steps {
+            connection.carry_out(step, &self.state).await?;
+        }
+        // invariant 3: nothing that was done to restore it has opened anything.
+        debug_assert!(!connection.status.contains(StatusFlags::IN_TRANSACTION), "invariant 3");
+        Ok(())
+    }
+
+    /// Restores the session's state on the standby, while the old backend serves on. A permit is held.
+    async fn restore_ahead(&mut self) -> Result<(), End> {
+        let Standby::Dialled(mut connection) = std::mem::replace(&mut self.standby, Standby::None) else {
+            return Ok(());
+        };
+        let entry = std::sync::Arc::clone(&self.registered.entry);
+        entry.set_activity(Activity::Moving);
+        let versions = self.state.versions;
+        let restored = match self.snapshot(None).await {
+            Ok(snapshot) => self.restore(&mut connection, None, &snapshot).await.map(|()| snapshot),
+            Err(error) => Err(error),
+        };
+        entry.set_activity(Activity::Busy);
+        match restored {
+            Ok(snapshot) => {
+                entry.prepared.store(true, std::sync::atomic::Ordering::Relaxed);
+                self.standby =
+                    Standby::Restored(Box::new(Ahead { connection: *connection, snapshot, versions }));
+                Ok(())
+            }
+            Err(RestoreError::Read(error)) if error.is_transient() => Err(Self::backend_end(&error)),
+            Err(error) if error.is_transient() => {
+                self.look_at = Some(Instant::now() + REDIAL);
+                Ok(())
+            }
+            Err(error) => {
+                warn!(area = "proxy", session_id = entry.id, "a session can't be moved: {error}");
+                self.set_pin(Pins::NOT_RESTORABLE, true);
+                Ok(())
+            }
+        }
+    }
+
+    /// The session's state, asked of the old server as far as it may have changed since `before`.
+    async fn snapshot(&mut self, before: Option<(&Snapshot, Versions)>) -> Result<Snapshot, RestoreError> {
+        let now = self.state.versions;
+        let (mut snapshot, then) = match before {
+            Some((snapshot, versions)) => (snapshot.clone(), Some(versions)),
+            None => (Snapshot::default(), None),
+        };
+        let same = |of: fn(&Versions) -> u64| then.is_some_and(|then| of(&then) == of(&now));
+        let read = RestoreError::Read;
+        let schema = same(|v| v.schema) || matches!(self.state.schema, Schema::Known(_));
+        let touched = self.state.variables_touched && !same(|v| v.variables);
+        if !(same(|v| v.last_id) && same(|v| v.variables) && same(|v| v.context) && schema) {
+            if touched {
+                snapshot.variables = self.backend.touched_variables().await.map_err(read)?;
+            }
+            let basics = self.backend.basics().await.map_err(read)?;
+            snapshot.schema = basics.schema;
+            snapshot.last_insert_id = basics.last_insert_id;
+            snapshot.variables.extend(basics.variables);
+        } else if let Schema::Known(schema) = &self.state.schema {
+            snapshot.schema.clone_from(schema);
+        }
+        if !same(|v| v.procedures) {
+            let names = self.backend.user_variable_names().await.map_err(read)?;
+            self.state.user_variables.extend(names);
+        }
+        if !same(|v| v.user_variables) && !self.state.user_variables.is_empty() {
+            snapshot.user_variables =
+                self.backend.user_variables(&self.state.user_variables).await.map_err(read)?;
+        }
+        snapshot.autocommit = self.state.status.contains(StatusFlags::AUTOCOMMIT);
+        snapshot.multi_statements = self.state.multi_statements;
+        snapshot.prepared = self.prepared();
+        Ok(snapshot)
+    }
+
+    fn prepared(&self) -> Vec<(ToPrepare, u64)> {
+        let binary = self.state.statements.iter().map(|(id, s)| (ToPrepare::Binary(*id), s.context));
+        let texts = self
+            .state
+            .texts
+            .iter()
+            .map(|(name, text)| (ToPrepare::Text(name.clone(), text.version), text.context));
+        binary.chain(texts).collect()
+    }
+}

@@ -257,7 +257,8 @@ mod tests {
             let (near, mut far) = tokio::io::duplex(1 << 12);
             let mut leg = Leg::new(Stream::Duplex(near));
             let mut answer = Vec::new();
-            let definition = b"\x03def\x00\x00\x00\x02@a\x00\x0c\x3f\x00\x10\x00\x00\x00\x08\x81\x00\x00\x00\x00";
+            let definition =
+                b"\x03def\x00\x00\x00\x02@a\x00\x0c\x3f\x00\x10\x00\x00\x00\x08\x81\x00\x00\x00\x00";
             let mut sequence = put_packet(&mut answer, 1, &[2]);
             sequence = put_packet(&mut answer, sequence, definition);
             sequence = put_packet(&mut answer, sequence, definition);
@@ -265,8 +266,11 @@ mod tests {
                 sequence = put_packet(&mut answer, sequence, &[0xFE, 0, 0, 2, 0]);
             }
             sequence = put_packet(&mut answer, sequence, b"\x0242\xfb");
-            let end: &[u8] =
-                if capabilities == Capabilities::NONE { &[0xFE, 0, 0, 2, 0] } else { &[0xFE, 0, 0, 2, 0, 0, 0] };
+            let end: &[u8] = if capabilities == Capabilities::NONE {
+                &[0xFE, 0, 0, 2, 0]
+            } else {
+                &[0xFE, 0, 0, 2, 0, 0, 0]
+            };
             put_packet(&mut answer, sequence, end);
             let serve = async {
                 let mut request = [0; 13];

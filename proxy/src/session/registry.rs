@@ -308,6 +308,16 @@ impl SessionRegistry {
         }
     }
 
+    /// Wakes those that have been idle for one to three times `since`, once or twice each.
+    pub(crate) fn wake_idle(&self, since: std::time::Duration) {
+        let since = since.as_millis() as u64;
+        for entry in &self.sessions {
+            if (since..since * 3).contains(&entry.idle_ms()) {
+                entry.wake.notify_one();
+            }
+        }
+    }
+
     /// The same order for every session.
     pub(crate) fn give_all(&self, order: Order) {
         for entry in &self.sessions {

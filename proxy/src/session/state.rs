@@ -404,15 +404,12 @@ impl SessionState {
     fn remember_statement(&mut self, id: ClientStatementId, text: Arc<[u8]>, columns: u16, params: u16) {
         let plain_backslash = self.plain_backslash();
         let effects = lexer::scan(&text, plain_backslash);
-        let details =
-            (!effects.is_plain()).then(|| Arc::new(Details::read(&text, effects, plain_backslash)));
+        let details = (!effects.is_plain()).then(|| Arc::new(Details::read(&text, effects, plain_backslash)));
         self.statement_bytes += text.len();
         self.last_prepared = Some(id);
         let context = self.versions.context;
-        self.statements.insert(
-            id,
-            Statement { text, effects, details, columns, params, types: None, context },
-        );
+        self.statements
+            .insert(id, Statement { text, effects, details, columns, params, types: None, context });
         self.bound_statements();
     }
 
@@ -558,8 +555,7 @@ impl SessionState {
         }
         if effects.contains(Effects::DROP_TABLE) {
             remove_names(&mut self.temporary_tables, details.tables.as_deref());
-            self.pins
-                .set(Pins::TEMPORARY_TABLE, self.temporary_blind || !self.temporary_tables.is_empty());
+            self.pins.set(Pins::TEMPORARY_TABLE, self.temporary_blind || !self.temporary_tables.is_empty());
         }
         if effects.contains(Effects::RELEASE_LOCK) && !effects.contains(Effects::GET_LOCK) {
             remove_names(&mut self.locks, details.locks.as_deref());

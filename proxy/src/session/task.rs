@@ -1,1 +1,443 @@
-//! The task of one session, both directions in it. (H3)
+//! The task of one session, both directions in it.
+//!
+//! A turn is: wait for the client (holding nothing), take a permit, load the route, move where the route has
+//! changed, send the request on, relay the answer, remember what it changed, give the permit back unless a
+//! transaction or a pin holds it. While it waits the task also listens to the backend (it may go away), to
+//! orders, and to changes of the route.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::connection::Connection;
+use super::lexer::Effects;
+use super::mover::Standby;
+use super::pins::Pins;
+use super::question;
+use super::registry::{Activity, Order, Registered, SessionRegistry};
+use super::replay::Context;
+use super::state::{Request, SessionState};
+use crate::auth::{Credential, Login};
+use crate::protocol::command::{Command, Reply};
+use crate::protocol::frame::{HEADER_LEN, Header, put_packet};
+use crate::protocol::packet::ErrPacket;
+use crate::relay::copy::Leg;
+use crate::relay::exchange::Exchange;
+use crate::route::gate::{Gate, Permit};
+use crate::route::table::RouteTable;
+
+/// A buffer is given back when the client was silent for so long.
+const RELEASE_AFTER_MS: u64 = 2_000;
+
+/// What all sessions have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) routes: Arc<RouteTable>,
+    pub(crate) registry: Arc<SessionRegistry>,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum End {
+    /// COM_QUIT, or the client closed.
+    #[error("the client left")]
+    ClientLeft,
+    /// The connection to the client broke.
+    #[error("the client's connection broke: {0}")]
+    Client(std::io::Error),
+    /// The backend closed, or its connection broke.
+    #[error("the backend's connection ended: {0}")]
+    Backend(String),
+    /// KILL SESSION, or a cutover.
+    #[error("it was killed")]
+    Killed,
+    /// The proxy shuts down.
+    #[error("the proxy shuts down")]
+    Drained,
+    /// The session can't go on; the client is told this.
+    #[error("{}", String::from_utf8_lossy(&.0.message))]
+    Failed(ErrPacket),
+}
+
+/// What ends a wait.
+enum Event {
+    /// The beginning of a request is in the client's buffer.
+    Request,
+    /// There is an order, or something about the route.
+    Look,
+}
+
+/// A client, its backend connection, and what is known of the session between them.
+pub(crate) struct Session {
+    pub(super) shared: Arc<Shared>,
+    pub(super) registered: Registered,
+    pub(super) login: Login,
+    pub(super) credential: Credential,
+    pub(super) client: Leg,
+    pub(super) backend: Connection,
+    /// The connection that an idle session has moved away from, kept for one statement: it alone can say
+    /// how the last statement went.
+    pub(super) previous: Option<Connection>,
+    pub(super) standby: Standby,
+    pub(super) state: SessionState,
+    /// What statements of older contexts were prepared under.
+    pub(super) contexts: BTreeMap<u64, Context>,
+    pub(super) exchange: Exchange,
+    permit: Option<Permit>,
+    /// The proxy rolled the transaction back; the client hears of it with its next statement.
+    pub(super) rolled_back: bool,
+    /// When the client was last heard.
+    pub(super) heard: Instant,
+    /// When to look at the route again without being woken.
+    pub(super) look_at: Option<Instant>,
+    /// It was woken in the middle of a statement, and looks afterwards.
+    pub(super) woken: bool,
+}
+
+impl Session {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        registered: Registered,
+        login: Login,
+        credential: Credential,
+        client: Leg,
+        backend: Connection,
+    ) -> Self {
+        let state = SessionState::new(backend.status, login.schema.clone());
+        registered.entry.set_schema(login.schema.as_deref().unwrap_or_default());
+        Self {
+            exchange: Exchange::new(Command::Ping, backend.capabilities),
+            shared,
+            registered,
+            login,
+            credential,
+            client,
+            backend,
+            previous: None,
+            standby: Standby::None,
+            state,
+            contexts: BTreeMap::new(),
+            permit: None,
+            rolled_back: false,
+            heard: Instant::now(),
+            look_at: None,
+            woken: false,
+        }
+    }
+
+    /// Runs until the client leaves, the backend goes away or somebody ends it.
+    pub(crate) async fn run(mut self) {
+        let end = loop {
+            let turn = match self.wait().await {
+                Ok(Event::Request) => self.serve().await,
+                Ok(Event::Look) => self.look().await,
+                Err(end) => Err(end),
+            };
+            if let Err(end) = turn {
+                break end;
+            }
+        };
+        self.finish(end).await;
+    }
+
+    /// Waits for the client's next request.
+    async fn wait(&mut self) -> Result<Event, End> {
+        self.registered.entry.set_activity(Activity::Idle);
+        loop {
+            if self.has_to_look() {
+                return Ok(Event::Look);
+            }
+            if self.client.buffer.len() > HEADER_LEN || self.has_empty_packet() {
+                return Ok(Event::Request);
+            }
+            let look_at = self.look_at;
+            tokio::select! {
+                biased;
+                read = self.client.fill() => match read {
+                    Ok(0) => return Err(End::ClientLeft),
+                    Ok(_) => {}
+                    Err(error) => return Err(End::Client(error)),
+                },
+                read = self.backend.leg.fill() => return Err(self.unasked(read)),
+                () = self.registered.entry.wake.notified() => return Ok(Event::Look),
+                () = self.standby.dialled() => return Ok(Event::Look),
+                () = async { tokio::time::sleep_until(look_at.unwrap_or_else(Instant::now)).await },
+                    if look_at.is_some() =>
+                {
+                    self.look_at = None;
+                    return Ok(Event::Look);
+                }
+            }
+        }
+    }
+
+    fn has_empty_packet(&self) -> bool {
+        Header::parse(self.client.buffer.filled()).is_some_and(|header| header.len == 0)
+    }
+
+    fn has_to_look(&mut self) -> bool {
+        if std::mem::take(&mut self.woken) {
+            return true;
+        }
+        match self.registered.entry.order() {
+            Order::None => false,
+            // What holds a permit may end first.
+            Order::Drain => self.permit.is_none(),
+            Order::EndTransaction | Order::Close => true,
+        }
+    }
+
+    /// The backend said something, or closed, without having been asked.
+    fn unasked(&mut self, read: std::io::Result<usize>) -> End {
+        match read {
+            Ok(0) => End::Backend("it closed the connection".to_owned()),
+            Ok(_) => {
+                // A farewell, most likely: shutdown, KILL, wait_timeout. The client gets it as it is.
+                let text =
+                    self.backend.leg.buffer.filled().get(HEADER_LEN..).and_then(|p| ErrPacket::parse(p).ok());
+                End::Backend(text.map_or_else(|| "it said something unasked".to_owned(), |e| e.to_string()))
+            }
+            Err(error) => End::Backend(error.to_string()),
+        }
+    }
+
+    /// Orders, the route, what to prepare; and memory that an idle session needn't hold.
+    async fn look(&mut self) -> Result<(), End> {
+        match self.registered.entry.order() {
+            Order::Close => return Err(End::Killed),
+            Order::Drain if self.permit.is_none() => return Err(End::Drained),
+            Order::EndTransaction => self.give_up_transaction().await?,
+            Order::Drain | Order::None => {}
+        }
+        if self.registered.entry.idle_ms() >= RELEASE_AFTER_MS {
+            self.client.buffer.release();
+            self.backend.leg.buffer.release();
+        }
+        self.look_at_route().await
+    }
+
+    /// One request, from the client's buffer to the last byte of its answer.
+    async fn serve(&mut self) -> Result<(), End> {
+        self.heard = Instant::now();
+        self.registered.entry.heard();
+        self.registered.entry.count_statement();
+        let request = self.understand().await?;
+        match request.command {
+            Command::Quit => return Err(End::ClientLeft),
+            // The client's token is bound to a challenge of ours, so no backend could check it.
+            Command::ChangeUser => {
+                let refusal = "COM_CHANGE_USER isn't supported by Changeover yet; open a new connection";
+                return self.answer_instead(&ErrPacket::new(1235, b"42000", refusal)).await;
+            }
+            _ => {}
+        }
+        if self.rolled_back && self.tells_of_rollback(&request) {
+            self.rolled_back = false;
+            return self.answer_instead(&rolled_back()).await;
+        }
+        self.enter().await?;
+        self.follow_route(&request).await?;
+        let served = self.relay(request).await;
+        self.settle();
+        served
+    }
+
+    /// A request that must not go on as if the transaction were still there. A ROLLBACK may.
+    fn tells_of_rollback(&self, request: &Request) -> bool {
+        let is_rollback = || {
+            let text = self.client.buffer.filled().get(HEADER_LEN..).unwrap_or_default();
+            let text = super::execute::query_text(text, self.backend.capabilities).unwrap_or_default();
+            let mut tokens = super::tokens::Tokens::new(text, false);
+            tokens.next().is_some_and(|token| token.is("ROLLBACK")) && tokens.all(|token| !token.is("TO"))
+        };
+        match request.command {
+            Command::Query => !is_rollback(),
+            Command::StmtExecute | Command::StmtBulkExecute | Command::StmtFetch => true,
+            _ => false,
+        }
+    }
+
+    /// Takes a permit, unless one is held already.
+    async fn enter(&mut self) -> Result<(), End> {
+        let entry = Arc::clone(&self.registered.entry);
+        if self.permit.is_none() {
+            // First said, then done: whoever ends permit holders must not overlook this one.
+            entry.holds_permit.store(true, Release);
+            self.permit = self.shared.gate.try_enter(entry.id as usize);
+        }
+        while self.permit.is_none() {
+            entry.holds_permit.store(false, Release);
+            entry.set_activity(Activity::Waiting);
+            tokio::select! {
+                biased;
+                () = entry.wake.notified() => {
+                    self.woken = true;
+                    if entry.order() == Order::Close {
+                        return Err(End::Killed);
+                    }
+                }
+                permit = self.shared.gate.enter(entry.id as usize) => {
+                    entry.holds_permit.store(true, Release);
+                    self.permit = Some(permit);
+                }
+                read = self.backend.leg.fill() => return Err(self.unasked(read)),
+            }
+        }
+        entry.set_activity(Activity::Busy);
+        Ok(())
+    }
+
+    /// A permit where the gate is open, for work of the session's own. True where it has one now.
+    pub(super) fn try_enter(&mut self) -> bool {
+        if self.permit.is_none() {
+            let entry = &self.registered.entry;
+            entry.holds_permit.store(true, Release);
+            self.permit = self.shared.gate.try_enter(entry.id as usize);
+            entry.holds_permit.store(self.permit.is_some(), Release);
+        }
+        self.permit.is_some()
+    }
+
+    /// Gives the permit back, unless something is open; says what others may know.
+    pub(super) fn settle(&mut self) {
+        let entry = &self.registered.entry;
+        entry.in_transaction.store(self.state.in_transaction(), Relaxed);
+        entry.set_pins(self.state.pins);
+        if self.state.is_movable() {
+            self.permit = None;
+            entry.holds_permit.store(false, Release);
+        } else if self.permit.is_none() {
+            // invariant 2: what is open was opened under a permit. A pin that came from a preparation takes one.
+            self.try_enter();
+        }
+    }
+
+    pub(super) fn holds_permit(&self) -> bool {
+        self.permit.is_some()
+    }
+
+    /// `open_transactions = "kill"`: what holds this session's permit has to end.
+    async fn give_up_transaction(&mut self) -> Result<(), End> {
+        if self.permit.is_some() {
+            if !self.state.pins.is_empty() {
+                return Err(End::Killed);
+            }
+            if self.state.in_transaction() {
+                // The connection stays, and with it the session's state. Once the server has answered, the
+                // rollback is certain; without an answer the connection closes.
+                let rolled_back = self.backend.query(b"ROLLBACK AND NO CHAIN NO RELEASE").await;
+                rolled_back.map_err(|_| End::Killed)?;
+                self.state.status = self.backend.status;
+                self.rolled_back = true;
+            }
+            self.settle();
+        }
+        self.registered.entry.done(Order::EndTransaction);
+        Ok(())
+    }
+
+    /// The client's request isn't sent on; it gets this instead.
+    pub(super) async fn answer_instead(&mut self, packet: &ErrPacket) -> Result<(), End> {
+        let command =
+            self.client.buffer.filled().get(HEADER_LEN).copied().map_or(Command::Sleep, Command::from);
+        let sequence = self.skip_request().await?;
+        if command.reply() == Reply::None {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        put_packet(&mut bytes, sequence.wrapping_add(1), &packet.encode());
+        self.client.write(&bytes).await.map_err(End::Client)
+    }
+
+    /// Reads past a request, whatever its size. Returns its last sequence number.
+    async fn skip_request(&mut self) -> Result<u8, End> {
+        loop {
+            self.client.fill_to(HEADER_LEN).await.map_err(End::Client)?;
+            let Some(header) = Header::parse(self.client.buffer.filled()) else {
+                return Err(End::ClientLeft);
+            };
+            let mut left = HEADER_LEN + header.len;
+            while left > 0 {
+                if self.client.buffer.is_empty() && self.client.fill().await.map_err(End::Client)? == 0 {
+                    return Err(End::ClientLeft);
+                }
+                let count = left.min(self.client.buffer.len());
+                self.client.buffer.consume(count);
+                left -= count;
+            }
+            if !header.continues() {
+                return Ok(header.sequence);
+            }
+        }
+    }
+
+    /// Closes both ends.
+    async fn finish(mut self, end: End) {
+        let id = self.registered.entry.id;
+        match &end {
+            End::ClientLeft | End::Client(_) | End::Drained => {
+                debug!(session_id = id, "session ended: {end}")
+            }
+            End::Killed => tracing::info!(area = "proxy", session_id = id, "session closed: {end}"),
+            End::Backend(_) | End::Failed(_) => {
+                warn!(area = "proxy", session_id = id, side = %self.backend.side, "session closed: {end}");
+            }
+        }
+        let last_words = async {
+            match &end {
+                End::Failed(packet) => {
+                    let mut bytes = Vec::new();
+                    put_packet(&mut bytes, 1, &packet.encode());
+                    let _ = self.client.write(&bytes).await;
+                }
+                End::Backend(_) if !self.backend.leg.buffer.is_empty() => {
+                    let _ = self.client.write(self.backend.leg.buffer.filled()).await;
+                }
+                _ => {}
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), last_words).await;
+        // The permit goes back last: until then the backend may still be at work for this session.
+        let Self { backend, previous, client, permit, registered, .. } = self;
+        let _ = tokio::time::timeout(Duration::from_secs(1), client.close()).await;
+        backend.quit().await;
+        if let Some(previous) = previous {
+            previous.quit().await;
+        }
+        drop(permit);
+        drop(registered);
+    }
+}
+
+/// 1213, for a transaction that a cutover has rolled back.
+pub(super) fn rolled_back() -> ErrPacket {
+    ErrPacket::new(
+        1213,
+        b"40001",
+        "Deadlock found when trying to get lock; try restarting transaction (rolled back by a cutover)",
+    )
+}
+
+impl Session {
+    /// True where the request asks how the statement before it went, and does nothing else that the old
+    /// backend couldn't do behind its fence.
+    pub(super) fn only_looks_back(request: &Request) -> bool {
+        request.effects.contains(Effects::ASKS_LAST)
+            && !request.effects.any(Effects::WRITES.and(Effects::PROCEDURE).and(Effects::MULTIPLE))
+    }
+
+    /// Pins or unpins for a reason of the proxy's own.
+    pub(super) fn set_pin(&mut self, pin: Pins, on: bool) {
+        self.state.pins.set(pin, on);
+    }
+
+    /// An error of a question of ours on the connection that serves.
+    pub(super) fn backend_end(error: &question::QuestionError) -> End {
+        End::Backend(error.to_string())
+    }
+}

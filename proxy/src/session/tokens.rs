@@ -73,11 +73,6 @@ impl<'a> Tokens<'a> {
         Self { text, at: 0, plain_backslash, in_code_comment: false, unterminated: false }
     }
 
-    /// What has not been read yet.
-    pub(crate) fn rest(&self) -> &'a [u8] {
-        self.text.get(self.at..).unwrap_or_default()
-    }
-
     #[inline]
     fn peek(&self, ahead: usize) -> u8 {
         self.text.get(self.at + ahead).copied().unwrap_or(0)
@@ -86,7 +81,8 @@ impl<'a> Tokens<'a> {
     #[inline]
     fn take_word(&mut self) -> &'a [u8] {
         let start = self.at;
-        let len = self.text[start..].iter().take_while(|b| matches!(CLASS[usize::from(**b)], WORD | DIGIT)).count();
+        let len =
+            self.text[start..].iter().take_while(|b| matches!(CLASS[usize::from(**b)], WORD | DIGIT)).count();
         self.at = start + len;
         &self.text[start..self.at]
     }
@@ -233,14 +229,18 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: &[&str]) {
-        let tokens: Vec<_> =
-            Tokens::new(text.as_bytes(), false).map(|t| String::from_utf8_lossy(t.text).into_owned()).collect();
+        let tokens: Vec<_> = Tokens::new(text.as_bytes(), false)
+            .map(|t| String::from_utf8_lossy(t.text).into_owned())
+            .collect();
         assert_eq!(tokens, expected, "{text}");
     }
 
     #[test]
     fn quotes_and_comments_are_seen() {
-        check("SELECT 'a''b', \"c\\\"d\" FROM `x``y`", &["SELECT", "a", "b", ",", "c\\\"d", "FROM", "x", "y"]);
+        check(
+            "SELECT 'a''b', \"c\\\"d\" FROM `x``y`",
+            &["SELECT", "a", "b", ",", "c\\\"d", "FROM", "x", "y"],
+        );
         check("a -- b 'c\n# d \"\n/* e ' */ f --g", &["a", "f", "-", "-", "g"]);
         check("/*!40101 SET NAMES utf8 */;", &["SET", "NAMES", "utf8", ";"]);
         check("/*M!100500 x*/ /*+ y */ z", &["x", "z"]);

@@ -51,6 +51,7 @@ struct InFlight {
 
 /// The workers' tasks and the ways to and from them.
 struct Crew {
+    context: Arc<Context>,
     tasks: JoinSet<()>,
     to: Vec<mpsc::Sender<Work>>,
     done: mpsc::Receiver<Done>,
@@ -152,7 +153,7 @@ impl Scheduler {
         loop {
             self.read_ahead(items).await?;
             let lingers = self.dispatch(items.is_empty())?;
-            if self.accepts() && !items.is_empty() {
+            if self.reads_ahead() && !items.is_empty() {
                 continue;
             }
             let persist_at = self.persisted_at + PERSIST_EVERY;
@@ -177,7 +178,7 @@ impl Scheduler {
 
     /// Takes what is there already, as far as it fits.
     async fn read_ahead(&mut self, items: &mut mpsc::Receiver<Result<Taken>>) -> Result<()> {
-        while self.accepts() && matches!(self.large, Large::No) {
+        while self.reads_ahead() {
             match items.try_recv() {
                 Ok(taken) => self.take(taken?, &CancellationToken::new()).await?,
                 Err(_) => break,
@@ -188,6 +189,11 @@ impl Scheduler {
 
     fn accepts(&self) -> bool {
         self.held.is_none() && !self.builder.is_full()
+    }
+
+    /// Pieces of a large transaction wait for their worker, and that is done where a cancellation is seen.
+    fn reads_ahead(&self) -> bool {
+        self.accepts() && !matches!(self.large, Large::To(_))
     }
 
     async fn take(&mut self, taken: Taken, cancel: &CancellationToken) -> Result<()> {
@@ -409,6 +415,9 @@ impl Scheduler {
             .crew
             .free(done.worker)
             .ok_or_else(|| Error::bug("apply", "a worker ended work that it didn't have"))?;
+        if done.result.is_err() {
+            self.context.touched.touch_every_table();
+        }
         self.rows += done.result?;
         self.running.finish(&in_flight.keys);
         self.mark.finish(in_flight.last_seq);
@@ -497,7 +506,8 @@ impl Crew {
             });
             to.push(send);
         }
-        Self { tasks, to, done, idle: (1..=workers).rev().collect(), busy: HashMap::new() }
+        let context = Arc::clone(context);
+        Self { context, tasks, to, done, idle: (1..=workers).rev().collect(), busy: HashMap::new() }
     }
 
     fn start(&mut self, work: Work, in_flight: InFlight) -> Result<()> {
@@ -523,6 +533,15 @@ impl Crew {
             self.tasks.abort_all();
         }
         while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        if !self.busy.is_empty() {
+            // Their commits may have happened, and then nobody has said which keys they touched.
+            self.context.touched.touch_every_table();
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! One connection that applies batches: a batch is one transaction on the target, with the checkpoint in it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -139,6 +140,7 @@ impl Worker {
     ) -> Result<u64> {
         let done = self.done_after(&batch);
         let (mut rows, mut pending, mut pending_rows) = (0, Vec::new(), 0);
+        let mut tables = HashSet::new();
         let mut opening = Some("BEGIN");
         loop {
             let piece = pieces.recv().await.ok_or_else(|| {
@@ -165,8 +167,10 @@ impl Worker {
                 self.conn = None;
                 return Err(error);
             }
-            rows += self.touch(&pending);
-            pending.clear();
+            rows += pending_rows as u64;
+            for change in pending.drain(..) {
+                tables.insert(change.table.name.clone());
+            }
             pending_rows = 0;
             if ended {
                 break;
@@ -178,6 +182,9 @@ impl Worker {
             Err(Failure::Before(error) | Failure::Unknown(error)) => return Err(error),
         }
         self.committed(done);
+        for table in tables {
+            self.context.touched.touch_whole_table(&table);
+        }
         Ok(rows)
     }
 
@@ -202,6 +209,12 @@ impl Worker {
         for change in changes {
             rows += change.rows.len() as u64;
             self.context.touched.touch(&change.table.name, touched_keys(change));
+            if change.rows.iter().any(|row| self.context.plans.cascades(change, row)) {
+                // Which rows the foreign keys changed is known to nobody.
+                for table in self.context.plans.descendants(&change.table.name) {
+                    self.context.touched.touch_whole_table(table);
+                }
+            }
         }
         rows
     }

@@ -66,6 +66,7 @@ struct KeyPlan {
 struct ReferencedKey {
     key: KeyPlan,
     columns: Vec<usize>,
+    child: TableName,
     cascades_on_delete: bool,
     cascades_on_update: bool,
 }
@@ -116,6 +117,7 @@ impl Plans {
                 tables.entry(foreign.parent.clone()).or_default().referenced.push(ReferencedKey {
                     key,
                     columns,
+                    child: table.name.clone(),
                     cascades_on_delete: foreign.cascades_on_delete,
                     cascades_on_update: foreign.cascades_on_update,
                 });
@@ -138,6 +140,20 @@ impl Plans {
                 r.cascades_on_update && !same_columns(&r.columns, before, after)
             }
         })
+    }
+
+    /// The tables whose rows a cascade from this one may change, over however many steps.
+    pub(super) fn descendants(&self, table: &TableName) -> HashSet<&TableName> {
+        let (mut found, mut open) = (HashSet::new(), vec![table]);
+        while let Some(next) = open.pop() {
+            let referenced = self.tables.get(next).map_or(&[][..], |plan| &plan.referenced);
+            for key in referenced.iter().filter(|key| key.cascades_on_delete || key.cascades_on_update) {
+                if found.insert(&key.child) {
+                    open.push(&key.child);
+                }
+            }
+        }
+        found
     }
 
     /// Adds the keys of an event's rows.

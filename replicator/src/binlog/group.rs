@@ -200,7 +200,7 @@ impl Grouper {
             }
             Statement::Nothing => {
                 let sql = String::from_utf8_lossy(&query.sql);
-                if let Some(name) = xa_started(&sql) {
+                if let Some(name) = xa_named(&sql) {
                     open.begun = true;
                     open.xa = Some(name);
                 }
@@ -289,12 +289,12 @@ impl Grouper {
     }
 }
 
-fn xa_started(sql: &str) -> Option<String> {
+/// The name in XA START, or in XA END: MariaDB puts XA START into its GTID event.
+fn xa_named(sql: &str) -> Option<String> {
     let mut words = sql.split_whitespace();
-    let (xa, start) = (words.next()?, words.next()?);
-    let is_start = xa.eq_ignore_ascii_case("XA")
-        && (start.eq_ignore_ascii_case("START") || start.eq_ignore_ascii_case("BEGIN"));
-    is_start.then(|| words.collect::<Vec<_>>().join(" "))
+    let (xa, verb) = (words.next()?, words.next()?);
+    let framing = ["START", "BEGIN", "END"].iter().any(|word| verb.eq_ignore_ascii_case(word));
+    (xa.eq_ignore_ascii_case("XA") && framing).then(|| words.collect::<Vec<_>>().join(" "))
 }
 
 fn not_row_format(what: &str) -> Malformed {

@@ -215,9 +215,14 @@ fn var_length(cursor: &mut Cursor<'_>) -> Result<usize, Malformed> {
     Err(broken("a JSON string is too long"))
 }
 
+/// Base64 with a line break behind every 76 characters, escaped as the server escapes it.
 fn push_base64(out: &mut String, bytes: &[u8]) {
+    const LINE_GROUPS: usize = 19;
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for group in bytes.chunks(3) {
+    for (index, group) in bytes.chunks(3).enumerate() {
+        if index > 0 && index % LINE_GROUPS == 0 {
+            out.push_str("\\n");
+        }
         let word =
             group.iter().chain([0, 0].iter()).take(3).fold(0_u32, |w, &byte| (w << 8) | u32::from(byte));
         for place in 0..4_usize {

@@ -23,6 +23,8 @@ pub(crate) struct Payload {
     input: Bytes,
     unpacked: BytesMut,
     frame_open: bool,
+    /// The last step was full, so more may come out without more input.
+    more: bool,
 }
 
 impl Payload {
@@ -80,6 +82,7 @@ impl Payload {
             input: Bytes::new(),
             unpacked: BytesMut::new(),
             frame_open: true,
+            more: false,
         };
         payload.push(first.slice(first.len() - cursor.len()..))?;
         Ok(payload)
@@ -126,11 +129,16 @@ impl Payload {
             self.frame_open = false;
             return Ok(any);
         };
+        // Asked without input, the decoder would begin another frame.
+        if self.input.is_empty() && !self.more {
+            return Ok(false);
+        }
         let mut step = [0_u8; STEP_BYTES];
         let status = decoder
             .run_on_buffers(&self.input, &mut step)
             .map_err(|_| Malformed::new("a compressed transaction doesn't decompress"))?;
         self.frame_open = status.remaining != 0;
+        self.more = self.frame_open && status.bytes_written == STEP_BYTES;
         self.input = self.input.slice(status.bytes_read.min(self.input.len())..);
         self.unpacked.extend_from_slice(step.get(..status.bytes_written).unwrap_or_default());
         self.count(status.bytes_written)?;

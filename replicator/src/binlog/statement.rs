@@ -206,7 +206,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn decide(schema: &str, sql: &str) -> Statement {
-        classify(schema.as_bytes(), sql.as_bytes(), &SchemaNames::new(["shop", "Größe", "a`b"]))
+        classify(schema.as_bytes(), sql.as_bytes(), &SchemaNames::new(["shop", "Größe", "z`q"]))
     }
 
     #[test]
@@ -251,7 +251,7 @@ mod tests {
                 "other",
                 "/*!50003 CREATE*/ /*!50020 DEFINER=`a`@`b`*/ /*!50003 TRIGGER shop.x BEFORE INSERT ON t */",
             ),
-            ("other", "DROP TABLE `a``b`.t"),
+            ("other", "DROP TABLE `z``q`.t"),
             ("other", "DROP TABLE gr\u{f6}\u{df}e2.t"),
             ("other", "DROP PROCEDURE shop.p"),
             ("other", "CREATE OR REPLACE TABLE shop.t (a INT)"),

@@ -398,9 +398,9 @@ pub(crate) fn classify_server_error(code: u16, text: &str, place: &str) -> Error
         {
             WENT_BACK
         }
-        FATAL_READING_BINLOG => "the source can't read its own binlog here; see its error log",
+        FATAL_READING_BINLOG => "The source can't read its own binlog here; see its error log",
         1045 | 1227 => {
-            "the source's account needs the privileges REPLICATION SLAVE and REPLICATION CLIENT, and its password \
+            "The source's account needs the privileges REPLICATION SLAVE and REPLICATION CLIENT, and its password \
              must be right"
         }
         _ => {
@@ -415,6 +415,7 @@ pub(crate) fn classify_server_error(code: u16, text: &str, place: &str) -> Error
             return Error { kind, side: Some(Side::Source), place: place.to_owned(), message };
         }
     };
+    let text = text.trim_end_matches('.');
     Error::definite(Side::Source, place, format!("the server answered {code}: {text}. {advice}"))
 }
 

@@ -106,19 +106,18 @@ pub(super) fn judge_source(settings: &Settings) -> Vec<Finding> {
             "It is 0, which serves no replica; SET GLOBAL server_id to another.".to_owned(),
         );
     }
-    let kept_s = kept_s(settings);
-    if kept_s.is_some_and(|seconds| seconds < KEPT_SHORT_S) {
-        found.push(finding(
-            Severity::Note,
-            "source, binlog_expire_logs_seconds",
-            format!(
-                "The binlog is kept for {} s only. It is fetched at once, but after an interruption that lasts \
-                 longer the migration would have to start over.",
-                kept_s.unwrap_or_default()
-            ),
-        ));
-    }
+    found.extend(short_history(settings));
     found
+}
+
+/// A spool that was kept from fetching for longer than the source keeps its logs can't go on.
+fn short_history(settings: &Settings) -> Option<Finding> {
+    let seconds = kept_s(settings).filter(|seconds| *seconds < KEPT_SHORT_S)?;
+    let message = format!(
+        "The binlog is kept for {seconds} s only. It is fetched at once, but after an interruption that lasts longer \
+         the migration would have to start over."
+    );
+    Some(finding(Severity::Note, "source, binlog_expire_logs_seconds", message))
 }
 
 /// How long binlogs are kept; `None`: for ever, as far as time goes.

@@ -49,6 +49,11 @@ impl Differences {
         }
     }
 
+    /// True for a row in the list.
+    pub(super) fn contains(&self, table: &TableName, key: &RowKey) -> bool {
+        self.lock().kept.contains_key(&(table.clone(), key.clone()))
+    }
+
     /// True where further differences are counted and not listed.
     pub(super) fn is_full(&self) -> bool {
         let state = self.lock();

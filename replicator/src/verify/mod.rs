@@ -42,12 +42,11 @@ mod work;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use config::progress::{Difference, Verdict};
 use config::{BackendConfig, BinlogPosition, Side, TableName};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::difference::Differences;
@@ -56,7 +55,7 @@ pub use self::progress::{TableProgress, VerifyPhase};
 use self::recheck::Pair;
 use self::side::Backend;
 pub use self::touched::TouchedKeys;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::schema::table::{SchemaSet, TableSchema};
 
 /// "Return when everything up to these coordinates is applied": `AppliedProgress::wait_for_coordinates`.
@@ -78,8 +77,8 @@ pub struct Verifier {
     follower: Mutex<Pair>,
     /// A table wants a pass.
     wanted: Notify,
-    /// True while a cutover asks for its verdict: no other work is begun.
-    standing_still: AtomicBool,
+    /// True while a cutover asks for its verdict: no other work is begun, and what was begun is given up soon.
+    standing_still: watch::Sender<bool>,
 }
 
 impl Verifier {
@@ -108,7 +107,7 @@ impl Verifier {
             walker: pair(),
             follower: pair(),
             wanted: Notify::new(),
-            standing_still: AtomicBool::new(false),
+            standing_still: watch::Sender::new(false),
         }
     }
 
@@ -178,7 +177,12 @@ impl Verifier {
     pub async fn verdict_standing_still(&self) -> Verdict {
         let _still = StandStill::begin(&self.standing_still);
         let (mut walker, mut follower) = tokio::join!(self.walker.lock(), self.follower.lock());
-        match self.compare_rest(&mut walker, &mut follower).await {
+        let mut compared = self.compare_rest(&mut walker, &mut follower).await;
+        if compared.as_ref().is_err_and(|error| error.kind == ErrorKind::Transient) {
+            // A connection that died while it was idle shows only now.
+            compared = self.compare_rest(&mut walker, &mut follower).await;
+        }
+        match compared {
             Ok(()) => self.verdict(),
             Err(error) => Verdict::Unknown { why: format!("the last changes couldn't be compared: {error}") },
         }
@@ -229,10 +233,6 @@ impl Verifier {
             && !self.touched.overflowed(table)
             && !self.differences.lost_count(table)
     }
-
-    fn is_standing_still(&self) -> bool {
-        self.standing_still.load(Ordering::Acquire)
-    }
 }
 
 impl std::fmt::Debug for Verifier {
@@ -242,17 +242,17 @@ impl std::fmt::Debug for Verifier {
 }
 
 /// Holds the background work back for as long as it lives, also where the caller was cancelled.
-struct StandStill<'a>(&'a AtomicBool);
+struct StandStill<'a>(&'a watch::Sender<bool>);
 
 impl<'a> StandStill<'a> {
-    fn begin(flag: &'a AtomicBool) -> Self {
-        flag.store(true, Ordering::Release);
+    fn begin(flag: &'a watch::Sender<bool>) -> Self {
+        flag.send_replace(true);
         Self(flag)
     }
 }
 
 impl Drop for StandStill<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        self.0.send_replace(false);
     }
 }

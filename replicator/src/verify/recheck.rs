@@ -37,6 +37,12 @@ pub(super) struct Pair {
 }
 
 impl Pair {
+    /// Opens what isn't open, so that a verdict doesn't wait for it.
+    pub(super) async fn open(&mut self) -> Result<()> {
+        let (source, target) = tokio::join!(self.source.open(), self.target.open());
+        source.and(target)
+    }
+
     /// Returns when every transaction that the tail can have applied so far is visible to reads of the source. A
     /// source writes its binlog before its engine commits, so the target may have what the source doesn't show yet.
     pub(super) async fn source_shows_all(&mut self) -> Result<()> {
@@ -70,6 +76,12 @@ impl Comparison<'_> {
     /// Compares the rows with these keys and brings the list of differences up to date. Returns those keys that have
     /// to be compared again.
     pub(super) async fn of_keys(&self, pair: &mut Pair, keys: &[RowKey]) -> Result<Vec<RowKey>> {
+        let suspects = self.first_look(pair, keys).await?;
+        self.of_suspects(pair, suspects).await
+    }
+
+    /// Compares the rows with these keys as they are now, and takes the equal ones off the list. Returns the others.
+    async fn first_look(&self, pair: &mut Pair, keys: &[RowKey]) -> Result<Vec<RowKey>> {
         let place = self.place();
         let (source, target) = tokio::join!(
             pair.source.hashes_of(&place, self.sql, keys),
@@ -77,13 +89,18 @@ impl Comparison<'_> {
         );
         let suspects = unequal(&source?, &target?);
         if self.differences.total() > 0 {
-            let suspects: HashSet<&RowKey> = suspects.iter().collect();
-            let equal = keys.iter().filter(|key| !suspects.contains(key));
+            let unequal: HashSet<&RowKey> = suspects.iter().collect();
+            let equal = keys.iter().filter(|key| !unequal.contains(key));
             for key in equal {
                 self.differences.remove(&self.table.name, key);
             }
         }
-        self.of_suspects(pair, suspects).await
+        Ok(suspects)
+    }
+
+    /// Takes those of the listed keys off the list whose rows are equal now. The others stay as they are.
+    pub(super) async fn of_listed(&self, pair: &mut Pair, keys: &[RowKey]) -> Result<()> {
+        self.first_look(pair, keys).await.map(drop)
     }
 
     /// As [`Self::of_keys`], for rows that differed at a first look.
@@ -139,7 +156,7 @@ impl Comparison<'_> {
 
     /// Reads both rows whole and lists what differs. False where they turn out equal.
     async fn list(&self, pair: &mut Pair, key: &RowKey) -> Result<bool> {
-        if self.differences.is_full() {
+        if self.differences.is_full() && !self.differences.contains(&self.table.name, key) {
             self.differences.count_one(&self.table.name);
             return Ok(true);
         }

@@ -206,9 +206,9 @@ impl Backend {
         let Some((mut conn, info)) = self.open.take() else {
             return Err(Error::bug("verifier", "a connection that was just opened is gone"));
         };
-        let position = server::start_position(self.side, &info, &mut conn).await?;
+        let coordinates = server::visible_coordinates(self.side, &info, &mut conn).await?;
         self.open = Some((conn, info));
-        Ok(position.coordinates)
+        Ok(coordinates)
     }
 
     fn hashes(&self, place: &str, sql: &TableSql<'_>, rows: &[Row]) -> Result<Hashes> {

@@ -1,5 +1,6 @@
 //! The verifier's two loops, and its last comparison behind the fence.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +19,10 @@ const BATCH_KEYS_STANDING: usize = 500;
 const GATHER: Duration = Duration::from_millis(100);
 /// Between two attempts after an error.
 const RETRY: Duration = Duration::from_secs(1);
-/// How soon work begins again after a verdict.
-const STANDING_POLL: Duration = Duration::from_millis(20);
-/// Rows, by the server's estimate, that are compared whole behind the fence.
+/// How long work that was begun may go on when a cutover wants its verdict. A statement that is given up costs a new
+/// connection, which is still less than the rest of a chunk.
+const STANDING_GRACE: Duration = Duration::from_millis(20);
+/// Rows, by the server's estimate, of tables that are compared whole behind the fence.
 const STANDING_ROWS_MAX: u64 = 50_000;
 /// Attempts to settle what is left behind the fence. Nothing moves there, so one should do.
 const STANDING_ROUNDS_MAX: usize = 5;
@@ -69,7 +71,8 @@ impl Verifier {
                 }
                 walk.step(&mut pair, &compare).await
             };
-            match result.await {
+            let Some(result) = self.unless_standing_still(result).await else { continue };
+            match result {
                 Ok((rows, again)) => {
                     self.touched.put(&table.name, again);
                     self.progress.compared(&table.name, rows);
@@ -106,16 +109,23 @@ impl Verifier {
     /// Compares what was touched, for ever, and listed differences now and then.
     pub(super) async fn follow(&self) {
         let mut listed_at = tokio::time::Instant::now();
+        if let Err(error) = self.follower.lock().await.open().await {
+            tracing::debug!("the verifier's connections are opened later: {error}");
+        }
         loop {
             drop(tokio::time::timeout(LISTED_AGAIN, self.touched.wait()).await);
             tokio::time::sleep(GATHER).await;
             self.while_standing_still().await;
             let mut pair = self.follower.lock().await;
-            let mut result = self.compare_touched(&mut pair, BATCH_KEYS, true).await;
-            if result.is_ok() && listed_at.elapsed() >= LISTED_AGAIN {
-                result = self.compare_listed(&mut pair).await;
-                listed_at = tokio::time::Instant::now();
-            }
+            let work = async {
+                self.compare_touched(&mut pair, BATCH_KEYS, false).await?;
+                if listed_at.elapsed() >= LISTED_AGAIN {
+                    self.compare_listed(&mut pair).await?;
+                    listed_at = tokio::time::Instant::now();
+                }
+                Ok(())
+            };
+            let result = self.unless_standing_still(work).await.unwrap_or(Ok(()));
             drop(pair);
             if let Err((table, error)) = result {
                 match error.kind {
@@ -131,21 +141,23 @@ impl Verifier {
         }
     }
 
-    /// Compares touched keys until there are none, or until a batch left rows that are still moving. `yielding`: ends
-    /// early where a cutover wants the connections.
-    async fn compare_touched(&self, pair: &mut Pair, keys_max: usize, yielding: bool) -> Failed<()> {
+    /// Compares touched keys until there are none, or until a batch left rows that are still moving. `standing`: the
+    /// source shows all it has already.
+    async fn compare_touched(&self, pair: &mut Pair, keys_max: usize, standing: bool) -> Failed<()> {
         while let Some(taken) = self.touched.take(keys_max) {
             // Only tables of ours are tracked.
             let Some(table) = self.tables.iter().find(|table| table.name == taken.table) else { break };
             let compared = async {
                 let sql = TableSql::of(table)?;
-                pair.source_shows_all().await?;
+                if !standing {
+                    pair.source_shows_all().await?;
+                }
                 self.comparison(table, &sql).of_keys(pair, &taken.keys).await
             };
             let again = compared.await.map_err(|error| (Arc::clone(table), error))?;
             let moving = !again.is_empty();
             taken.compared(again);
-            if moving || (yielding && self.is_standing_still()) {
+            if moving {
                 break;
             }
         }
@@ -160,13 +172,9 @@ impl Verifier {
                 let compared = async {
                     let sql = TableSql::of(table)?;
                     pair.source_shows_all().await?;
-                    self.comparison(table, &sql).of_keys(pair, keys).await
+                    self.comparison(table, &sql).of_listed(pair, keys).await
                 };
-                // A key that is still moving stays in the list, and is in the next round.
                 compared.await.map_err(|error| (Arc::clone(table), error))?;
-                if self.is_standing_still() {
-                    return Ok(());
-                }
             }
         }
         Ok(())
@@ -174,18 +182,19 @@ impl Verifier {
 
     /// Behind the fence: everything that isn't settled, with both pairs of connections.
     pub(super) async fn compare_rest(&self, walker: &mut Pair, follower: &mut Pair) -> Result<()> {
-        for table in self.tables.iter().filter(|table| !self.is_covered(&table.name)) {
-            if table.rows_estimate > STANDING_ROWS_MAX || self.progress.is_failed(&table.name) {
-                return Ok(()); // The verdict names it.
-            }
+        let open: Vec<_> = self.tables.iter().filter(|table| !self.is_covered(&table.name)).collect();
+        let rows: u64 = open.iter().map(|table| table.rows_estimate).sum();
+        if rows > STANDING_ROWS_MAX || open.iter().any(|table| self.progress.is_failed(&table.name)) {
+            return Ok(()); // The verdict names them.
         }
-        for table in self.tables.iter().filter(|table| !self.is_covered(&table.name)) {
+        walker.source_shows_all().await?;
+        for table in open {
             self.pass_standing_still(table, walker).await?;
         }
         for _ in 0..STANDING_ROUNDS_MAX {
             let (a, b) = tokio::join!(
-                self.compare_touched(walker, BATCH_KEYS_STANDING, false),
-                self.compare_touched(follower, BATCH_KEYS_STANDING, false)
+                self.compare_touched(walker, BATCH_KEYS_STANDING, true),
+                self.compare_touched(follower, BATCH_KEYS_STANDING, true)
             );
             a.and(b).map_err(|(_, error)| error)?;
             if self.touched.pending() == 0 {
@@ -200,7 +209,6 @@ impl Verifier {
         let pass = self.progress.begin(&table.name);
         self.differences.recount(&table.name);
         self.touched.track(&table.name);
-        pair.source_shows_all().await?;
         let compare = self.comparison(table, &sql);
         let mut walk = Walk::new();
         while !walk.done {
@@ -217,8 +225,20 @@ impl Verifier {
     }
 
     async fn while_standing_still(&self) {
-        while self.is_standing_still() {
-            tokio::time::sleep(STANDING_POLL).await;
+        // The sender is ours, so the only way out is the condition.
+        drop(self.standing_still.subscribe().wait_for(|still| !still).await);
+    }
+
+    /// The work's result, unless a cutover wants the connections: then `None`, and the work is dropped where it is.
+    async fn unless_standing_still<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let interrupted = async {
+            drop(self.standing_still.subscribe().wait_for(|still| *still).await);
+            tokio::time::sleep(STANDING_GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            result = work => Some(result),
+            () = interrupted => None,
         }
     }
 

@@ -1,0 +1,170 @@
+//! `changeover serve`: build, spawn, drain.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use config::events::EventLog;
+use config::{Config, Side, StartPolicy};
+use proxy::admin::AdminContext;
+use proxy::admin::server::AdminServer;
+use proxy::cutover::coordinator::{Coordinator, CutoverParts};
+use proxy::cutover::journal::Journal;
+use proxy::cutover::port::Replication;
+use proxy::listener::{FrontDoorKeys, Proxy};
+use proxy::route::gate::Gate;
+use proxy::route::table::{Backend, RouteTable};
+use proxy::session::registry::SessionRegistry;
+use proxy::tls::{RsaKey, Tls};
+use replicator::handle::Replicator;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::state_dir::{self, StateDirLock};
+use crate::wiring::ReplicatorPort;
+
+/// Beyond `proxy.drain_ms`: what replication gets to end its batches in.
+const REPLICATION_STOP: Duration = Duration::from_secs(10);
+
+/// A multi-thread runtime with so many workers; 0 is one a core.
+pub(crate) fn runtime(workers: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if workers > 0 {
+        builder.worker_threads(workers);
+    }
+    builder.enable_all().build()
+}
+
+/// Everything that runs, from the moment it listens.
+struct App {
+    _lock: StateDirLock,
+    replicator: Arc<Replicator>,
+    coordinator: Arc<Coordinator>,
+    proxy: Proxy,
+    /// Cancelled first: clients.
+    clients: CancellationToken,
+    admin: AdminServer,
+}
+
+/// Serves until a signal; a second one leaves at once.
+pub(crate) async fn serve(config: Config, events: Arc<EventLog>) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::install()?;
+    let start = config.migration.start;
+    let app = tokio::select! {
+        app = build(config, events) => app?,
+        code = signals.next() => return Ok(code),
+    };
+    app.replicator.resume_after_restart().await;
+    if start == StartPolicy::Auto && app.replicator.status().phase == config::progress::Phase::Idle {
+        app.replicator.start().await.context("migration.start is auto, and the migration can't start")?;
+    }
+    app.run(&mut signals).await
+}
+
+/// Makes every part, and listens last: before that nobody can be let down.
+async fn build(config: Config, events: Arc<EventLog>) -> anyhow::Result<App> {
+    let lock = state_dir::lock(&config.state_dir)?;
+    if config.console.named {
+        tracing::warn!(
+            area = "console",
+            "the console isn't built yet: nothing listens on {}",
+            config.console.listen
+        );
+    }
+    let (journal, state) = Journal::open(&config.state_dir)?;
+    let backend = |side, config: &config::BackendConfig| Backend { side, config: config.clone() };
+    let routes = RouteTable::new(
+        backend(Side::Source, &config.source),
+        backend(Side::Target, &config.target),
+        state.serving,
+    );
+    let (gate, registry) = (Gate::new(), Arc::new(SessionRegistry::default()));
+    let replicator = Replicator::open(config.clone())?;
+    let replication: Arc<dyn Replication> = Arc::new(ReplicatorPort(Arc::clone(&replicator)));
+    let coordinator = Coordinator::new(CutoverParts {
+        journal,
+        routes: Arc::clone(&routes),
+        gate: Arc::clone(&gate),
+        registry: Arc::clone(&registry),
+        replication: Arc::clone(&replication),
+        config: config.cutover.clone(),
+    });
+    // invariant 2: what a crash left behind is settled before the first client is let in.
+    coordinator.recover().await;
+    let tls = Tls::load(&config.proxy, &config.state_dir)?;
+    let rsa = Arc::new(tokio::task::spawn_blocking(RsaKey::generate).await??);
+    let context = Arc::new(AdminContext {
+        replication,
+        coordinator: Arc::clone(&coordinator),
+        registry: Arc::clone(&registry),
+        routes: Arc::clone(&routes),
+        events,
+    });
+    let admin = AdminServer::bind(&config.admin, tls.clone(), Arc::clone(&rsa), context)
+        .await
+        .with_context(|| format!("admin.listen {} can't be used", config.admin.listen))?;
+    let clients = CancellationToken::new();
+    let door = FrontDoorKeys { tls, rsa };
+    let proxy = Proxy::start(&config, door, routes, gate, registry, clients.clone()).await?;
+    tracing::info!(
+        area = "proxy",
+        "the {} serves; applications connect to {}, operators to {}",
+        state.serving,
+        proxy.address(),
+        admin.local_addr()?
+    );
+    Ok(App { _lock: lock, replicator, coordinator, proxy, clients, admin })
+}
+
+impl App {
+    /// Runs until a signal, then ends in the order in which nothing is cut off: clients, operators, replication.
+    async fn run(self, signals: &mut Signals) -> anyhow::Result<ExitCode> {
+        let operators = CancellationToken::new();
+        let mut admin = tokio::spawn(self.admin.run(operators.clone()));
+        let code = tokio::select! {
+            code = signals.next() => code,
+            ended = &mut admin => { ended?; ExitCode::FAILURE }
+        };
+        tracing::info!(
+            area = "proxy",
+            "ending: statements and transactions may finish; a second signal leaves at once"
+        );
+        self.clients.cancel();
+        let ending = async {
+            self.proxy.stopped().await;
+            self.coordinator.shutdown().await;
+            operators.cancel();
+            if !admin.is_finished() {
+                drop(admin.await);
+            }
+            drop(tokio::time::timeout(REPLICATION_STOP, self.replicator.shutdown()).await);
+        };
+        tokio::select! {
+            () = ending => Ok(code),
+            code = signals.next() => Ok(code),
+        }
+    }
+}
+
+/// SIGTERM and Ctrl-C.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn install() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("SIGTERM can't be handled")?;
+        let interrupt = signal(SignalKind::interrupt()).context("SIGINT can't be handled")?;
+        Ok(Self { terminate, interrupt })
+    }
+
+    /// The next one, as the exit code it stands for. Cancel safety: yes.
+    async fn next(&mut self) -> ExitCode {
+        tokio::select! {
+            _ = self.terminate.recv() => ExitCode::SUCCESS,
+            _ = self.interrupt.recv() => ExitCode::from(crate::EXIT_INTERRUPTED),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Adapts the replicator to the port that the proxy owns, so that neither crate knows the other.
+
+use std::sync::Arc;
+
+use config::TableName;
+use config::progress::{Difference, MigrationStatus, ReplicationPosition, TableStatus, Verdict};
+use proxy::cutover::port::{PortError, PortFuture, Replication};
+use replicator::handle::Replicator;
+
+/// The replicator behind the proxy's port.
+pub(crate) struct ReplicatorPort(pub(crate) Arc<Replicator>);
+
+/// An error of the replicator as the sentence that the operator reads.
+fn port_error(error: replicator::Error) -> PortError {
+    PortError(error.to_string())
+}
+
+impl Replication for ReplicatorPort {
+    fn status(&self) -> MigrationStatus {
+        self.0.status()
+    }
+
+    fn tables(&self) -> Vec<TableStatus> {
+        self.0.tables()
+    }
+
+    fn differences(&self) -> Vec<Difference> {
+        self.0.differences()
+    }
+
+    fn start(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { self.0.start().await.map_err(port_error) })
+    }
+
+    fn pause(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { self.0.pause().await.map_err(port_error) })
+    }
+
+    fn resume(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { self.0.resume().await.map_err(port_error) })
+    }
+
+    fn verify(&self, table: Option<TableName>) -> PortFuture<'_, ()> {
+        Box::pin(async move { self.0.verify(table).map_err(port_error) })
+    }
+
+    fn refusals(&self, max_lag_ms: u64) -> Vec<String> {
+        self.0.refusals(max_lag_ms)
+    }
+
+    fn final_position(&self) -> PortFuture<'_, ReplicationPosition> {
+        Box::pin(async { self.0.final_position().await.map_err(port_error) })
+    }
+
+    fn wait_applied<'a>(&'a self, position: &'a ReplicationPosition) -> PortFuture<'a, ()> {
+        Box::pin(async move { self.0.wait_applied(position).await.map_err(port_error) })
+    }
+
+    fn verdict(&self) -> PortFuture<'_, Verdict> {
+        Box::pin(async { self.0.verdict_standing_still().await.map_err(port_error) })
+    }
+
+    fn start_reverse(&self) -> PortFuture<'_, String> {
+        Box::pin(async {
+            Ok("there is no replication back to the source yet: after this cutover there is no way back"
+                .to_owned())
+        })
+    }
+
+    fn seal(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { self.0.seal().await.map_err(port_error) })
+    }
+}
