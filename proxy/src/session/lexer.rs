@@ -92,6 +92,8 @@ effects! {
     READS = 33;
     /// SET autocommit; the status flags say what came of it.
     SET_AUTOCOMMIT = 34;
+    /// CREATE [TEMPORARY] TABLE.
+    CREATE_TABLE = 35;
 }
 
 impl Effects {
@@ -319,6 +321,9 @@ impl Scan {
             // Its body runs later; that's what [`Effects::PROCEDURE`] of a CALL is for.
             return true;
         }
+        if token.is("TABLE") {
+            self.effects.add(Effects::CREATE_TABLE);
+        }
         if ["TABLE", "VIEW", "INDEX", "DATABASE", "SCHEMA", "USER", "ROLE", "SEQUENCE", "SERVER"]
             .iter()
             .any(|object| token.is(object))
@@ -494,7 +499,6 @@ mod tests {
             "COMMIT",
             "SELECT LAST_INSERT_ID()",
             "SELECT @@version_comment LIMIT 1",
-            "CREATE TABLE event (a int)",
             "CREATE PROCEDURE p() BEGIN SET sql_mode = ''; CREATE TEMPORARY TABLE t (a int); END",
             "SET GLOBAL max_connections = 5",
             "SET @@global.max_connections = 5",
@@ -504,6 +508,7 @@ mod tests {
         ] {
             check(text, "");
         }
+        check("CREATE TABLE event (a int)", "CREATE_TABLE");
         check("SET autocommit=0", "SET_AUTOCOMMIT");
         check("BEGIN", "BEGIN");
         check("start transaction read only", "BEGIN");
@@ -543,8 +548,8 @@ mod tests {
 
     #[test]
     fn what_pins() {
-        check("CREATE TEMPORARY TABLE t (a int)", "TEMPORARY_CREATE");
-        check("create or replace temporary table t select 1", "TEMPORARY_CREATE");
+        check("CREATE TEMPORARY TABLE t (a int)", "TEMPORARY_CREATE CREATE_TABLE");
+        check("create or replace temporary table t select 1", "TEMPORARY_CREATE CREATE_TABLE");
         check("DROP TEMPORARY TABLE IF EXISTS t", "DROP_TABLE");
         check("RENAME TABLE a TO b", "RENAME_TABLE");
         check("ALTER TABLE a RENAME b", "RENAME_TABLE");

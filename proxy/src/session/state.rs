@@ -31,6 +31,16 @@ pub struct ClientStatementId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BackendStatementId(pub u32);
 
+/// How often the client itself did something, whether it succeeded or not; the server counts the same, so
+/// what it has counted beyond this was done by code that isn't seen here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Attempts {
+    pub(crate) create_temporary: u64,
+    pub(crate) create_table: u64,
+    pub(crate) prepare: u64,
+    pub(crate) deallocate: u64,
+}
+
 /// How often something may have changed. Equal versions: it hasn't.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Versions {
@@ -163,6 +173,7 @@ pub(crate) struct SessionState {
     pub(crate) texts: BTreeMap<Vec<u8>, TextStatement>,
     next_text: u64,
     pub(crate) multi_statements: Option<bool>,
+    pub(crate) attempts: Attempts,
     temporary_tables: Vec<Vec<u8>>,
     temporary_blind: bool,
     locks: Vec<Vec<u8>>,
@@ -193,6 +204,7 @@ impl SessionState {
             texts: BTreeMap::new(),
             next_text: 0,
             multi_statements: None,
+            attempts: Attempts::default(),
             temporary_tables: Vec::new(),
             temporary_blind: false,
             locks: Vec::new(),
@@ -437,6 +449,7 @@ impl SessionState {
         let effects = request.effects;
         let nothing = Details::default();
         let details = request.details.as_deref().unwrap_or(&nothing);
+        self.count_attempts(effects);
         // What is asked for later may be asked once too often, also where the statement failed halfway.
         if effects.contains(Effects::VARIABLES) {
             self.variables_touched = true;
@@ -477,6 +490,19 @@ impl SessionState {
         if !failed && !several {
             self.unpin(effects, details);
         }
+    }
+
+    fn count_attempts(&mut self, effects: Effects) {
+        self.attempts.create_temporary += u64::from(effects.contains(Effects::TEMPORARY_CREATE));
+        self.attempts.create_table += u64::from(effects.contains(Effects::CREATE_TABLE));
+        self.attempts.prepare += u64::from(effects.contains(Effects::TEXT_PREPARE));
+        self.attempts.deallocate += u64::from(effects.contains(Effects::TEXT_DEALLOCATE));
+    }
+
+    /// The server counts temporary tables that the client didn't make: a procedure did.
+    pub(crate) fn pin_hidden_tables(&mut self) {
+        self.temporary_blind = true;
+        self.pins.set(Pins::TEMPORARY_TABLE, true);
     }
 
     fn pin(&mut self, effects: Effects, details: &Details) {
