@@ -173,10 +173,13 @@ impl Changeover {
         1024 * line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
     }
 
-    /// Open file descriptors of it.
-    pub fn open_files(&self) -> usize {
+    /// What its open file descriptors are.
+    pub fn open_files(&self) -> Vec<String> {
         let pid = self.process.as_ref().and_then(Process::pid).unwrap();
-        fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap().count()
+        let folder = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap();
+        // One may be closed between the two looks.
+        let targets = folder.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+        targets.map(|target| target.display().to_string()).collect()
     }
 
     /// Port of the proxy.

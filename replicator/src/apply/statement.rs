@@ -42,6 +42,14 @@ const QUERY_BYTES: usize = 512 * 1024;
 /// What the protocol adds to a query.
 const PACKET_OVERHEAD: usize = 64;
 
+/// So many updates of a table, and more, are written as one statement of many rows.
+const TOGETHER_ROWS_MIN: usize = 4;
+/// Only rows up to about this size are: all of a row is named there, not only what changed.
+const TOGETHER_BYTES_MAX: usize = 1024;
+
+/// Images of a row before and after.
+type Change<'a> = (&'a Row, &'a Row);
+
 /// What a statement does, for an error message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
@@ -143,9 +151,14 @@ impl Script {
 
     fn exact(&mut self, table: &TableText<'_>, steps: &ExactSteps<'_>) -> Result<()> {
         self.delete(table, &steps.deletes, Mode::Exact)?;
-        for (before, after) in &steps.updates {
+        let (together, single): (Vec<Change<'_>>, Vec<Change<'_>>) =
+            steps.updates.iter().partition(|(before, after)| {
+                steps.updates.len() >= TOGETHER_ROWS_MIN && table.fits_together(before, after)
+            });
+        for (before, after) in single {
             self.update(table, before, after)?;
         }
+        self.update_together(table, &together)?;
         self.insert(table, &steps.inserts, Mode::Exact)
     }
 
@@ -275,6 +288,36 @@ impl Script {
         table.write_condition(&mut sql, before, 0);
         table.end_condition(&mut sql);
         self.statement(table, &sql, Verb::Update, 1, Mode::Exact)?;
+        self.lenient(false)
+    }
+
+    /// Updates as `INSERT … ON DUPLICATE KEY UPDATE`, which takes a fraction of the time of single statements.
+    ///
+    /// The server counts 2 for a row that it finds and changes, 1 for one that it finds unchanged or doesn't find.
+    /// Every row here has changed, so anything but twice the number of rows is a target that isn't as it should
+    /// be. No row can be taken for another one, since none gets a unique value that it didn't have.
+    fn update_together(&mut self, table: &TableText<'_>, changes: &[Change<'_>]) -> Result<()> {
+        let mut sql = Vec::new();
+        let mut rows = changes.iter().map(|(_, after)| *after).peekable();
+        while let Some(first) = rows.peek() {
+            let lenient = table.needs_lenient(first);
+            self.lenient(lenient)?;
+            sql.clear();
+            sql.extend_from_slice(b"INSERT INTO ");
+            sql.extend_from_slice(table.name.as_bytes());
+            sql.extend_from_slice(table.column_list.as_bytes());
+            let mut count = 0;
+            while sql.len() < STATEMENT_BYTES
+                && let Some(row) = rows.next_if(|row| table.needs_lenient(row) == lenient)
+            {
+                sql.push(if count > 0 { b',' } else { b' ' });
+                table.write_row(&mut sql, row);
+                count += 1;
+            }
+            sql.extend_from_slice(b" ON DUPLICATE KEY UPDATE ");
+            table.write_new_values(&mut sql);
+            self.statement(table, &sql, Verb::Update, 2 * count, Mode::Exact)?;
+        }
         self.lenient(false)
     }
 
@@ -438,6 +481,43 @@ impl<'a> TableText<'a> {
         }
     }
 
+    /// `a=VALUES(a),b=VALUES(b)` for every column that is stored and not of the row key.
+    fn write_new_values(&self, out: &mut Vec<u8>) {
+        let mut first = true;
+        for column in
+            self.stored.iter().filter(|c| !self.key.contains(c)).filter_map(|&c| self.schema.columns.get(c))
+        {
+            if !std::mem::take(&mut first) {
+                out.push(b',');
+            }
+            let name = quote_identifier(&column.name);
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"=VALUES(");
+            out.extend_from_slice(name.as_bytes());
+            out.push(b')');
+        }
+    }
+
+    /// True for a small row of which something changed that is stored and not of the row key.
+    fn fits_together(&self, before: &Row, after: &Row) -> bool {
+        let bytes: usize = after
+            .iter()
+            .map(|value| match value {
+                Value::Text(text) => text.len(),
+                Value::Bytes(bytes) => bytes.len(),
+                _ => 8,
+            })
+            .sum();
+        // The server counts by its own idea of what changed: zeros with and without a sign, or two spellings of a
+        // JSON document, may be the same to it.
+        let certain = |c: usize| {
+            let kind = self.schema.columns.get(c).map(|column| &column.kind);
+            !matches!(kind, None | Some(ColumnKind::Float | ColumnKind::Double | ColumnKind::Json))
+        };
+        bytes <= TOGETHER_BYTES_MAX
+            && self.stored.iter().any(|&c| certain(c) && !same_columns(&[c], before, after))
+    }
+
     /// True where the row holds the error value of an ENUM.
     fn needs_lenient(&self, row: &Row) -> bool {
         self.has_enum
@@ -531,6 +611,21 @@ mod tests {
         );
         check(Mode::Exact, vec![update(r(&[1, 1]), r(&[1, 1]))], "UPDATE s.t SET c0=1 WHERE c0 IN (1) [1]");
         check(Mode::Exact, vec![], "");
+    }
+
+    #[test]
+    fn many_small_updates_become_one_statement() {
+        let t = table("t", 3, &[&[0]]);
+        let plans = plans(&[&t]);
+        let change_of = |row: i64| update(int_row(&[row, 1, 2]), int_row(&[row, 1, 3]));
+        let unchanged = update(int_row(&[9, 1, 2]), int_row(&[9, 1, 2]));
+        let rows = (1..=4).map(change_of).chain([unchanged]).collect();
+        assert_eq!(
+            shown(&plans, Mode::Exact, &[change(&t, rows)]),
+            "UPDATE s.t SET c0=9 WHERE c0 IN (9);\
+             INSERT INTO s.t (c0,c1,c2) VALUES (1,1,3),(2,1,3),(3,1,3),(4,1,3) \
+             ON DUPLICATE KEY UPDATE c1=VALUES(c1),c2=VALUES(c2) [1 8]"
+        );
     }
 
     #[test]

@@ -80,3 +80,106 @@ impl Decoder {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::binlog::fixture;
+    use crate::binlog::transaction::RowChange;
+    use crate::value::Value;
+    use proptest::prelude::*;
+
+    fn rows(decoder: &mut Decoder, event: &Bytes) -> Result<Vec<RowChange>, Malformed> {
+        let mut rows = Vec::new();
+        if let Some(mut event) = decoder.event(event)? {
+            while let Some(row) = event.next_row()? {
+                rows.push(row);
+            }
+        }
+        Ok(rows)
+    }
+
+    #[test]
+    fn rows_are_read_by_the_table_map_before_them() {
+        let mut decoder = Decoder::new(fixture::tables());
+        let written = fixture::whole(kind::WRITE_ROWS, &fixture::write_rows(&[1, 0xffff_ffff], 3));
+        assert!(rows(&mut decoder, &written).is_err(), "no table map yet");
+        decoder.begin();
+        let map = fixture::whole(kind::TABLE_MAP, &fixture::table_map("shop"));
+        assert_eq!(rows(&mut decoder, &map).unwrap(), []);
+        let row = |id: u64| RowChange::Insert {
+            after: vec![Value::UInt(id), Value::Bytes(Bytes::from_static(b"vvv"))],
+        };
+        assert_eq!(rows(&mut decoder, &written).unwrap(), [row(1), row(0xffff_ffff)]);
+        let updated = fixture::whole(kind::UPDATE_ROWS, &fixture::update_rows(7));
+        let image = |id: u64| vec![Value::UInt(id), Value::Null];
+        let expected = RowChange::Update { before: image(7), after: image(8) };
+        assert_eq!(rows(&mut decoder, &updated).unwrap(), [expected]);
+        decoder.begin();
+        assert!(rows(&mut decoder, &written).is_err(), "a table id means nothing beyond its transaction");
+    }
+
+    #[test]
+    fn an_image_that_lacks_a_column_says_what_to_set() {
+        let mut decoder = Decoder::new(fixture::tables());
+        rows(&mut decoder, &fixture::whole(kind::TABLE_MAP, &fixture::table_map("shop"))).unwrap();
+        let mut body = fixture::write_rows(&[1], 3);
+        body[11] = 1;
+        let error = rows(&mut decoder, &fixture::whole(kind::WRITE_ROWS, &body)).unwrap_err();
+        assert!(error.0.contains("binlog_row_image"), "{error}");
+    }
+
+    #[test]
+    fn another_definition_is_refused() {
+        let mut decoder = Decoder::new(fixture::tables());
+        let mut body = fixture::table_map("shop");
+        let types = body.len() - 6;
+        body[types] = 8;
+        let error = rows(&mut decoder, &fixture::whole(kind::TABLE_MAP, &body)).unwrap_err();
+        assert!(error.0.contains("the table was changed"), "{error}");
+    }
+
+    #[test]
+    fn truncated_events_are_errors_at_every_byte() {
+        for (kind, body) in fixture::samples() {
+            if RowsShape::of(kind).is_none() {
+                continue;
+            }
+            for cut in 0..body.len() {
+                let mut decoder = Decoder::new(fixture::tables());
+                rows(&mut decoder, &fixture::whole(kind::TABLE_MAP, &fixture::table_map("shop"))).unwrap();
+                let whole_rows = rows(&mut decoder, &fixture::whole(kind, &body)).unwrap().len();
+                match rows(&mut decoder, &fixture::whole(kind, &body[..cut])) {
+                    // Cut between two rows it is an event with fewer of them.
+                    Ok(found) => assert!(found.len() < whole_rows, "{kind} {cut}"),
+                    Err(error) => drop(error),
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_events_never_panic(
+            map_at in 0_usize..40, map_byte: u8, at in 0_usize..80, byte: u8, which in 3_usize..6,
+        ) {
+            let mut decoder = Decoder::new(fixture::tables());
+            let mut map = fixture::table_map("shop");
+            if let Some(place) = map.get_mut(map_at) { *place = map_byte; }
+            drop(rows(&mut decoder, &fixture::whole(kind::TABLE_MAP, &map)));
+            let (kind, mut body) = fixture::samples().swap_remove(which);
+            if let Some(place) = body.get_mut(at) { *place = byte; }
+            drop(rows(&mut decoder, &fixture::whole(kind, &body)));
+        }
+
+        #[test]
+        fn garbage_never_panics(kind: u8, bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut decoder = Decoder::new(fixture::tables());
+            rows(&mut decoder, &fixture::whole(kind::TABLE_MAP, &fixture::table_map("shop"))).unwrap();
+            let event = fixture::whole(kind, &bytes);
+            drop(rows(&mut decoder, &event));
+            drop(rows(&mut decoder, &event.slice(..bytes.len().min(fixture::HEADER))));
+        }
+    }
+}

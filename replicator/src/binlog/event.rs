@@ -3,88 +3,79 @@
 use super::cursor::{Cursor, Malformed};
 
 /// Length of every event's common header.
-pub const HEADER_BYTES: usize = 19;
+pub(crate) const HEADER_BYTES: usize = 19;
 /// Length of the CRC32 behind an event.
-pub const CHECKSUM_BYTES: usize = 4;
+pub(crate) const CHECKSUM_BYTES: usize = 4;
 /// The reader of an event that it doesn't know may skip it (LOG_EVENT_IGNORABLE_F).
-pub const FLAG_IGNORABLE: u16 = 0x80;
+pub(crate) const FLAG_IGNORABLE: u16 = 0x80;
 /// Made up by the server for this stream, not in its log (LOG_EVENT_ARTIFICIAL_F).
-pub const FLAG_ARTIFICIAL: u16 = 0x20;
-/// MariaDB: the same as [`FLAG_IGNORABLE`] of MySQL (LOG_EVENT_SKIP_REPLICATION_F has 0x8000).
-pub const FLAG_SKIP_REPLICATION: u16 = 0x8000;
+pub(crate) const FLAG_ARTIFICIAL: u16 = 0x20;
 
 /// Type codes, as both families number them.
-#[allow(missing_docs)]
-pub mod kind {
-    pub const START_V3: u8 = 1;
-    pub const QUERY: u8 = 2;
-    pub const STOP: u8 = 3;
-    pub const ROTATE: u8 = 4;
-    pub const INTVAR: u8 = 5;
-    pub const LOAD: u8 = 6;
-    pub const CREATE_FILE: u8 = 8;
-    pub const APPEND_BLOCK: u8 = 9;
-    pub const EXEC_LOAD: u8 = 10;
-    pub const DELETE_FILE: u8 = 11;
-    pub const NEW_LOAD: u8 = 12;
-    pub const RAND: u8 = 13;
-    pub const USER_VAR: u8 = 14;
-    pub const FORMAT_DESCRIPTION: u8 = 15;
-    pub const XID: u8 = 16;
-    pub const BEGIN_LOAD_QUERY: u8 = 17;
-    pub const EXECUTE_LOAD_QUERY: u8 = 18;
-    pub const TABLE_MAP: u8 = 19;
-    pub const PRE_GA_WRITE_ROWS: u8 = 20;
-    pub const PRE_GA_DELETE_ROWS: u8 = 22;
-    pub const WRITE_ROWS_V1: u8 = 23;
-    pub const UPDATE_ROWS_V1: u8 = 24;
-    pub const DELETE_ROWS_V1: u8 = 25;
-    pub const INCIDENT: u8 = 26;
-    pub const HEARTBEAT: u8 = 27;
-    pub const IGNORABLE: u8 = 28;
-    pub const ROWS_QUERY: u8 = 29;
-    pub const WRITE_ROWS: u8 = 30;
-    pub const UPDATE_ROWS: u8 = 31;
-    pub const DELETE_ROWS: u8 = 32;
-    pub const GTID: u8 = 33;
-    pub const ANONYMOUS_GTID: u8 = 34;
-    pub const PREVIOUS_GTIDS: u8 = 35;
-    pub const TRANSACTION_CONTEXT: u8 = 36;
-    pub const VIEW_CHANGE: u8 = 37;
-    pub const XA_PREPARE: u8 = 38;
-    pub const PARTIAL_UPDATE_ROWS: u8 = 39;
-    pub const TRANSACTION_PAYLOAD: u8 = 40;
-    pub const HEARTBEAT_V2: u8 = 41;
-    pub const GTID_TAGGED: u8 = 42;
-    pub const MARIADB_ANNOTATE_ROWS: u8 = 160;
-    pub const MARIADB_BINLOG_CHECKPOINT: u8 = 161;
-    pub const MARIADB_GTID: u8 = 162;
-    pub const MARIADB_GTID_LIST: u8 = 163;
-    pub const MARIADB_START_ENCRYPTION: u8 = 164;
-    pub const MARIADB_QUERY_COMPRESSED: u8 = 165;
-    pub const MARIADB_WRITE_ROWS_COMPRESSED_V1: u8 = 166;
-    pub const MARIADB_UPDATE_ROWS_COMPRESSED_V1: u8 = 167;
-    pub const MARIADB_DELETE_ROWS_COMPRESSED_V1: u8 = 168;
-    pub const MARIADB_WRITE_ROWS_COMPRESSED: u8 = 169;
-    pub const MARIADB_UPDATE_ROWS_COMPRESSED: u8 = 170;
-    pub const MARIADB_DELETE_ROWS_COMPRESSED: u8 = 171;
+pub(crate) mod kind {
+    pub(crate) const QUERY: u8 = 2;
+    pub(crate) const STOP: u8 = 3;
+    pub(crate) const ROTATE: u8 = 4;
+    pub(crate) const INTVAR: u8 = 5;
+    pub(crate) const LOAD: u8 = 6;
+    pub(crate) const CREATE_FILE: u8 = 8;
+    pub(crate) const NEW_LOAD: u8 = 12;
+    pub(crate) const RAND: u8 = 13;
+    pub(crate) const USER_VAR: u8 = 14;
+    pub(crate) const FORMAT_DESCRIPTION: u8 = 15;
+    pub(crate) const XID: u8 = 16;
+    pub(crate) const BEGIN_LOAD_QUERY: u8 = 17;
+    pub(crate) const EXECUTE_LOAD_QUERY: u8 = 18;
+    pub(crate) const TABLE_MAP: u8 = 19;
+    pub(crate) const WRITE_ROWS_V1: u8 = 23;
+    pub(crate) const UPDATE_ROWS_V1: u8 = 24;
+    pub(crate) const DELETE_ROWS_V1: u8 = 25;
+    pub(crate) const INCIDENT: u8 = 26;
+    pub(crate) const HEARTBEAT: u8 = 27;
+    pub(crate) const IGNORABLE: u8 = 28;
+    pub(crate) const ROWS_QUERY: u8 = 29;
+    pub(crate) const WRITE_ROWS: u8 = 30;
+    pub(crate) const UPDATE_ROWS: u8 = 31;
+    pub(crate) const DELETE_ROWS: u8 = 32;
+    pub(crate) const GTID: u8 = 33;
+    pub(crate) const ANONYMOUS_GTID: u8 = 34;
+    pub(crate) const PREVIOUS_GTIDS: u8 = 35;
+    pub(crate) const TRANSACTION_CONTEXT: u8 = 36;
+    pub(crate) const VIEW_CHANGE: u8 = 37;
+    pub(crate) const XA_PREPARE: u8 = 38;
+    pub(crate) const PARTIAL_UPDATE_ROWS: u8 = 39;
+    pub(crate) const TRANSACTION_PAYLOAD: u8 = 40;
+    pub(crate) const HEARTBEAT_V2: u8 = 41;
+    pub(crate) const GTID_TAGGED: u8 = 42;
+    pub(crate) const MARIADB_ANNOTATE_ROWS: u8 = 160;
+    pub(crate) const MARIADB_BINLOG_CHECKPOINT: u8 = 161;
+    pub(crate) const MARIADB_GTID: u8 = 162;
+    pub(crate) const MARIADB_GTID_LIST: u8 = 163;
+    pub(crate) const MARIADB_START_ENCRYPTION: u8 = 164;
+    pub(crate) const MARIADB_QUERY_COMPRESSED: u8 = 165;
+    pub(crate) const MARIADB_WRITE_ROWS_COMPRESSED_V1: u8 = 166;
+    pub(crate) const MARIADB_UPDATE_ROWS_COMPRESSED_V1: u8 = 167;
+    pub(crate) const MARIADB_DELETE_ROWS_COMPRESSED_V1: u8 = 168;
+    pub(crate) const MARIADB_WRITE_ROWS_COMPRESSED: u8 = 169;
+    pub(crate) const MARIADB_UPDATE_ROWS_COMPRESSED: u8 = 170;
+    pub(crate) const MARIADB_DELETE_ROWS_COMPRESSED: u8 = 171;
 }
 
 /// The common header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EventHeader {
+pub(crate) struct EventHeader {
     /// Seconds since 1970.
-    pub timestamp: u32,
+    pub(crate) timestamp: u32,
     /// Type code, see [`kind`].
-    pub kind: u8,
+    pub(crate) kind: u8,
     /// Server where it was written first.
-    pub server_id: u32,
+    pub(crate) server_id: u32,
     /// Bytes of the whole event, header and checksum included.
-    pub size: u32,
+    pub(crate) size: u32,
     /// Low 32 bits of the offset behind it; 0 in a payload and for some artificial events.
-    pub log_pos: u32,
+    pub(crate) log_pos: u32,
     /// Flags.
-    pub flags: u16,
+    pub(crate) flags: u16,
 }
 
 impl EventHeader {
@@ -102,8 +93,7 @@ impl EventHeader {
     }
 
     /// Made up by the server for this stream.
-    #[must_use]
-    pub fn is_artificial(&self) -> bool {
+    pub(crate) fn is_artificial(&self) -> bool {
         self.flags & FLAG_ARTIFICIAL != 0
     }
 }
@@ -245,8 +235,7 @@ pub(crate) fn file_name(bytes: &[u8]) -> Result<String, Malformed> {
 }
 
 /// The offset at or behind `from` whose low 32 bits are `log_pos`: headers hold only these, files may be larger.
-#[must_use]
-pub fn widen_offset(from: u64, log_pos: u32) -> u64 {
+pub(crate) fn widen_offset(from: u64, log_pos: u32) -> u64 {
     const WRAP: u64 = 1 << 32;
     let candidate = (from & !(WRAP - 1)) | u64::from(log_pos);
     if candidate < from { candidate + WRAP } else { candidate }

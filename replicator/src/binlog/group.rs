@@ -310,3 +310,157 @@ fn rolled_back() -> Malformed {
          tables of an engine without transactions; convert these tables to InnoDB, then begin the migration again",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::binlog::fixture::{self, header};
+    use proptest::prelude::*;
+
+    fn grouper() -> Grouper {
+        Grouper::new(&["shop".to_owned()], fixture::tables())
+    }
+
+    fn mariadb_gtid(sequence: u64, flags: u8) -> Vec<u8> {
+        let mut body = sequence.to_le_bytes().to_vec();
+        body.extend_from_slice(&[0, 0, 0, 0, flags]);
+        body.extend_from_slice(&[0; 6]);
+        body
+    }
+
+    fn query(schema: &str, sql: &str) -> Vec<u8> {
+        let mut body = vec![0; 8];
+        body.push(u8::try_from(schema.len()).unwrap());
+        body.extend_from_slice(&[0; 4]);
+        body.extend_from_slice(schema.as_bytes());
+        body.push(0);
+        body.extend_from_slice(sql.as_bytes());
+        body
+    }
+
+    fn steps(events: &[(u8, Vec<u8>)]) -> Vec<Result<Step, Malformed>> {
+        let mut grouper = grouper();
+        events.iter().map(|(kind, body)| grouper.event(&header(*kind), body)).collect()
+    }
+
+    fn last(events: &[(u8, Vec<u8>)]) -> Result<Step, Malformed> {
+        steps(events).pop().unwrap()
+    }
+
+    fn is_close(step: &Step, ddl: bool) -> bool {
+        matches!(step, Step::Close(closed) if closed.ddl.is_some() == ddl)
+    }
+
+    #[test]
+    fn a_transaction_keeps_what_is_ours() {
+        let events = [
+            (kind::MARIADB_GTID, mariadb_gtid(5, 4)),
+            (kind::TABLE_MAP, fixture::table_map("other")),
+            (kind::WRITE_ROWS_V1, fixture::write_rows(&[1], 1)),
+            (kind::TABLE_MAP, fixture::table_map("shop")),
+            (kind::WRITE_ROWS_V1, fixture::write_rows(&[1], 1)),
+            (kind::XID, vec![0; 8]),
+        ];
+        let steps: Vec<_> = steps(&events).into_iter().map(Result::unwrap).collect();
+        use Step::{Ignore, Keep};
+        assert_eq!(steps[..5], [Ignore, Ignore, Ignore, Keep, Keep]);
+        assert!(is_close(&steps[5], false));
+    }
+
+    #[test]
+    fn a_definition_closes_its_group_with_and_without_begin() {
+        let standalone = [
+            (kind::MARIADB_GTID, mariadb_gtid(5, 1)),
+            (kind::QUERY, query("shop", "ALTER TABLE t ADD c INT")),
+        ];
+        assert!(is_close(&last(&standalone).unwrap(), true));
+        let mut events = vec![
+            (kind::MARIADB_GTID, mariadb_gtid(5, 4)),
+            (kind::QUERY, query("other", "CREATE TABLE shop.x (id INT)")),
+            (kind::TABLE_MAP, fixture::table_map("other")),
+            (kind::WRITE_ROWS, fixture::write_rows(&[1], 1)),
+        ];
+        assert_eq!(last(&events).unwrap(), Step::Ignore);
+        events.push((kind::QUERY, query("", "COMMIT")));
+        assert!(is_close(&last(&events).unwrap(), true));
+        let unrelated =
+            [(kind::MARIADB_GTID, mariadb_gtid(5, 1)), (kind::QUERY, query("other", "DROP TABLE x"))];
+        assert!(is_close(&last(&unrelated).unwrap(), false));
+    }
+
+    #[test]
+    fn what_is_not_understood_stops() {
+        let gtid = (kind::MARIADB_GTID, mariadb_gtid(5, 4));
+        let map = (kind::TABLE_MAP, fixture::table_map("shop"));
+        let rows = (kind::WRITE_ROWS, fixture::write_rows(&[1], 1));
+        let check = |events: &[(u8, Vec<u8>)], needle: &str| {
+            let error = last(events).unwrap_err();
+            assert!(error.0.contains(needle), "{error}");
+        };
+        check(&[(200, vec![])], "type 200");
+        check(std::slice::from_ref(&rows), "no GTID");
+        check(&[gtid.clone(), rows.clone()], "not named");
+        check(&[gtid.clone(), gtid.clone()], "before the one before");
+        check(&[(kind::ANONYMOUS_GTID, vec![0; 40])], "gtid_mode");
+        check(&[gtid.clone(), (kind::QUERY, query("other", "INSERT INTO t VALUES (1)"))], "binlog_format");
+        check(&[(kind::INCIDENT, vec![])], "incident");
+        check(
+            &[gtid.clone(), map.clone(), (kind::PARTIAL_UPDATE_ROWS, rows.1.clone())],
+            "binlog_row_value_options",
+        );
+        check(&[gtid.clone(), map.clone(), (kind::QUERY, query("", "ROLLBACK"))], "rolled back");
+        check(&[gtid.clone(), map.clone(), (kind::QUERY, query("", "ROLLBACK TO `a`"))], "rolled back");
+        check(&[gtid.clone(), map, rows, (kind::XA_PREPARE, vec![0; 9])], "XA");
+        check(&[gtid, (kind::QUERY, query("", "XA COMMIT X'78',X'',1"))], "XA");
+    }
+
+    #[test]
+    fn an_ignorable_event_may_be_unknown() {
+        let unknown = EventHeader { flags: FLAG_IGNORABLE, ..header(200) };
+        assert_eq!(grouper().event(&unknown, &[]).unwrap(), Step::Ignore);
+    }
+
+    #[test]
+    fn a_file_that_ends_within_a_transaction_undoes_it() {
+        let events = [
+            (kind::MARIADB_GTID, mariadb_gtid(5, 4)),
+            (kind::TABLE_MAP, fixture::table_map("shop")),
+            (kind::FORMAT_DESCRIPTION, vec![]),
+        ];
+        assert_eq!(last(&events).unwrap(), Step::Abort);
+    }
+
+    #[test]
+    fn xa_transactions_of_others_pass() {
+        let events = [
+            (kind::MARIADB_GTID, mariadb_gtid(5, 64)),
+            (kind::QUERY, query("", "XA END X'78',X'',1")),
+            (kind::XA_PREPARE, vec![0; 9]),
+            (kind::MARIADB_GTID, mariadb_gtid(6, 128)),
+            (kind::QUERY, query("", "XA COMMIT X'78',X'',1")),
+        ];
+        let steps = steps(&events);
+        assert!(is_close(steps[2].as_ref().unwrap(), false));
+        assert!(is_close(steps[4].as_ref().unwrap(), false));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_and_truncation_never_panic(
+            events in proptest::collection::vec((0_usize..7, 0_usize..80, any::<u8>(), any::<bool>()), 1..12),
+            garbage in proptest::collection::vec((any::<u8>(), proptest::collection::vec(any::<u8>(), 0..60)), 0..4),
+        ) {
+            let mut grouper = grouper();
+            let samples = fixture::samples();
+            for (which, at, byte, cut) in events {
+                let (kind, mut body) = samples[which].clone();
+                if cut { body.truncate(at); } else if let Some(place) = body.get_mut(at) { *place = byte; }
+                drop(grouper.event(&header(kind), &body));
+            }
+            for (kind, body) in garbage {
+                drop(grouper.event(&header(kind), &body));
+            }
+        }
+    }
+}

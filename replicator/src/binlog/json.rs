@@ -83,7 +83,7 @@ impl Printer {
 
     fn display(&mut self, number: impl std::fmt::Display) {
         // Writing to a String can't fail.
-        drop(write!(self.out, "{number}"));
+        let _ = write!(self.out, "{number}");
     }
 
     fn literal(&mut self, code: u8) -> Result<(), Malformed> {
@@ -102,7 +102,7 @@ impl Printer {
         if !number.is_finite() {
             return Err(broken("a JSON document holds a number that isn't finite"));
         }
-        drop(write!(self.out, "{number:?}"));
+        let _ = write!(self.out, "{number:?}");
         Ok(())
     }
 
@@ -118,7 +118,9 @@ impl Printer {
                 '\n' => self.out.push_str("\\n"),
                 '\r' => self.out.push_str("\\r"),
                 '\t' => self.out.push_str("\\t"),
-                control if control < ' ' => drop(write!(self.out, "\\u{:04x}", u32::from(control))),
+                control if control < ' ' => {
+                    let _ = write!(self.out, "\\u{:04x}", u32::from(control));
+                }
                 other => self.out.push(other),
             }
         }
@@ -146,7 +148,7 @@ impl Printer {
             TIME => JsonTemporal::Time,
             TIMESTAMP | DATETIME => JsonTemporal::Datetime,
             _ => {
-                drop(write!(self.out, "\"base64:type{field_type}:"));
+                let _ = write!(self.out, "\"base64:type{field_type}:");
                 push_base64(&mut self.out, bytes);
                 self.out.push('"');
                 return Ok(());

@@ -5,6 +5,8 @@ pub(crate) mod cursor;
 mod decimal;
 pub(crate) mod decode;
 pub(crate) mod event;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub(crate) mod group;
 pub(crate) mod gtid;
 mod json;

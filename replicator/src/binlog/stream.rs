@@ -89,11 +89,6 @@ impl BinlogStream {
         self.connection.has_packet()
     }
 
-    /// Where the last event ended.
-    pub(crate) fn position(&self) -> &BinlogPosition {
-        &self.position
-    }
-
     /// The next event or piece of one.
     ///
     /// Cancel safety: nothing is lost, an event that came in part stays in `self`.
@@ -181,8 +176,9 @@ impl BinlogStream {
     fn is_checksummed(&self, header: &EventHeader, bytes: &[u8]) -> Result<bool> {
         let holds = bytes.len() >= HEADER_BYTES + CHECKSUM_BYTES && checksum_holds(bytes);
         let made_up = header.is_artificial() || matches!(header.kind, kind::HEARTBEAT | kind::HEARTBEAT_V2);
+        let fake_rotate = made_up && header.kind == kind::ROTATE;
         match self.checksums {
-            Some(true) if !holds && !(made_up && header.kind == kind::ROTATE) => Err(self.bad_checksum()),
+            Some(true) if !(holds || fake_rotate) => Err(self.bad_checksum()),
             Some(true) => Ok(holds),
             Some(false) | None => Ok(holds && made_up),
         }

@@ -9,6 +9,8 @@ pub mod reader;
 mod recovery;
 mod segment;
 mod store;
+#[cfg(test)]
+mod tests;
 pub mod writer;
 
 use std::collections::VecDeque;

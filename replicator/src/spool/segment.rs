@@ -108,11 +108,6 @@ impl Records {
         self.offset
     }
 
-    /// The length the file had when it was opened.
-    pub(super) fn length(&self) -> u64 {
-        self.length
-    }
-
     /// The next record; `None` where there is no whole one. A whole record that says nonsense is an error.
     pub(super) fn next(&mut self) -> Result<Option<Record>> {
         let mut head = [0; RECORD_HEAD_BYTES];

@@ -93,7 +93,7 @@ impl SpoolWriter {
     }
 
     /// Begins a transaction, in this file of the binlog.
-    pub fn begin(&mut self, gtid: Gtid, committed_at_us: u64, file: &str) {
+    pub(super) fn begin(&mut self, gtid: Gtid, committed_at_us: u64, file: &str) {
         debug_assert!(self.open.is_none());
         let meta = Meta { seq: self.next_seq, gtid, committed_at_us };
         self.open = Some(Open { meta: meta.clone(), start: self.offset() });
@@ -101,7 +101,7 @@ impl SpoolWriter {
     }
 
     /// Appends an event to the open transaction: its header, put right, and its body without checksum.
-    pub fn event(&mut self, header: &EventHeader, body: &[u8], end: &BinlogPosition) {
+    pub(super) fn event(&mut self, header: &EventHeader, body: &[u8], end: &BinlogPosition) {
         #[allow(clippy::cast_possible_truncation)]
         let log_pos = end.offset as u32;
         if !self.chunk.is_empty() && self.chunk.len() + HEADER_BYTES + body.len() > CHUNK_BYTES {
@@ -120,13 +120,12 @@ impl SpoolWriter {
     }
 
     /// True between [`Self::begin`] and [`Self::end`] or [`Self::abort`].
-    #[must_use]
-    pub fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.open.is_some()
     }
 
     /// Ends the open transaction.
-    pub fn end(&mut self, end: BinlogPosition) -> Result<()> {
+    pub(super) fn end(&mut self, end: BinlogPosition) -> Result<()> {
         self.end_chunk();
         let open = self.open.take().ok_or_else(|| Error::bug("spool", "no transaction is open"))?;
         Record::End { seq: open.meta.seq, end: end.clone() }.write(&mut self.pending);
@@ -134,14 +133,14 @@ impl SpoolWriter {
     }
 
     /// Appends a transaction with nothing for this migration.
-    pub fn skip(&mut self, gtid: Gtid, committed_at_us: u64, end: BinlogPosition) -> Result<()> {
+    pub(super) fn skip(&mut self, gtid: Gtid, committed_at_us: u64, end: BinlogPosition) -> Result<()> {
         let meta = Meta { seq: self.next_seq, gtid: gtid.clone(), committed_at_us };
         Record::Skip { meta, end: end.clone() }.write(&mut self.pending);
         self.transaction_ended(&gtid, end)
     }
 
     /// Appends a statement that changes a definition.
-    pub fn ddl(
+    pub(super) fn ddl(
         &mut self,
         gtid: Gtid,
         committed_at_us: u64,
@@ -155,7 +154,7 @@ impl SpoolWriter {
     }
 
     /// The binlog went on without a transaction.
-    pub fn coordinates(&mut self, position: BinlogPosition) {
+    pub(super) fn coordinates(&mut self, position: BinlogPosition) {
         if position > self.position.coordinates {
             Record::Coordinates(position.clone()).write(&mut self.pending);
             self.position.coordinates = position;
@@ -185,7 +184,7 @@ impl SpoolWriter {
     }
 
     /// The open transaction came in half and will come again: nothing of it stays.
-    pub async fn abort(&mut self) -> Result<()> {
+    pub(super) async fn abort(&mut self) -> Result<()> {
         self.chunk.clear();
         let Some(open) = self.open.take() else { return Ok(()) };
         if let Some(kept) = open.start.checked_sub(self.segment.bytes) {
@@ -200,15 +199,19 @@ impl SpoolWriter {
 
     /// Hands over what is pending where that is worth it. To be called after every event: it is where a spool that
     /// is full, or a slow disk, holds the source back.
-    pub async fn make_room(&mut self) -> Result<()> {
-        if self.pending.len() >= GROUP_BYTES {
+    pub(super) async fn make_room(&mut self) -> Result<()> {
+        // A segment ends with the transaction that fills it, whatever came between: a full one that stays the newest
+        // could never be released.
+        let segment_full = self.open.is_none() && self.offset() >= self.shared.segment_bytes;
+        let group_bytes = GROUP_BYTES.min(usize::try_from(self.shared.segment_bytes).unwrap_or(GROUP_BYTES));
+        if segment_full || self.pending.len() >= group_bytes {
             self.flush().await?;
         }
         Ok(())
     }
 
     /// Hands over everything that is pending. It is durable once the progress says so.
-    pub async fn flush(&mut self) -> Result<()> {
+    pub(super) async fn flush(&mut self) -> Result<()> {
         self.hand_over().await?;
         if self.open.is_none() && self.segment.bytes >= self.shared.segment_bytes {
             self.roll().await?;
@@ -340,7 +343,7 @@ impl SpoolWriter {
     }
 
     /// Drops a half transaction, waits until everything else is durable and the files are closed.
-    pub async fn close(mut self) -> Result<()> {
+    pub(super) async fn close(mut self) -> Result<()> {
         self.abort().await?;
         self.hand_over().await?;
         self.commands = None;
