@@ -194,7 +194,11 @@ pub fn scan(text: &[u8], plain_backslash: bool) -> Effects {
         words: 0,
         statements: 0,
     };
-    while let Some(token) = tokens.next() {
+    loop {
+        if scan.kind == Verb::Plain {
+            tokens.skip_dull();
+        }
+        let Some(token) = tokens.next() else { break };
         match token.kind {
             Kind::Word => {
                 if scan.word(token, &tokens) {
@@ -595,6 +599,26 @@ mod tests {
     }
 
     proptest! {
+        /// What is skipped as dull has no effect.
+        #[test]
+        fn words_mean_the_same_anywhere(
+            words in prop::collection::vec(
+                prop::sample::select(vec![
+                    "a.b", "(", ")", ",", "= 5", "x'41'", "\"q\"", "`n`", "@v", "get_lock(1)", "FOUND_ROWS()",
+                    "row_count()", "release_lock('a')", "LAST_INSERT_ID(5)", "release_all_locks()", "1e5", "-- c\n",
+                    "SQL_CALC_FOUND_ROWS", "_get_lock", "get_lock_", "*", "/* c */", "/*! @w */", "é", "1get_lock",
+                ]),
+                0..12,
+            ),
+        ) {
+            let separated = format!("SELECT {}", words.join(" "));
+            let mut expected = scan(b"SELECT", false);
+            for word in &words {
+                expected = expected.and(scan(format!("SELECT {word}").as_bytes(), false));
+            }
+            prop_assert_eq!(scan(separated.as_bytes(), false), expected);
+        }
+
         #[test]
         fn garbage_never_panics(bytes: Vec<u8>, plain: bool) {
             let _ = scan(&bytes, plain);
