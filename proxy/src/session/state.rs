@@ -77,6 +77,9 @@ impl Details {
         let single = !effects.any(Effects::MULTIPLE.and(Effects::UNSURE));
         if effects.contains(Effects::USER_VARIABLES) {
             details.user_variables = detail::user_variables(text, plain_backslash);
+            if let Some(other) = other_reading(text) {
+                details.user_variables.extend(detail::user_variables(&other, plain_backslash));
+            }
         }
         if !single {
             return details;
@@ -236,7 +239,7 @@ impl SessionState {
     /// A COM_QUERY.
     pub(crate) fn query(&self, text: &[u8]) -> Request {
         let plain_backslash = self.plain_backslash();
-        let mut effects = lexer::scan(text, plain_backslash);
+        let mut effects = effects_of(text, plain_backslash);
         let mut details = None;
         if !effects.is_plain() {
             let read = Details::read(text, effects, plain_backslash);
@@ -653,6 +656,38 @@ impl SessionState {
         self.versions.context += 1;
         self.anything_may_have_changed();
     }
+}
+
+/// What a text may do, also where a backslash in it may be the second half of a character: in GBK, Big5,
+/// Shift-JIS and GB18030 that is no escape, and quotes end elsewhere. What the text does under either reading
+/// counts, rather than that every change of the character set would have to be followed here.
+fn effects_of(text: &[u8], plain_backslash: bool) -> Effects {
+    let effects = lexer::scan(text, plain_backslash);
+    match other_reading(text) {
+        Some(other) => effects.and(lexer::scan(&other, plain_backslash)).and(Effects::UNSURE),
+        None => effects,
+    }
+}
+
+fn other_reading(text: &[u8]) -> Option<Vec<u8>> {
+    if !text.contains(&b'\\') {
+        return None;
+    }
+    let mut other = text.to_vec();
+    let (mut at, mut differs) = (0, false);
+    while let Some(&byte) = other.get(at) {
+        at += 1;
+        if byte >= 0x81
+            && let Some(second) = other.get_mut(at)
+        {
+            if *second == b'\\' {
+                *second = b'x';
+                differs = true;
+            }
+            at += usize::from(*second >= 0x40 && *second != b'`');
+        }
+    }
+    differs.then_some(other)
 }
 
 /// Takes away each of `gone` where it is there exactly once; a name that is there twice can't be told apart.
