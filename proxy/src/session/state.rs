@@ -9,9 +9,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::detail::{self, TextPrepare};
+use super::detail::TextPrepare;
 use super::lexer::{self, Effects};
 use super::pins::Pins;
+use super::request::{Details, Request, effects_of};
 use crate::protocol::command::Command;
 use crate::protocol::packet::ok::{OkPacket, SessionTrack, StatusFlags};
 use crate::relay::exchange::Outcome;
@@ -56,73 +57,6 @@ pub(crate) struct Versions {
     pub(crate) context: u64,
     /// Runs of code that wasn't seen.
     pub(crate) procedures: u64,
-}
-
-/// What the second pass read, for when the server has answered.
-#[derive(Debug, Default)]
-pub(crate) struct Details {
-    user_variables: Vec<Vec<u8>>,
-    schema: Option<Vec<u8>>,
-    /// `None`: there are some, and they can't be told.
-    tables: Option<Vec<Vec<u8>>>,
-    locks: Option<Vec<Vec<u8>>>,
-    prepare: Option<TextPrepare>,
-    prepared_name: Option<Vec<u8>>,
-    text: Option<Arc<[u8]>>,
-}
-
-impl Details {
-    fn read(text: &[u8], effects: Effects, plain_backslash: bool) -> Self {
-        let mut details = Self::default();
-        let single = !effects.any(Effects::MULTIPLE.and(Effects::UNSURE));
-        if effects.contains(Effects::USER_VARIABLES) {
-            details.user_variables = detail::user_variables(text, plain_backslash);
-            if let Some(other) = other_reading(text) {
-                details.user_variables.extend(detail::user_variables(&other, plain_backslash));
-            }
-        }
-        if !single {
-            return details;
-        }
-        if effects.contains(Effects::SCHEMA) {
-            details.schema = detail::used_schema(text, plain_backslash);
-        }
-        if effects.any(Effects::TEMPORARY_CREATE.and(Effects::DROP_TABLE)) {
-            details.tables = detail::tables(text, plain_backslash);
-        }
-        if effects.contains(Effects::GET_LOCK) {
-            details.locks = detail::lock_names(text, "GET_LOCK", plain_backslash);
-        } else if effects.contains(Effects::RELEASE_LOCK) {
-            details.locks = detail::lock_names(text, "RELEASE_LOCK", plain_backslash);
-        }
-        if effects.contains(Effects::TEXT_PREPARE) {
-            details.prepare = detail::text_prepare(text, plain_backslash);
-            details.text = Some(text.into());
-        }
-        if effects.any(Effects::TEXT_DEALLOCATE.and(Effects::TEXT_EXECUTE)) {
-            details.prepared_name = detail::prepared_name(text, plain_backslash);
-        }
-        details
-    }
-}
-
-/// What a request may do, known before it is sent on.
-#[derive(Debug, Clone)]
-pub(crate) struct Request {
-    pub(crate) command: Command,
-    pub(crate) effects: Effects,
-    /// For the commands of prepared statements.
-    pub(crate) statement: Option<ClientStatementId>,
-    /// COM_INIT_DB's schema, COM_SET_OPTION's option, COM_STMT_PREPARE's text.
-    pub(crate) argument: Option<Arc<[u8]>>,
-    details: Option<Arc<Details>>,
-}
-
-impl Request {
-    /// A request without effects.
-    pub(crate) fn plain(command: Command) -> Self {
-        Self { command, effects: Effects::NONE, statement: None, argument: None, details: None }
-    }
 }
 
 /// A binary prepared statement.
@@ -656,38 +590,6 @@ impl SessionState {
         self.versions.context += 1;
         self.anything_may_have_changed();
     }
-}
-
-/// What a text may do, also where a backslash in it may be the second half of a character: in GBK, Big5,
-/// Shift-JIS and GB18030 that is no escape, and quotes end elsewhere. What the text does under either reading
-/// counts, rather than that every change of the character set would have to be followed here.
-fn effects_of(text: &[u8], plain_backslash: bool) -> Effects {
-    let effects = lexer::scan(text, plain_backslash);
-    match other_reading(text) {
-        Some(other) => effects.and(lexer::scan(&other, plain_backslash)).and(Effects::UNSURE),
-        None => effects,
-    }
-}
-
-fn other_reading(text: &[u8]) -> Option<Vec<u8>> {
-    if !text.contains(&b'\\') {
-        return None;
-    }
-    let mut other = text.to_vec();
-    let (mut at, mut differs) = (0, false);
-    while let Some(&byte) = other.get(at) {
-        at += 1;
-        if byte >= 0x81
-            && let Some(second) = other.get_mut(at)
-        {
-            if *second == b'\\' {
-                *second = b'x';
-                differs = true;
-            }
-            at += usize::from(*second >= 0x40 && *second != b'`');
-        }
-    }
-    differs.then_some(other)
 }
 
 /// Takes away each of `gone` where it is there exactly once; a name that is there twice can't be told apart.
