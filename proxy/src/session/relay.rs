@@ -5,17 +5,15 @@ use std::time::Duration;
 
 use tracing::debug;
 
-use super::connection::{BackendStatement, Connection};
+use super::connection::{BackendStatement, Connection, as_service};
 use super::execute::{Types, query_text};
 use super::lexer::Effects;
 use super::pins::Pins;
-use super::question::{self, QuestionError};
 use super::registry::{Entry, Order};
 use super::replay::{CONTEXT_VARIABLES, Context};
-use super::state::{BackendStatementId, ClientStatementId, Request};
+use super::request::Request;
+use super::state::{BackendStatementId, ClientStatementId};
 use super::task::{End, Session, Shared, rolled_back};
-use crate::auth::{Credential, Login};
-use crate::backend::connect::connect;
 use crate::protocol::capability::Capabilities;
 use crate::protocol::command::{Command, Reply};
 use crate::protocol::frame::{HEADER_LEN, Header, PAYLOAD_MAX, put_packet};
@@ -436,31 +434,11 @@ impl WayBack<'_> {
     /// KILL on a connection of the service account; given up after a while, because the connection that is
     /// killed is about to close anyway.
     async fn kill(&self, what: &str) {
-        let backend = &self.shared.routes.backend(self.backend.side).config;
-        let login = Login {
-            user: backend.user.clone().into_bytes(),
-            schema: None,
-            collation: 45,
-            capabilities: Capabilities::PROTOCOL_41 | Capabilities::LONG_PASSWORD,
-            max_packet: 1 << 24,
-            attributes: None,
-            client: None,
-        };
-        let credential = match backend.password.is_empty() {
-            true => Credential::Empty,
-            false => Credential::Clear(backend.password.clone()),
-        };
+        let service = &self.shared.routes.backend(self.backend.side).config;
         let sql = format!("KILL {what} {}", self.backend.id);
-        let killing = async {
-            let connection =
-                connect(backend, &login, &credential, KILL_TIMEOUT).await.map_err(|e| e.to_string())?;
-            let capabilities = connection.capabilities;
-            let mut leg = Leg::new(connection.stream);
-            let answer = question::query(&mut leg, capabilities, sql.as_bytes()).await;
-            answer.map(drop).map_err(|error: QuestionError| error.to_string())
-        };
+        let killing = as_service(service, &sql);
         match tokio::time::timeout(KILL_TIMEOUT, killing).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(_)) => {}
             Ok(Err(error)) => debug!(session_id = self.entry.id, "a statement couldn't be killed: {error}"),
             Err(_) => debug!(session_id = self.entry.id, "a statement couldn't be killed in time"),
         }

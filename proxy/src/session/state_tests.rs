@@ -199,3 +199,18 @@ fn a_reset_forgets_everything() {
     assert!(state.is_movable() && state.statements.is_empty() && state.user_variables.is_empty());
     assert_eq!(prepare(&mut state, "SELECT ?, ?"), ClientStatementId(2), "ids aren't used twice");
 }
+
+#[test]
+fn a_backslash_may_be_half_a_character() {
+    let mut state = session();
+    // In GBK 0xBF5C is one character, so the quote behind it ends the text.
+    let request = state.query(b"SELECT '\xbf\\', @a := 1, '");
+    assert!(request.effects.contains(Effects::USER_VARIABLES));
+    state.answered(&request, &ok(), None);
+    assert!(state.user_variables.contains(&b"a"[..]));
+    // In UTF-8 it is an escape.
+    let request = state.query("SELECT 'é\\'s', @b".as_bytes());
+    state.answered(&request, &ok(), None);
+    assert!(state.user_variables.contains(&b"b"[..]) && state.is_movable());
+    assert!(state.query("SELECT 'é', 'a\\'b'".as_bytes()).effects.is_plain());
+}
