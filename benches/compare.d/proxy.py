@@ -113,7 +113,7 @@ class Run:
         every = {
             "direct": Direct(source),
             "HAProxy": HaProxy(ports[2], source, connections_max),
-            "Router": Router(ports[3], source, connections_max, self.tls, servers / "mysqlrouter97"),
+            "Router": Router(ports[3], source, connections_max, servers / "mysqlrouter97"),
             "Changeover": Changeover(ports[4], ports[5], source, target, connections_max, self.tls, binary, self.folder),
         }
         for name in self.arguments.peers:

@@ -25,7 +25,7 @@ def facts(setting):
 def transport_title(transport):
     return {
         "plain": "Plain TCP",
-        "tls": "TLS (HAProxy passes it through to the server; Router and Changeover end it and are plain to the server)",
+        "tls": "TLS (HAProxy and Router pass it through to the server; Changeover ends it and is plain to the server)",
     }[transport]
 
 
