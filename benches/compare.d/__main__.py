@@ -16,8 +16,9 @@ def main():
     kinds = parser.add_subparsers(dest="kind", required=True)
     proxy.add_arguments(kinds.add_parser("proxy", help="direct, HAProxy, MySQL Router and Changeover under sysbench"))
     arguments = parser.parse_args()
-    # An end by SIGTERM or a closed terminal unwinds as Ctrl-C does, so that every process is stopped.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # Every polite end unwinds, so that all is stopped and removed. SIGINT too: a shell's background job ignores it
+    # unless told otherwise.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     try:
         return proxy.compare(arguments, REPO)

@@ -1,6 +1,8 @@
 """What was run on what, for the report, without a path of this machine."""
 
 import platform
+import shlex
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +24,10 @@ def describe(arguments, server, peers, repo, hidden):
     """Asks everything for its version and configuration. `hidden` maps paths to what is written for them."""
     cores, memory = processors(), memory_gb()
     sysbench = run(["sysbench", "--version"], 10).split()[1]
-    command = f"benches/compare proxy --engine {arguments.engine} --seconds {arguments.seconds} --rounds {arguments.rounds}"
     commit = run(["git", "describe", "--always", "--dirty"], 10, cwd=repo).strip()
     versions = [version for version in (peer.version() for peer in peers) if version]
     facts = [
-        ("command", f"`{command} --idle {arguments.idle}`"),
+        ("command", f"`benches/compare {shlex.join(sys.argv[1:])}`"),
         ("machine", f"{cores}, {memory} GB; {platform.system()} {platform.release()}; load, proxies and servers share it"),
         ("server", server.version()),
         ("proxies", ", ".join(versions) + f" (commit {commit})"),

@@ -133,8 +133,8 @@ server_ssl_mode = AS_CLIENT
 
 
 class Changeover(Peer):
-    """`changeover serve` on a state folder of its own, in front of a migration that hasn't been started: gate,
-    session tracking and metrics are on, as always. It ends the clients' TLS and is plain to the server."""
+    """`changeover serve` in front of a migration that hasn't been started, nothing turned off: gate and session
+    tracking do their work. It ends the clients' TLS and is plain to the server."""
 
     name = "Changeover"
 

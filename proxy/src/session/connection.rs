@@ -440,7 +440,11 @@ impl Connection {
 
     /// Prepares a binary statement again. That it can't be is the client's business when it executes it, as
     /// it would be on a direct connection whose table went away.
-    async fn prepare(&mut self, id: ClientStatementId, state: &SessionState) -> Result<(), QuestionError> {
+    pub(crate) async fn prepare(
+        &mut self,
+        id: ClientStatementId,
+        state: &SessionState,
+    ) -> Result<(), QuestionError> {
         let Some(statement) = state.statements.get(&id) else { return Ok(()) };
         let prepared = match self.command(COM_STMT_PREPARE, &statement.text).await {
             Ok(answer) => answer.outcome.prepared,

@@ -125,6 +125,7 @@ impl Session {
     }
 
     async fn relay_to_backend(&mut self, request: &Request) -> Result<(), End> {
+        self.prepare_failed(request).await?;
         let way = self.way(request);
         let (client, backend) = (&mut self.client, &mut self.backend.leg);
         let (entry, woken) = (&self.registered.entry, &mut self.woken);
@@ -151,6 +152,22 @@ impl Session {
                 self.stream().await
             }
             _ => self.relay_answer(request).await,
+        }
+    }
+
+    /// What couldn't be prepared again when the session moved may be preparable by now.
+    async fn prepare_failed(&mut self, request: &Request) -> Result<(), End> {
+        let executes = matches!(
+            request.command,
+            Command::StmtExecute | Command::StmtBulkExecute | Command::StmtReset | Command::StmtFetch
+        );
+        let Some(id) = request.statement.filter(|_| executes) else { return Ok(()) };
+        match self.backend.statements.get(&id) {
+            Some(BackendStatement::Failed(_)) => {
+                let prepared = self.backend.prepare(id, &self.state).await;
+                prepared.map_err(|error| Self::backend_end(&error))
+            }
+            _ => Ok(()),
         }
     }
 
