@@ -3,6 +3,8 @@
 mod connection;
 mod detail;
 mod execute;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod lexer;
 mod mover;
 pub mod pins;
