@@ -23,6 +23,8 @@ const STATEMENTS_MAX: usize = 4096;
 const STATEMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Names of user variables that are kept.
 const USER_VARIABLES_MAX: usize = 4096;
+/// Names of temporary tables, and of user locks, that are kept.
+const NAMES_MAX: usize = 4096;
 
 /// A prepared statement's id as the client knows it; each backend has its own for the same statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -336,7 +338,8 @@ impl SessionState {
                 }
             }
             Command::StmtSendLongData => {
-                self.long_data.extend(id);
+                // A server drops data for a statement that it doesn't have, and says nothing.
+                self.long_data.extend(id.filter(|id| self.statements.contains_key(id)));
             }
             Command::InitDb if !failed => {
                 self.versions.schema += 1;
@@ -378,7 +381,8 @@ impl SessionState {
 
     fn bound_statements(&mut self) {
         let too_much = self.statements.len() + self.texts.len() > STATEMENTS_MAX
-            || self.statement_bytes > STATEMENT_BYTES_MAX;
+            || self.statement_bytes > STATEMENT_BYTES_MAX
+            || self.user_variables.len() > USER_VARIABLES_MAX;
         self.pins.set(Pins::STATEMENTS, too_much);
     }
 
@@ -404,10 +408,10 @@ impl SessionState {
         }
         if effects.contains(Effects::USER_VARIABLES) {
             self.versions.user_variables += 1;
-            self.user_variables.extend(details.user_variables.iter().cloned());
-            if self.user_variables.len() > USER_VARIABLES_MAX {
-                self.pins.set(Pins::STATEMENTS, true);
-            }
+            // One more than the bound pins the session, and what is missing behind that isn't missed.
+            let room = (USER_VARIABLES_MAX + 1).saturating_sub(self.user_variables.len());
+            self.user_variables.extend(details.user_variables.iter().take(room).cloned());
+            self.bound_statements();
         }
         if effects.contains(Effects::SCHEMA) && request.command != Command::InitDb {
             match &details.schema {
@@ -462,6 +466,7 @@ impl SessionState {
                 Some(tables) => self.temporary_tables.extend(tables.iter().cloned()),
                 None => self.temporary_blind = true,
             }
+            self.temporary_blind |= forget_many(&mut self.temporary_tables);
             self.pins.set(Pins::TEMPORARY_TABLE, true);
         }
         if effects.contains(Effects::RENAME_TABLE) && !self.temporary_tables.is_empty() {
@@ -472,6 +477,7 @@ impl SessionState {
                 Some(locks) => self.locks.extend(locks.iter().cloned()),
                 None => self.locks_blind = true,
             }
+            self.locks_blind |= forget_many(&mut self.locks);
             self.pins.set(Pins::USER_LOCK, true);
         }
         if effects.contains(Effects::HANDLER_OPEN) {
@@ -590,6 +596,16 @@ impl SessionState {
         self.versions.context += 1;
         self.anything_may_have_changed();
     }
+}
+
+/// A client may take a lock again and again, or make tables of one name in many schemas. True where there were
+/// more names than are kept: then only "there are some" is known (invariant 7).
+fn forget_many(names: &mut Vec<Vec<u8>>) -> bool {
+    let too_many = names.len() > NAMES_MAX;
+    if too_many {
+        *names = Vec::new();
+    }
+    too_many
 }
 
 /// Takes away each of `gone` where it is there exactly once; a name that is there twice can't be told apart.

@@ -214,3 +214,35 @@ fn a_backslash_may_be_half_a_character() {
     assert!(state.user_variables.contains(&b"b"[..]) && state.is_movable());
     assert!(state.query("SELECT 'é', 'a\\'b'".as_bytes()).effects.is_plain());
 }
+
+/// invariant 7: whatever a client says, and however often, what is kept of it is bounded.
+#[test]
+fn names_are_bounded_and_past_the_bound_pin() {
+    let mut state = session();
+    for number in 0..=USER_VARIABLES_MAX * 2 {
+        run(&mut state, &format!("SET @v{number} = 1"), &ok());
+    }
+    assert_eq!(state.user_variables.len(), USER_VARIABLES_MAX + 1);
+    assert_eq!(state.pins, Pins::STATEMENTS);
+    prepare(&mut state, "SELECT ?, ?");
+    assert_eq!(state.pins, Pins::STATEMENTS, "it isn't lost to a later statement");
+
+    let mut state = session();
+    for _ in 0..=NAMES_MAX * 2 {
+        run(&mut state, "SELECT GET_LOCK('a', 1)", &ok());
+        run(&mut state, "CREATE TEMPORARY TABLE IF NOT EXISTS t (i int)", &ok());
+    }
+    assert!(state.locks.len() <= NAMES_MAX && state.temporary_tables.len() <= NAMES_MAX);
+    run(&mut state, "DO RELEASE_LOCK('a')", &ok());
+    run(&mut state, "DROP TABLE t", &ok());
+    assert!(state.pins.contains(Pins::USER_LOCK) && state.pins.contains(Pins::TEMPORARY_TABLE));
+    run(&mut state, "DO RELEASE_ALL_LOCKS()", &ok());
+    assert!(!state.pins.contains(Pins::USER_LOCK));
+
+    let mut state = session();
+    for number in 1..100 {
+        let unknown = state.about(Command::StmtSendLongData, ClientStatementId(number));
+        state.answered(&unknown, &Outcome::default(), None);
+    }
+    assert!(state.long_data.is_empty() && state.is_movable(), "data of a statement that there isn't");
+}
