@@ -20,7 +20,7 @@ const AUTOCOMMIT: u16 = 2;
 
 /// sysbench's text of `c`: ten groups of eleven digits.
 fn c_text() -> String {
-    vec!["68487932199"; 10].join("-")
+    ["68487932199"; 10].join("-")
 }
 
 /// What an application says, by name.
