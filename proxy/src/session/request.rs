@@ -65,12 +65,21 @@ pub(crate) struct Request {
     /// COM_INIT_DB's schema, COM_SET_OPTION's option, COM_STMT_PREPARE's text.
     pub(crate) argument: Option<Arc<[u8]>>,
     pub(super) details: Option<Arc<Details>>,
+    /// Its end wasn't looked at, and anything may stand there.
+    pub(crate) unseen: bool,
 }
 
 impl Request {
     /// A request without effects.
     pub(crate) fn plain(command: Command) -> Self {
-        Self { command, effects: Effects::NONE, statement: None, argument: None, details: None }
+        Self {
+            command,
+            effects: Effects::NONE,
+            statement: None,
+            argument: None,
+            details: None,
+            unseen: false,
+        }
     }
 }
 

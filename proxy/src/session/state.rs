@@ -270,11 +270,16 @@ impl SessionState {
         if !request.effects.is_plain() || !self.pins.is_empty() {
             self.commit_effects(request, failed);
         }
+        if request.unseen {
+            // Not before it was sent: until then it is nothing that a move would lose.
+            self.pins.set(Pins::LONG_STATEMENT, true);
+        }
         self.use_up_next_transaction(request.effects, was_in_transaction, failed);
         let several = Effects::MULTIPLE.and(Effects::PROCEDURE).and(Effects::BEGIN);
         failed
             && (was_in_transaction
                 || self.in_transaction()
+                || request.unseen
                 || request.effects.any(several)
                 || !self.status.contains(StatusFlags::AUTOCOMMIT))
     }
