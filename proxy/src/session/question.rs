@@ -20,8 +20,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Why a question got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum QuestionError {
-    /// The server said no. The connection is good for more.
-    #[error("{0}")]
+    /// The server said no. The connection is good for more. Its text may quote what was sent: values and
+    /// statements of the client, which belong in no log (invariant 8).
+    #[error("the server refused with error {} ({})", .0.code, .0.state.escape_ascii())]
     Refused(ErrPacket),
     /// The connection is of no more use.
     #[error(transparent)]
@@ -283,6 +284,13 @@ mod tests {
             assert_eq!(answer.columns[0], Column { kind: 8, flags: 0x81 });
             assert_eq!((answer.value(0), answer.value(1)), (Some(&b"42"[..]), None));
         }
+    }
+
+    #[test]
+    fn what_a_server_quotes_is_not_repeated() {
+        let packet = ErrPacket::new(1064, b"42000", "You have an error near 'secret'");
+        let text = QuestionError::Refused(packet).to_string();
+        assert_eq!(text, "the server refused with error 1064 (42000)");
     }
 
     #[test]

@@ -246,7 +246,7 @@ impl Session {
         id: BackendStatementId,
         bound: bool,
     ) -> Way {
-        let Some(statement) = self.state.statements.get_mut(&client_id) else { return Way::AsItIs };
+        let Some(statement) = self.state.statements.get(&client_id) else { return Way::AsItIs };
         let packet = self.client.buffer.filled();
         let Some(header) = Header::parse(packet) else { return Way::AsItIs };
         let whole = packet.len().min(HEADER_LEN + header.len);
@@ -256,7 +256,7 @@ impl Session {
         };
         if types.present {
             if statement.types.as_deref() != Some(types.of(payload)) {
-                statement.types = Some(types.of(payload).into());
+                self.state.remember_types(client_id, types.of(payload));
             }
         } else if !bound && let Some(known) = &statement.types {
             let len = header.len + known.len();

@@ -212,3 +212,25 @@ async fn a_statement_too_long_to_be_looked_at_pins_once_it_was_sent() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(stage.shared.registry.pinned(), 1);
 }
+
+/// What waits at the gate isn't sent yet, so it moves with its session. Nobody can be dialled here, so that is
+/// what ends it, and not a bug.
+#[tokio::test]
+async fn a_statement_too_long_to_be_looked_at_does_not_stand_in_the_way_of_a_move() {
+    let mut stage = stage();
+    stage.shared.gate.close();
+    let head = [&Header { len: 2 << 20, sequence: 0 }.to_bytes()[..], b"\x03SELECT '"].concat();
+    stage.client.write_all(&head).await.unwrap();
+    let (mut client, shared) = (stage.client, Arc::clone(&stage.shared));
+    let fill = async move {
+        client.write_all(&vec![b'x'; 1 << 20]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        shared.routes.swap(Side::Target);
+        shared.gate.open();
+        client
+    };
+    let mut client = fill.await;
+    let answer = read_packet(&mut client).await;
+    assert_ne!(u16::from_le_bytes([answer[1], answer[2]]), 1105);
+    tokio::time::timeout(PATIENCE, stage.task).await.expect("the session ends").unwrap();
+}
