@@ -352,7 +352,10 @@ impl Session {
     }
 
     /// The session's state, asked of the old server as far as it may have changed since `before`.
-    async fn snapshot(&mut self, before: Option<(&Snapshot, Versions)>) -> Result<Snapshot, RestoreError> {
+    pub(super) async fn snapshot(
+        &mut self,
+        before: Option<(&Snapshot, Versions)>,
+    ) -> Result<Snapshot, RestoreError> {
         let now = self.state.versions;
         let (mut snapshot, then) = match before {
             Some((snapshot, versions)) => (snapshot.clone(), Some(versions)),

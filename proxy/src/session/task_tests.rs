@@ -10,6 +10,7 @@ use crate::protocol::capability::Capabilities;
 use crate::protocol::packet::ok::StatusFlags;
 use crate::protocol::stream::Stream;
 use crate::route::table::{Backend, Epoch};
+use crate::session::replay::Snapshot;
 
 const SESSION: u32 = 7;
 const OK: &[u8] = &[0, 0, 0, 2, 0, 0, 0];
@@ -25,6 +26,12 @@ struct Stage {
 }
 
 fn stage() -> Stage {
+    let (session, client, backend) = session();
+    let shared = Arc::clone(&session.shared);
+    Stage { client, backend, shared, task: tokio::spawn(session.run()) }
+}
+
+fn session() -> (Session, DuplexStream, DuplexStream) {
     let backend = |side| Backend {
         side,
         config: BackendConfig {
@@ -63,9 +70,8 @@ fn stage() -> Stage {
     };
     let registered = shared.registry.register(SESSION, "app".into(), String::new(), Side::Source);
     let client_leg = Leg::new(Stream::Duplex(far_client));
-    let session =
-        Session::new(Arc::clone(&shared), registered, login, Credential::Empty, client_leg, connection);
-    Stage { client, backend, shared, task: tokio::spawn(session.run()) }
+    let session = Session::new(shared, registered, login, Credential::Empty, client_leg, connection);
+    (session, client, backend)
 }
 
 async fn read_packet(from: &mut DuplexStream) -> Vec<u8> {
@@ -233,4 +239,45 @@ async fn a_statement_too_long_to_be_looked_at_does_not_stand_in_the_way_of_a_mov
     let answer = read_packet(&mut client).await;
     assert_ne!(u16::from_le_bytes([answer[1], answer[2]]), 1105);
     tokio::time::timeout(PATIENCE, stage.task).await.expect("the session ends").unwrap();
+}
+
+/// Answers the questions of a move: one row of NULLs for state, nothing set, nothing done by procedures.
+async fn answer_questions(mut backend: DuplexStream) {
+    let definition = [&b"\x03def\0\0\0\x01a\0\x0c\x21\0\0\x01\0\0\xfd\0\0\0"[..], b"\0\0"].concat();
+    let eof: &[u8] = &[0xFE, 0, 0, 2, 0];
+    loop {
+        let question = read_packet(&mut backend).await;
+        let text = String::from_utf8_lossy(&question[1..]).into_owned();
+        let (columns, rows): (u8, &[&[u8]]) = if text.starts_with("SELECT DATABASE()") {
+            (10, &[&[0xFB; 10]])
+        } else if text.starts_with("SHOW SESSION STATUS") {
+            (2, &[b"\x1aCom_create_temporary_table\x010", b"\x0fCom_prepare_sql\x010"])
+        } else {
+            (2, &[])
+        };
+        let mut packets: Vec<&[u8]> = vec![std::slice::from_ref(&columns)];
+        packets.extend(std::iter::repeat_n(&definition[..], usize::from(columns)));
+        packets.push(eof);
+        packets.extend(rows);
+        packets.push(eof);
+        write_packets(&mut backend, 1, &packets).await;
+    }
+}
+
+#[tokio::test]
+async fn a_reset_takes_user_variables_from_what_was_prepared_ahead() {
+    let (mut session, _client, backend) = session();
+    let questions = tokio::spawn(answer_questions(backend));
+    let ahead = Snapshot { user_variables: [(b"a".to_vec(), "1".to_owned())].into(), ..Snapshot::default() };
+    session.state.user_variables.insert(b"a".to_vec());
+    let versions = session.state.versions;
+    let done = crate::relay::exchange::Outcome {
+        status: Some(StatusFlags::AUTOCOMMIT),
+        results: 1,
+        ..Default::default()
+    };
+    session.state.answered(&Request::plain(Command::ResetConnection), &done, None);
+    let wanted = session.snapshot(Some((&ahead, versions))).await.unwrap();
+    assert!(wanted.user_variables.is_empty());
+    questions.abort();
 }
