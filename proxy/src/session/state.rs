@@ -13,7 +13,7 @@ use super::detail::{NamedTable, TextPrepare};
 use super::lexer::{self, Effects};
 use super::pins::Pins;
 use super::request::{Details, Request, effects_of};
-use crate::protocol::command::Command;
+use crate::protocol::command::{Command, Reply};
 use crate::protocol::packet::ok::{OkPacket, SessionTrack, StatusFlags};
 use crate::relay::exchange::Outcome;
 
@@ -273,10 +273,13 @@ impl SessionState {
         if let Some(status) = outcome.status {
             self.status = status;
         }
-        self.looks_back = outcome.warnings > 0
-            || outcome.error.is_some()
-            || request.effects.contains(Effects::LEAVES_FOUND_ROWS);
-        self.wrote = outcome.affected_rows > 0;
+        // A command without an answer leaves what may be asked about as it was.
+        if request.command.reply() != Reply::None {
+            self.looks_back = outcome.warnings > 0
+                || outcome.error.is_some()
+                || request.effects.contains(Effects::LEAVES_FOUND_ROWS);
+            self.wrote = outcome.affected_rows > 0;
+        }
         if outcome.last_insert_id != 0 {
             self.versions.last_id += 1;
         }

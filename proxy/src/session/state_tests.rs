@@ -290,3 +290,14 @@ fn what_could_not_be_parsed_is_not_counted_against_procedures() {
 fn a_transaction_behind_a_routine_is_not_overlooked() {
     assert!(run(&mut session(), "CREATE PROCEDURE p() SELECT 1; BEGIN; SELECT nothing", &error()));
 }
+
+#[test]
+fn the_end_of_a_statement_leaves_its_outcome_to_be_asked_for() {
+    let mut state = session();
+    let id = prepare(&mut state, "INSERT INTO t VALUES (?, ?)");
+    let request = state.execute(Command::StmtExecute, id);
+    state.answered(&request, &Outcome { warnings: 1, affected_rows: 1, ..ok() }, None);
+    let request = state.about(Command::StmtClose, id);
+    state.answered(&request, &Outcome::default(), None);
+    assert!(state.looks_back && state.wrote);
+}
