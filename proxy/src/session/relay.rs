@@ -66,6 +66,8 @@ impl Session {
                 let mut request = state.query(text.unwrap_or(argument));
                 if text.is_none() || looked_at < header.len {
                     request.unseen = self.may_hide_more(&request);
+                    // RETURNING may stand there.
+                    request.effects = request.effects.and(Effects::LAST_ID);
                 }
                 request
             }

@@ -280,7 +280,8 @@ impl SessionState {
                 || request.effects.contains(Effects::LEAVES_FOUND_ROWS);
             self.wrote = outcome.affected_rows > 0;
         }
-        if outcome.last_insert_id != 0 {
+        // A bulk may answer with a row for each of its rows, and no OK.
+        if outcome.last_insert_id != 0 || request.command == Command::StmtBulkExecute {
             self.versions.last_id += 1;
         }
         if !outcome.tracks.is_empty() {

@@ -128,6 +128,10 @@ fn versions_count_what_may_have_changed() {
     assert!(state.variables_touched && state.versions.context > before.context);
     run(&mut state, "INSERT INTO t VALUES ()", &Outcome { last_insert_id: 7, ..ok() });
     assert!(state.versions.last_id > before.last_id);
+    let last_id = state.versions.last_id;
+    let bulk = state.execute(Command::StmtBulkExecute, ClientStatementId(1));
+    state.answered(&bulk, &ok(), None);
+    assert!(state.versions.last_id > last_id);
     run(&mut state, "USE shop", &ok());
     assert_eq!(state.schema, Schema::Known(Some(b"shop".to_vec())));
     run(&mut state, "DROP DATABASE shop", &ok());

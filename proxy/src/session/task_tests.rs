@@ -281,3 +281,15 @@ async fn a_reset_takes_user_variables_from_what_was_prepared_ahead() {
     assert!(wanted.user_variables.is_empty());
     questions.abort();
 }
+
+#[tokio::test]
+async fn an_insert_too_long_to_be_looked_at_may_return_ids() {
+    let (mut session, mut client, _backend) = session();
+    session.login.capabilities = Capabilities::PROTOCOL_41;
+    let text = [&b"\x03INSERT INTO t VALUES ('"[..], &vec![b'x'; 2 << 20], b"') RETURNING id"].concat();
+    let write = tokio::spawn(async move { write_packets(&mut client, 0, &[&text]).await });
+    session.client.fill().await.unwrap();
+    let request = session.understand().await.unwrap();
+    assert!(request.effects.contains(Effects::LAST_ID) && !request.unseen);
+    write.abort();
+}
