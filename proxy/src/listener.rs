@@ -135,7 +135,6 @@ pub struct Listener {
 /// What every new client needs.
 #[derive(Debug)]
 struct House {
-    door: FrontDoor,
     shared: Arc<Shared>,
     greetings: Greetings,
     next_id: AtomicU32,
@@ -168,8 +167,8 @@ impl Listener {
     ) -> Result<Self, StartError> {
         let failed = |source| StartError::Bind { address: address.to_owned(), source };
         let socket = TcpListener::bind(address).await.map_err(failed)?;
-        let shared = Arc::new(Shared { gate, routes, registry });
-        let house = House { door, shared, greetings: Greetings::default(), next_id: AtomicU32::new(1) };
+        let shared = Arc::new(Shared { gate, routes, registry, door });
+        let house = House { shared, greetings: Greetings::default(), next_id: AtomicU32::new(1) };
         Ok(Self { address: socket.local_addr().map_err(failed)?, socket, house: Arc::new(house) })
     }
 
@@ -266,7 +265,7 @@ impl House {
 
     async fn let_in(&self, stream: Stream, hello: &Hello, client: String) -> Option<Session> {
         let id = hello.connection_id;
-        let accepted = match accept(stream, &self.door, hello).await {
+        let accepted = match accept(stream, &self.shared.door, hello).await {
             Ok(accepted) => accepted,
             Err(error) => {
                 debug!(session_id = id, client, "no login: {error}");

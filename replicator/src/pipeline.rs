@@ -338,7 +338,12 @@ async fn follow(context: Arc<Context>, verifier: Arc<Verifier>, cancel: Cancella
 
 /// Gives back the space of what is applied. The target itself is asked: the low water that is published runs ahead of
 /// what a restart would find there by transactions that have nothing for us.
-async fn release(context: Arc<Context>, spool: Spool, origin: Origin, cancel: CancellationToken) -> Result<()> {
+async fn release(
+    context: Arc<Context>,
+    spool: Spool,
+    origin: Origin,
+    cancel: CancellationToken,
+) -> Result<()> {
     let mut conn = server::connect(Side::Target, &context.config.target).await?;
     loop {
         tokio::select! {

@@ -135,7 +135,7 @@ impl Session {
         self.settle();
     }
 
-    async fn let_go_of_standby(&mut self) {
+    pub(super) async fn let_go_of_standby(&mut self) {
         match std::mem::replace(&mut self.standby, Standby::None) {
             Standby::Dialled(connection) => connection.quit().await,
             Standby::Restored(ahead) => ahead.connection.quit().await,

@@ -464,7 +464,11 @@ impl WayBack<'_> {
 
 /// Does work that may hang on a client which neither reads nor writes, and gives it up when the session is
 /// told to end.
-async fn unless_ended<T>(entry: &Entry, woken: &mut bool, work: impl Future<Output = T>) -> Result<T, End> {
+pub(super) async fn unless_ended<T>(
+    entry: &Entry,
+    woken: &mut bool,
+    work: impl Future<Output = T>,
+) -> Result<T, End> {
     tokio::pin!(work);
     loop {
         tokio::select! {
