@@ -6,6 +6,7 @@
 //! orders, and to changes of the route.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<SessionRegistry>,
     /// For clients that come in, and for those that become somebody else.
     pub(crate) door: FrontDoor,
+    /// `proxy.move_every`; `None`: sessions are moved by cutovers only.
+    pub(crate) move_every: Option<NonZeroU32>,
 }
 
 /// Why a session ended.
@@ -109,6 +112,8 @@ pub(crate) struct Session {
     /// No statement is under way. Where one is, nothing more is said to the backend: the rest of a request
     /// that was cut off must not be made up from a farewell.
     pub(super) at_rest: bool,
+    /// Commands until the next move of `proxy.move_every`.
+    pub(super) until_move: Option<u32>,
 }
 
 impl Session {
@@ -121,6 +126,7 @@ impl Session {
         backend: Connection,
     ) -> Self {
         let state = SessionState::new(backend.status, login.schema.clone());
+        let until_move = shared.move_every.map(NonZeroU32::get);
         registered.entry.set_schema(login.schema.as_deref().unwrap_or_default());
         Self {
             exchange: Exchange::new(Command::Ping, backend.capabilities),
@@ -140,6 +146,7 @@ impl Session {
             look_at: None,
             woken: false,
             at_rest: true,
+            until_move,
         }
     }
 
