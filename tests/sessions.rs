@@ -153,9 +153,9 @@ async fn becomes_somebody_else(engine: Engine) {
     let changeover = pair.changeover().await;
     let as_user = |name: &str, password: &str, schema: &str| {
         ChangeUserOpts::default()
-            .with_user(Some(Some(name.to_owned())))
-            .with_pass(Some(Some(password.to_owned())))
-            .with_db_name(Some(Some(schema.to_owned())))
+            .with_user(Some(name.to_owned()))
+            .with_pass(Some(password.to_owned()))
+            .with_db_name(Some(schema.to_owned()))
     };
     let other = ("other@%".to_owned(), Some("shop".to_owned()), None);
     let mut conns = Vec::new();
