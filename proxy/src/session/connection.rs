@@ -110,6 +110,8 @@ pub(crate) struct Connection {
     pub(crate) capabilities: Capabilities,
     pub(crate) status: StatusFlags,
     pub(crate) statements: HashMap<ClientStatementId, BackendStatement>,
+    /// What a session was given here; the server counts it as it counts the client's own.
+    pub(crate) attempts: Attempts,
 }
 
 /// Why a connection couldn't take over a state.
@@ -181,6 +183,7 @@ impl Connection {
             capabilities: connection.capabilities,
             status: connection.status,
             statements: HashMap::new(),
+            attempts: Attempts::default(),
         };
         (this, connection.ok)
     }
@@ -430,6 +433,11 @@ impl Connection {
 
     /// Carries out one step of a plan.
     pub(crate) async fn carry_out(&mut self, step: &Step, state: &SessionState) -> Result<(), RestoreError> {
+        match step {
+            Step::Prepare(ToPrepare::Text(..)) => self.attempts.prepare += 1,
+            Step::Deallocate(_) => self.attempts.deallocate += 1,
+            _ => {}
+        }
         let result = match step {
             Step::Schema(schema) => self.command(COM_INIT_DB, schema).await.map(drop),
             Step::Variables(variables) => return self.set_variables(variables).await,

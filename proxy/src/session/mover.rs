@@ -135,7 +135,7 @@ impl Session {
         self.settle();
     }
 
-    async fn let_go_of_standby(&mut self) {
+    pub(super) async fn let_go_of_standby(&mut self) {
         match std::mem::replace(&mut self.standby, Standby::None) {
             Standby::Dialled(connection) => connection.quit().await,
             Standby::Restored(ahead) => ahead.connection.quit().await,
@@ -187,7 +187,37 @@ impl Session {
         if matches!(self.standby, Standby::Dialled(_)) && !looks_back && self.state.is_movable() {
             return self.restore_ahead().await;
         }
-        Ok(())
+        match &mut self.until_move {
+            None => Ok(()),
+            Some(0) if !looks_back && self.state.is_movable() => self.move_across().await,
+            Some(left) => {
+                *left = left.saturating_sub(1);
+                Ok(())
+            }
+        }
+    }
+
+    /// `proxy.move_every`: prepares itself for the other backend and moves there as in a cutover, but the
+    /// route stays what it is.
+    async fn move_across(&mut self) -> Result<(), End> {
+        let routes = &self.shared.routes;
+        let backend = std::sync::Arc::clone(routes.backend(self.backend.side.other()));
+        let route = Route { epoch: self.backend.epoch, backend };
+        self.let_go_of_standby().await;
+        let dialled = Connection::dial(&route.backend, route.epoch, &self.login, &self.credential).await;
+        if let Ok(connection) = dialled {
+            self.standby = Standby::Dialled(Box::new(connection));
+            self.restore_ahead().await?;
+            if !matches!(self.standby, Standby::Restored(_)) {
+                // Something turned up that can't be moved; the next statement sees to it again.
+                if let Standby::Dialled(connection) = std::mem::replace(&mut self.standby, Standby::None) {
+                    connection.quit().await;
+                }
+                return Ok(());
+            }
+        }
+        self.until_move = self.shared.move_every.map(|every| every.get() - 1);
+        self.move_to(&route).await
     }
 
     /// After a swap, without a statement to carry: at once where nothing has to be asked, else when that
@@ -286,6 +316,8 @@ impl Session {
         let wanted = self.snapshot(have.as_ref().zip(versions)).await?;
         self.restore(&mut connection, have, &wanted).await?;
         connection.epoch = route.epoch;
+        // The new server counts from here.
+        self.state.attempts = connection.attempts;
         Ok(std::mem::replace(&mut self.backend, connection))
     }
 

@@ -692,15 +692,30 @@ impl SessionState {
 
     /// COM_RESET_CONNECTION: everything but the schema is as after a login.
     fn reset(&mut self) {
-        let fresh = Self::new(self.status, None);
-        let old = std::mem::replace(self, fresh);
-        self.versions = old.versions;
+        self.begin_again_somewhere(self.status);
+    }
+
+    /// As [`Self::begin_again`], in a schema that only the server knows.
+    pub(crate) fn begin_again_somewhere(&mut self, status: StatusFlags) {
+        self.begin_again(status, None);
+        self.anything_may_have_changed();
+    }
+
+    /// COM_CHANGE_USER: everything is as after a login, but for what tells old from new.
+    pub(crate) fn begin_again(&mut self, status: StatusFlags, schema: Option<Vec<u8>>) {
+        let old = std::mem::replace(self, Self::new(status, schema));
         self.next_statement = old.next_statement;
         self.next_text = old.next_text;
         // It belongs to the connection, like what the login agreed on.
         self.multi_statements = old.multi_statements;
-        self.versions.context += 1;
-        self.anything_may_have_changed();
+        self.versions = Versions {
+            schema: old.versions.schema + 1,
+            variables: old.versions.variables + 1,
+            user_variables: old.versions.user_variables + 1,
+            last_id: old.versions.last_id + 1,
+            context: old.versions.context + 1,
+            procedures: 0,
+        };
     }
 }
 
