@@ -6,11 +6,14 @@ use config::{BackendConfig, Secret, ServerVersion, Side};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
+use crate::auth::server::Keeper;
 use crate::protocol::capability::Capabilities;
 use crate::protocol::packet::ok::StatusFlags;
 use crate::protocol::stream::Stream;
 use crate::route::table::{Backend, Epoch};
 use crate::session::replay::Snapshot;
+use crate::session::state::Attempts;
+use crate::tls::{RsaKey, Tls};
 
 const SESSION: u32 = 7;
 const OK: &[u8] = &[0, 0, 0, 2, 0, 0, 0];
@@ -45,6 +48,12 @@ fn session() -> (Session, DuplexStream, DuplexStream) {
         gate: Gate::new(),
         routes: RouteTable::new(backend(Side::Source), backend(Side::Target), Side::Source),
         registry: Arc::default(),
+        door: FrontDoor::new(
+            Tls::Off,
+            Arc::new(RsaKey::generate().unwrap()),
+            Keeper::Account { user: "app".to_owned(), password: Secret::default() },
+        ),
+        move_every: None,
     });
     let capabilities = Capabilities::PROTOCOL_41 | Capabilities::MULTI_STATEMENTS;
     let login = Login {
@@ -67,6 +76,7 @@ fn session() -> (Session, DuplexStream, DuplexStream) {
         capabilities,
         status: StatusFlags::AUTOCOMMIT,
         statements: HashMap::new(),
+        attempts: Attempts::default(),
     };
     let registered = shared.registry.register(SESSION, "app".into(), String::new(), Side::Source);
     let client_leg = Leg::new(Stream::Duplex(far_client));
