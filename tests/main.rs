@@ -7,6 +7,7 @@ mod support;
 mod admin;
 mod crashes;
 mod cutovers;
+mod definitions;
 mod garbage;
 mod moves;
 mod refusals;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use config::progress::{Phase, ReplicationPosition};
-use config::{Config, Side};
+use config::{Config, Side, TableName};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handle::lock;
 use crate::live::Live;
 use crate::schema::convert;
-use crate::schema::discover::{Discovery, discover};
+use crate::schema::discover::{DiscoveredTable, Discovery, discover};
 use crate::schema::table::SchemaSet;
 use crate::server::{self, ServerInfo};
 use crate::snapshot::journal::ChunkJournal;
@@ -123,7 +123,7 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     same_server(Side::Source, &state.source_identity, &source)?;
     same_server(Side::Target, &state.target_identity, &target)?;
     let (found, start) = match state.start {
-        Some(start) => (find_tables(config).await?, start.read()?),
+        Some(start) => (find_tables(config, &state.tables).await?, start.read()?),
         None => prepare(context, &source).await?,
     };
     let tables = found.schema_set();
@@ -188,15 +188,26 @@ fn same_server(side: Side, identity: &str, info: &ServerInfo) -> Result<()> {
     ))
 }
 
-async fn find_tables(config: &Config) -> Result<Discovery> {
+/// The tables that the migration began with, as they are on the source now.
+async fn find_tables(config: &Config, began_with: &[(String, String)]) -> Result<Discovery> {
     let mut conn = server::connect(Side::Source, &config.source).await?;
-    let discovery = discover(Side::Source, &mut conn, &config.migration).await?;
+    let mut discovery = discover(Side::Source, &mut conn, &config.migration).await?;
     conn.disconnect().await.ok();
+    let began_with: Vec<TableName> =
+        began_with.iter().map(|(schema, table)| TableName::new(schema, table)).collect();
+    discovery.keep_only(&began_with).map_err(|gone| {
+        Error::definite(
+            Side::Source,
+            gone.to_string(),
+            "this table of the migration isn't there any more, or migration.schemas and exclude_tables leave it out \
+             now; put it back, or start over with an empty state_dir and an empty target",
+        )
+    })?;
     Ok(discovery)
 }
 
-/// Stage `preparing`: the tables on the target, then P0, in this order: a table made on the source in between is
-/// in the binlog behind P0 and stops the tail, instead of being missed.
+/// Stage `preparing`: P0, then the tables. A table made on the source in between is moved, and stops the tail at the
+/// statement that made it, which is in the binlog behind P0: loud, instead of missed.
 async fn prepare(context: &Arc<Context>, source: &ServerInfo) -> Result<(Discovery, ReplicationPosition)> {
     let config = &context.config;
     context.live.set_phase(Phase::Preparing);
@@ -210,10 +221,16 @@ async fn prepare(context: &Arc<Context>, source: &ServerInfo) -> Result<(Discove
     to.disconnect().await.ok();
     context.update(|state| {
         state.stage = Stage::Copying;
+        state.tables = tables_of(&discovery);
         state.start = Some(StoredPosition::from(&start));
     })?;
     tracing::info!(area = "migration", "{} tables prepared; start position {start}", discovery.tables.len());
     Ok((discovery, start))
+}
+
+fn tables_of(discovery: &Discovery) -> Vec<(String, String)> {
+    let name = |table: &DiscoveredTable| (table.schema.name.schema.clone(), table.schema.name.table.clone());
+    discovery.tables.iter().map(name).collect()
 }
 
 /// What an earlier migration of this name has left, here or on the target, is of no use to this one. The preflight
