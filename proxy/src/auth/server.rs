@@ -207,7 +207,7 @@ async fn learn_again(
         return decide(visitor, door, challenge, login).await;
     };
     let credential = match challenge.learn(&mut visitor, hashes.as_ref()).await {
-        Err(ClientError::Refused(_)) => Credential::Clear(Secret::new(&random_scramble()?)),
+        Err(ClientError::Refused(_)) => Credential::Clear(Secret::new(random_scramble()?)),
         learned => learned?,
     };
     Ok(Accepted { login, credential, visitor })
