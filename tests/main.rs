@@ -14,3 +14,4 @@ mod servers;
 mod sessions;
 mod shutdown;
 mod sysbench;
+mod torture;

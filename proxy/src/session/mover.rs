@@ -148,6 +148,11 @@ impl Session {
         }
     }
 
+    /// A preparation that failed behind the closed gate pins nothing: the move itself is the next try.
+    fn forget_preparation(&mut self) {
+        self.set_pin(Pins::NOT_RESTORABLE, false);
+    }
+
     fn start_dialling(&mut self, side: config::Side) {
         let backend = std::sync::Arc::clone(self.shared.routes.backend(side));
         let (login, credential) = (self.login.clone(), self.credential.clone());
@@ -162,6 +167,7 @@ impl Session {
         let looks_back = request.effects.contains(Effects::ASKS_LAST);
         // The guard touches no counter that sessions share; only a move keeps the route for longer.
         if self.shared.routes.load().epoch != self.backend.epoch {
+            self.forget_preparation();
             // invariant 3: what is open never moves; it would have held its permit through the swap.
             debug_assert!(self.state.is_movable(), "invariant 3");
             if Self::only_looks_back(request) {
@@ -236,6 +242,7 @@ impl Session {
             self.look_at = Some(Instant::now() + RETRY);
             return Ok(());
         }
+        self.forget_preparation();
         let moved = self.move_to(route).await;
         self.settle();
         moved
@@ -377,7 +384,10 @@ impl Session {
     }
 
     /// The session's state, asked of the old server as far as it may have changed since `before`.
-    async fn snapshot(&mut self, before: Option<(&Snapshot, Versions)>) -> Result<Snapshot, RestoreError> {
+    pub(super) async fn snapshot(
+        &mut self,
+        before: Option<(&Snapshot, Versions)>,
+    ) -> Result<Snapshot, RestoreError> {
         let now = self.state.versions;
         let (mut snapshot, then) = match before {
             Some((snapshot, versions)) => (snapshot.clone(), Some(versions)),
@@ -401,7 +411,8 @@ impl Session {
         if !same(|v| v.procedures) {
             self.look_for_hidden().await?;
         }
-        if !same(|v| v.user_variables) && !self.state.user_variables.is_empty() {
+        // Also where none is left: a reset took them away, and what was prepared ahead may have some.
+        if !same(|v| v.user_variables) {
             snapshot.user_variables =
                 self.backend.user_variables(&self.state.user_variables).await.map_err(read)?;
         }

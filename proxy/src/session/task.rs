@@ -21,6 +21,7 @@ use super::mover::Standby;
 use super::pins::Pins;
 use super::question;
 use super::registry::{Activity, Order, Registered, SessionRegistry};
+use super::relay::unless_ended;
 use super::replay::Context;
 use super::request::Request;
 use super::state::SessionState;
@@ -370,35 +371,14 @@ impl Session {
     pub(super) async fn answer_instead(&mut self, packet: &ErrPacket) -> Result<(), End> {
         let command =
             self.client.buffer.filled().get(HEADER_LEN).copied().map_or(Command::Sleep, Command::from);
-        let sequence = self.skip_request().await?;
+        let skipped = skip_request(&mut self.client);
+        let sequence = unless_ended(&self.registered.entry, &mut self.woken, skipped).await??;
         if command.reply() == Reply::None {
             return Ok(());
         }
         let mut bytes = Vec::new();
         put_packet(&mut bytes, sequence.wrapping_add(1), &packet.encode());
         self.client.write(&bytes).await.map_err(End::Client)
-    }
-
-    /// Reads past a request, whatever its size. Returns its last sequence number.
-    async fn skip_request(&mut self) -> Result<u8, End> {
-        loop {
-            self.client.fill_to(HEADER_LEN).await.map_err(End::Client)?;
-            let Some(header) = Header::parse(self.client.buffer.filled()) else {
-                return Err(End::ClientLeft);
-            };
-            let mut left = HEADER_LEN + header.len;
-            while left > 0 {
-                if self.client.buffer.is_empty() && self.client.fill().await.map_err(End::Client)? == 0 {
-                    return Err(End::ClientLeft);
-                }
-                let count = left.min(self.client.buffer.len());
-                self.client.buffer.consume(count);
-                left -= count;
-            }
-            if !header.continues() {
-                return Ok(header.sequence);
-            }
-        }
     }
 
     /// Closes both ends.
@@ -443,6 +423,26 @@ impl Session {
     }
 }
 
+/// Reads past a request, whatever its size. Returns its last sequence number.
+async fn skip_request(client: &mut Leg) -> Result<u8, End> {
+    loop {
+        client.fill_to(HEADER_LEN).await.map_err(End::Client)?;
+        let Some(header) = Header::parse(client.buffer.filled()) else { return Err(End::ClientLeft) };
+        let mut left = HEADER_LEN + header.len;
+        while left > 0 {
+            if client.buffer.is_empty() && client.fill().await.map_err(End::Client)? == 0 {
+                return Err(End::ClientLeft);
+            }
+            let count = left.min(client.buffer.len());
+            client.buffer.consume(count);
+            left -= count;
+        }
+        if !header.continues() {
+            return Ok(header.sequence);
+        }
+    }
+}
+
 /// 1213, for a transaction that a cutover has rolled back.
 pub(super) fn rolled_back() -> ErrPacket {
     ErrPacket::new(
@@ -484,3 +484,7 @@ impl Session {
         End::Backend(error.to_string())
     }
 }
+
+#[cfg(test)]
+#[path = "task_tests.rs"]
+mod tests;

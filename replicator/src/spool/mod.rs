@@ -3,6 +3,9 @@
 //! [`fetch`] fills it, [`reader::Reader`] yields from it, and [`Spool::release`] gives space back once the target
 //! holds what is in it.
 
+// Every byte here came from outside.
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 pub mod fetch;
 mod format;
 pub mod reader;
@@ -123,6 +126,13 @@ impl Spool {
         let segments = self.shared.segments.lock().unwrap_or_else(PoisonError::into_inner);
         let end = self.shared.progress.borrow().durable_bytes;
         segments.front().map_or(0, |oldest| end.saturating_sub(oldest.base_bytes))
+    }
+
+    /// Bytes ever written whose space was given back.
+    #[must_use]
+    pub fn released_bytes(&self) -> u64 {
+        let segments = self.shared.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        segments.front().map_or(0, |oldest| oldest.base_bytes)
     }
 
     /// Transactions up to `upto_seq` are on the target for good: their space is given back.
