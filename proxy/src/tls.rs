@@ -260,6 +260,7 @@ mod tests {
             tls,
             cert: None,
             key: None,
+            entrance: Default::default(),
         }
     }
 

@@ -175,6 +175,7 @@ async fn without_tls_where_it_is_required() {
         tls: config::TlsMode::Required,
         cert: None,
         key: None,
+        entrance: Default::default(),
     };
     let required = FrontDoor { tls: Tls::load(&config, folder.path()).unwrap(), ..door(nothing_stored()) };
     let (client, server) = meet(&required, &hello(Plugin::Native), USER, &Credential::Empty).await;
