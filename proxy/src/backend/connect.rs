@@ -2,9 +2,11 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use config::{BackendConfig, ServerVersion};
+use config::{BackendConfig, Flavor, SentHeader, ServerVersion};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::auth::client::{LoginError, log_in, read_greeting};
@@ -13,9 +15,12 @@ use crate::error::ConnectError;
 use crate::protocol::capability::Capabilities;
 use crate::protocol::frame::{FrameError, Frames};
 use crate::protocol::packet::{Handshake, OkPacket, StatusFlags};
+use crate::protocol::proxy_header;
 use crate::protocol::stream::Stream;
 
 const COM_QUIT: &[u8] = &[1];
+/// Packets out of order, bad handshake, host not privileged: the answers to a header that isn't taken.
+const NOT_UNDERSTOOD: [u16; 3] = [1156, 1043, 1130];
 /// utf8mb4_general_ci: every server has it.
 const PROBE_COLLATION: u16 = 45;
 const PROBE_PACKET_MAX: u32 = 1 << 24;
@@ -96,8 +101,9 @@ async fn dial_and_log_in(
     login: &Login,
     credential: &Credential,
 ) -> Result<BackendConnection, LoginError> {
-    let (mut stream, mut frames, greeting) = dial(backend).await?;
-    let ok = log_in(&mut stream, &mut frames, &greeting.handshake, login, credential).await?;
+    let (mut stream, mut frames, greeting) = dial(backend, login.client).await?;
+    let logged_in = log_in(&mut stream, &mut frames, &greeting.handshake, login, credential).await;
+    let ok = logged_in.map_err(|error| explained(error, backend, login, &greeting.version))?;
     let status = OkPacket::parse(&ok, login.capabilities)?.status;
     Ok(BackendConnection {
         stream,
@@ -110,7 +116,7 @@ async fn dial_and_log_in(
 }
 
 async fn dial_and_quit(backend: &BackendConfig) -> Result<Greeting, LoginError> {
-    let (mut stream, mut frames, greeting) = dial(backend).await?;
+    let (mut stream, mut frames, greeting) = dial(backend, None).await?;
     let login = Login {
         user: backend.user.clone().into_bytes(),
         schema: None,
@@ -131,8 +137,47 @@ async fn dial_and_quit(backend: &BackendConfig) -> Result<Greeting, LoginError> 
     Ok(greeting)
 }
 
-async fn dial(backend: &BackendConfig) -> Result<(Stream, Frames, Greeting), LoginError> {
-    let socket = TcpStream::connect((backend.host.as_str(), backend.port)).await?;
+/// A server that doesn't know the PROXY protocol takes the header for a packet out of its order, and says so in words
+/// that lead nobody to the setting.
+fn explained(
+    error: LoginError,
+    backend: &BackendConfig,
+    login: &Login,
+    version: &ServerVersion,
+) -> LoginError {
+    let header = backend.proxy_protocol;
+    let why = match &error {
+        _ if header == SentHeader::Off || login.client.is_none() => return error,
+        LoginError::Refused(packet) if NOT_UNDERSTOOD.contains(&packet.code) => packet.to_string(),
+        LoginError::Frame(FrameError::Io(io)) => io.to_string(),
+        _ => return error,
+    };
+    let what = match version.flavor {
+        Flavor::MariaDb => "it has to name Changeover's address in its proxy_protocol_networks",
+        Flavor::MySql => {
+            "MySQL has no PROXY protocol: set it to \"off\" unless a load balancer stands before it"
+        }
+    };
+    let header = header.as_str();
+    LoginError::Protocol(format!(
+        "it doesn't take the PROXY header (proxy_protocol is {header}): {why}; {what}"
+    ))
+}
+
+/// Connects, and says for whom: the application's client, or nobody but ourselves. The header goes out before the
+/// greeting is read, because a load balancer in front of the server waits for it.
+async fn dial(
+    backend: &BackendConfig,
+    client: Option<SocketAddr>,
+) -> Result<(Stream, Frames, Greeting), LoginError> {
+    let mut socket = TcpStream::connect((backend.host.as_str(), backend.port)).await?;
+    if let Some(client) = client {
+        match backend.proxy_protocol {
+            SentHeader::Off => {}
+            SentHeader::V1 => socket.write_all(&proxy_header::v1(client, socket.peer_addr()?)).await?,
+            SentHeader::V2 => socket.write_all(&proxy_header::v2(client, socket.peer_addr()?)).await?,
+        }
+    }
     let mut stream = Stream::tcp(socket)?;
     let mut frames = Frames::new();
     let handshake = read_greeting(&mut stream, &mut frames).await?;
