@@ -9,6 +9,7 @@ mod crashes;
 mod cutovers;
 mod garbage;
 mod moves;
+mod proxy_protocol;
 mod refusals;
 mod servers;
 mod sessions;
