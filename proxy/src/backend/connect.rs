@@ -149,7 +149,8 @@ fn explained(
     let why = match &error {
         _ if header == SentHeader::Off || login.client.is_none() => return error,
         LoginError::Refused(packet) if NOT_UNDERSTOOD.contains(&packet.code) => packet.to_string(),
-        LoginError::Frame(FrameError::Io(io)) => io.to_string(),
+        // Its error has a number of its own, before our login was read; or it hung up.
+        LoginError::Frame(error) => error.to_string(),
         _ => return error,
     };
     let what = match version.flavor {
