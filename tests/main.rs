@@ -15,3 +15,4 @@ mod servers;
 mod sessions;
 mod shutdown;
 mod sysbench;
+mod torture;

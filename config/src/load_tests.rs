@@ -72,8 +72,8 @@ fn everything_has_its_default() {
     assert_eq!(config.state_dir, PathBuf::from("changeover-state"));
     assert_eq!(config.proxy.listen, "127.0.0.1:3307");
     assert_eq!(
-        (config.proxy.workers, config.proxy.max_connections, config.proxy.drain_ms),
-        (0, 10_000, 5000)
+        (config.proxy.workers, config.proxy.max_connections, config.proxy.drain_ms, config.proxy.move_every),
+        (0, 10_000, 5000, 0)
     );
     assert_eq!((config.proxy.tls, config.proxy.cert, config.proxy.key), (TlsMode::Preferred, None, None));
     assert_eq!((config.admin.listen.as_str(), config.admin.user.as_str()), ("127.0.0.1:6032", "admin"));
@@ -102,7 +102,7 @@ fn every_key_is_read() {
     }
     let text = r#"
 state_dir = "state"
-proxy = { listen = "[::1]:1", workers = 2, max_connections = 3, drain_ms = 4, tls = "required", cert = "D/cert", key = "D/key", proxy_protocol = "optional", proxy_protocol_from = ["127.0.0.1", "10.0.0.0/8"], max_connects_per_s = 6 }
+proxy = { listen = "[::1]:1", workers = 2, max_connections = 3, drain_ms = 4, move_every = 5, tls = "required", cert = "D/cert", key = "D/key", proxy_protocol = "optional", proxy_protocol_from = ["127.0.0.1", "10.0.0.0/8"], max_connects_per_s = 6 }
 [admin]
 listen = "0.0.0.0:2"
 user = "boss"
@@ -146,6 +146,7 @@ fence = "none"
         ("[::1]:1", 2, 3)
     );
     assert_eq!((config.proxy.drain_ms, config.proxy.tls), (4, TlsMode::Required));
+    assert_eq!(config.proxy.move_every, 5);
     let entrance = &config.proxy.entrance;
     let from: Vec<String> = entrance.headers_from.iter().map(ToString::to_string).collect();
     assert_eq!((entrance.headers, entrance.max_connects_per_s), (ProxyHeaders::Optional, 6));

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -95,9 +96,18 @@ impl Proxy {
             move || routes.load().backend.config.clone()
         });
         let door = FrontDoor::new(keys.tls, keys.rsa, Keeper::Backend(Arc::new(hashes)));
-        let listener = Listener::bind(&config.proxy, door, routes, gate, registry).await?;
+        let shared =
+            Shared { gate, routes, registry, door, move_every: NonZeroU32::new(config.proxy.move_every) };
+        let listener = Listener::bind(&config.proxy, shared).await?;
         let address = listener.address;
         info!(area = "proxy", "listening on {address}");
+        if config.proxy.move_every > 0 {
+            let every = config.proxy.move_every;
+            warn!(
+                area = "proxy",
+                "proxy.move_every is a setting for tests: sessions move every {every} commands"
+            );
+        }
         let limits = Limits {
             max_connections: config.proxy.max_connections,
             max_connects_per_s: config.proxy.entrance.max_connects_per_s,
@@ -143,7 +153,6 @@ pub struct Listener {
 /// What every new client needs.
 #[derive(Debug)]
 struct House {
-    door: FrontDoor,
     shared: Arc<Shared>,
     entrance: Entrance,
     greetings: Greetings,
@@ -168,19 +177,12 @@ impl Greetings {
 
 impl Listener {
     /// Binds the configured address.
-    pub async fn bind(
-        config: &ProxyConfig,
-        door: FrontDoor,
-        routes: Arc<RouteTable>,
-        gate: Arc<Gate>,
-        registry: Arc<SessionRegistry>,
-    ) -> Result<Self, StartError> {
+    async fn bind(config: &ProxyConfig, shared: Shared) -> Result<Self, StartError> {
         let failed = |source| StartError::Bind { address: config.listen.clone(), source };
         let socket = TcpListener::bind(&config.listen).await.map_err(failed)?;
-        let shared = Arc::new(Shared { gate, routes, registry });
+        let shared = Arc::new(shared);
         let entrance = Entrance::new(&config.entrance);
-        let house =
-            House { door, shared, entrance, greetings: Greetings::default(), next_id: AtomicU32::new(1) };
+        let house = House { shared, entrance, greetings: Greetings::default(), next_id: AtomicU32::new(1) };
         Ok(Self { address: socket.local_addr().map_err(failed)?, socket, house: Arc::new(house) })
     }
 
@@ -294,7 +296,7 @@ impl House {
 
     async fn let_in(&self, stream: Stream, hello: &Hello, client: String) -> Option<Session> {
         let id = hello.connection_id;
-        let accepted = match accept(stream, &self.door, hello).await {
+        let accepted = match accept(stream, &self.shared.door, hello).await {
             Ok(accepted) => accepted,
             Err(error) => {
                 debug!(session_id = id, client, "no login: {error}");

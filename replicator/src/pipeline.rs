@@ -52,17 +52,21 @@ impl Context {
 
     /// The state of a migration that was started.
     fn state(&self) -> Result<MigrationState> {
-        lock(&self.file)
-            .get()
-            .cloned()
-            .ok_or_else(|| Error::bug("pipeline", "it runs without a started migration"))
+        lock(&self.file).get().cloned().ok_or_else(not_started)
     }
 
-    fn update(&self, change: impl FnOnce(&mut MigrationState)) -> Result<()> {
-        let mut state = self.state()?;
+    /// Changes the state of a migration that was started. Verbs and pipeline both do, so nobody may write between
+    /// its reading and its writing.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut MigrationState)) -> Result<()> {
+        let mut file = lock(&self.file);
+        let mut state = file.get().cloned().ok_or_else(not_started)?;
         change(&mut state);
-        self.store(state)
+        file.set(state)
     }
+}
+
+fn not_started() -> Error {
+    Error::bug("pipeline", "it runs without a started migration")
 }
 
 /// Asks both servers who they are.
@@ -132,7 +136,7 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
         tables: tables.clone(),
         server_id: replica_server_id(),
     };
-    let snapshot = context.live.begin(&tables, spool.progress());
+    let snapshot = context.live.begin(&tables, &spool);
     let stages = Stages { context: Arc::clone(context), source, tables, start, snapshot };
     let scope = cancel.child_token();
     let mut tasks = JoinSet::new();
@@ -344,16 +348,41 @@ async fn release(
     origin: Origin,
     cancel: CancellationToken,
 ) -> Result<()> {
-    let mut conn = server::connect(Side::Target, &context.config.target).await?;
+    let mut conn = None;
     loop {
         tokio::select! {
             () = tokio::time::sleep(RELEASE_EVERY) => {}
             () = cancel.cancelled() => return Ok(()),
         }
-        if let Some(recovered) = apply::checkpoint::peek(&mut conn, &origin).await? {
-            spool.release(recovered.low_water)?;
+        let applied = tokio::select! {
+            applied = applied_for_good(&mut conn, &context.config, &origin) => applied,
+            () = cancel.cancelled() => return Ok(()),
+        };
+        match applied {
+            Ok(Some(low_water)) => spool.release(low_water)?,
+            Ok(None) => {}
+            // Only space waits: ending every stage for a broken connection would begin the verification anew.
+            Err(error) if error.kind == ErrorKind::Transient => {
+                conn = None;
+                tracing::debug!("the spool's space is given back later: {error}");
+            }
+            Err(error) => return Err(error),
         }
     }
+}
+
+/// Up to which transaction a restart would find everything applied; `None` before the first run.
+async fn applied_for_good(
+    conn: &mut Option<mysql_async::Conn>,
+    config: &Config,
+    origin: &Origin,
+) -> Result<Option<u64>> {
+    let conn = match conn {
+        Some(conn) => conn,
+        None => conn.insert(server::connect(Side::Target, &config.target).await?),
+    };
+    let recovered = apply::checkpoint::peek(conn, origin).await?;
+    Ok(recovered.map(|recovered| recovered.low_water))
 }
 
 /// Takes the samples that lag and rates are made of.
