@@ -164,6 +164,10 @@ async fn headers_to_the_backends() {
 /// A server that doesn't take the header: the client hears that there is no server for it, and the log says why.
 async fn not_taken(engine: Engine, says: &str) {
     let Some(pair) = Pair::start(engine, 10).await else { return };
+    let target = changeover(&pair, &[("target.proxy_protocol", "\"v2\"".to_owned())]).await;
+    let checks = target.admin("CUTOVER DRY RUN").await;
+    assert!(checks.iter().any(|row| row["step"] == "target" && row["note"].contains(says)), "{checks:?}");
+    target.app(None).await.disconnect().await.unwrap();
     for version in ["v1", "v2"] {
         let changeover = changeover(&pair, &[("source.proxy_protocol", format!("\"{version}\""))]).await;
         let login = opts(changeover.port(), accounts::APP, accounts::APP_PASSWORD, None);

@@ -48,6 +48,8 @@ const REMIND_EVERY: Duration = Duration::from_secs(2);
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// So much of what it sent is read before that.
 const UNREAD_MAX: u64 = 64 * 1024;
+/// So many who are turned away are waited for at once; in a flood the others are closed without that.
+static LINGERING: Semaphore = Semaphore::const_new(256);
 /// Sessions that outlived the drain get so long to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -259,8 +261,10 @@ async fn turn_away(mut socket: TcpStream, code: u16, message: &str) {
     let told = async {
         if socket.write_all(&bytes).await.is_ok() {
             let _ = socket.shutdown().await;
-            let mut rest = (&mut socket).take(UNREAD_MAX);
-            let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
+            if let Ok(_place) = LINGERING.try_acquire() {
+                let mut rest = (&mut socket).take(UNREAD_MAX);
+                let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
+            }
         }
     };
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, told).await;

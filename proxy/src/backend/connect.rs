@@ -2,25 +2,22 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use config::{BackendConfig, Flavor, SentHeader, ServerVersion};
+use config::{BackendConfig, SentHeader, ServerVersion};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use super::whom::Whom;
 use crate::auth::client::{self, LoginError, log_in, read_greeting};
 use crate::auth::{Credential, Login};
 use crate::error::ConnectError;
 use crate::protocol::capability::Capabilities;
 use crate::protocol::frame::{FrameError, Frames};
 use crate::protocol::packet::{Handshake, OkPacket, StatusFlags};
-use crate::protocol::proxy_header;
 use crate::protocol::stream::Stream;
 
 const COM_QUIT: &[u8] = &[1];
-/// Packets out of order, bad handshake, host not privileged: the answers to a header that isn't taken.
-const NOT_UNDERSTOOD: [u16; 3] = [1156, 1043, 1130];
 /// utf8mb4_general_ci: every server has it.
 const PROBE_COLLATION: u16 = 45;
 const PROBE_PACKET_MAX: u32 = 1 << 24;
@@ -88,9 +85,19 @@ pub async fn change_user(
 /// It logs in as the service account and quits, whatever comes of it, because MySQL counts connections that
 /// end at the greeting and blocks a host that makes too many (max_connect_errors).
 ///
+/// Where the application's connections begin with a PROXY header, a second one does so too, and it is an error
+/// where the backend doesn't take it: that is to be known before a cutover, and not from the sessions that move.
+///
 /// Cancel safety: dropping it closes the connection.
 pub async fn probe(backend: &BackendConfig, timeout: Duration) -> Result<Greeting, ConnectError> {
-    within(backend, timeout, Box::pin(dial_and_quit(backend))).await
+    let work = async {
+        let greeting = dial_and_quit(backend, Whom::Nobody).await?;
+        if backend.proxy_protocol != SentHeader::Off {
+            dial_and_quit(backend, Whom::Ourselves).await?;
+        }
+        Ok(greeting)
+    };
+    within(backend, timeout, Box::pin(work)).await
 }
 
 async fn within<T>(
@@ -121,9 +128,10 @@ async fn dial_and_log_in(
     login: &Login,
     credential: &Credential,
 ) -> Result<BackendConnection, LoginError> {
-    let (mut stream, mut frames, greeting) = dial(backend, login.client).await?;
+    let whom = Whom::from(login.client);
+    let (mut stream, mut frames, greeting) = dial(backend, whom).await?;
     let logged_in = log_in(&mut stream, &mut frames, &greeting.handshake, login, credential).await;
-    let ok = logged_in.map_err(|error| explained(error, backend, login, &greeting.version))?;
+    let ok = logged_in.map_err(|error| whom.explain(error, backend.proxy_protocol, greeting.version))?;
     let status = OkPacket::parse(&ok, login.capabilities)?.status;
     Ok(BackendConnection {
         stream,
@@ -135,8 +143,8 @@ async fn dial_and_log_in(
     })
 }
 
-async fn dial_and_quit(backend: &BackendConfig) -> Result<Greeting, LoginError> {
-    let (mut stream, mut frames, greeting) = dial(backend, None).await?;
+async fn dial_and_quit(backend: &BackendConfig, whom: Whom) -> Result<Greeting, LoginError> {
+    let (mut stream, mut frames, greeting) = dial(backend, whom).await?;
     let login = Login {
         user: backend.user.clone().into_bytes(),
         schema: None,
@@ -151,53 +159,22 @@ async fn dial_and_quit(backend: &BackendConfig) -> Result<Greeting, LoginError> 
         false => Credential::Clear(backend.password.clone()),
     };
     // Whether the service account may enter is the control connection's business, which says it better.
-    if log_in(&mut stream, &mut frames, &greeting.handshake, &login, &credential).await.is_ok() {
-        let _ = Frames::new().write(&mut stream, COM_QUIT).await;
+    match log_in(&mut stream, &mut frames, &greeting.handshake, &login, &credential).await {
+        Ok(_) => drop(Frames::new().write(&mut stream, COM_QUIT).await),
+        Err(error) if whom.may_be_why(&error, backend.proxy_protocol) => {
+            return Err(whom.explain(error, backend.proxy_protocol, greeting.version));
+        }
+        Err(_) => {}
     }
     Ok(greeting)
 }
 
-/// A server that doesn't know the PROXY protocol takes the header for a packet out of its order, and says so in words
-/// that lead nobody to the setting.
-fn explained(
-    error: LoginError,
-    backend: &BackendConfig,
-    login: &Login,
-    version: &ServerVersion,
-) -> LoginError {
-    let header = backend.proxy_protocol;
-    let why = match &error {
-        _ if header == SentHeader::Off || login.client.is_none() => return error,
-        LoginError::Refused(packet) if NOT_UNDERSTOOD.contains(&packet.code) => packet.to_string(),
-        // Its error has a number of its own, before our login was read; or it hung up.
-        LoginError::Frame(error) => error.to_string(),
-        _ => return error,
-    };
-    let what = match version.flavor {
-        Flavor::MariaDb => "it has to name Changeover's address in its proxy_protocol_networks",
-        Flavor::MySql => {
-            "MySQL has no PROXY protocol: set it to \"off\" unless a load balancer stands before it"
-        }
-    };
-    let header = header.as_str();
-    LoginError::Protocol(format!(
-        "it doesn't take the PROXY header (proxy_protocol is {header}): {why}; {what}"
-    ))
-}
-
-/// Connects, and says for whom: the application's client, or nobody but ourselves. The header goes out before the
-/// greeting is read, because a load balancer in front of the server waits for it.
-async fn dial(
-    backend: &BackendConfig,
-    client: Option<SocketAddr>,
-) -> Result<(Stream, Frames, Greeting), LoginError> {
+/// Connects, and says for whom. The header goes out before the greeting is read, because a load balancer in front of the server waits for it.
+async fn dial(backend: &BackendConfig, whom: Whom) -> Result<(Stream, Frames, Greeting), LoginError> {
     let mut socket = TcpStream::connect((backend.host.as_str(), backend.port)).await?;
-    if let Some(client) = client {
-        match backend.proxy_protocol {
-            SentHeader::Off => {}
-            SentHeader::V1 => socket.write_all(&proxy_header::v1(client, socket.peer_addr()?)).await?,
-            SentHeader::V2 => socket.write_all(&proxy_header::v2(client, socket.peer_addr()?)).await?,
-        }
+    let header = whom.header(backend.proxy_protocol, socket.peer_addr()?);
+    if !header.is_empty() {
+        socket.write_all(&header).await?;
     }
     let mut stream = Stream::tcp(socket)?;
     let mut frames = Frames::new();

@@ -179,6 +179,15 @@ pub async fn read<S: AsyncRead + Unpin>(
     }
 }
 
+/// The line of version 1 that names nobody.
+pub const V1_UNKNOWN: &[u8] = b"PROXY UNKNOWN\r\n";
+
+/// Version 2 without a client: the sender speaks for itself.
+#[must_use]
+pub fn v2_local() -> Vec<u8> {
+    [&V2_SIGNATURE[..], &[0x20, 0, 0, 0]].concat()
+}
+
 /// The line of version 1 for a client of a server. The addresses are written in one family.
 #[must_use]
 pub fn v1(client: SocketAddr, server: SocketAddr) -> Vec<u8> {

@@ -21,7 +21,7 @@ fn lines_of_version_1() {
     whole(b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n", Some("255.255.255.255:65535"));
     whole(b"PROXY TCP4 1.1.1.1 1.1.1.1 0 1\r\n", Some("1.1.1.1:0"));
     whole(b"PROXY TCP6 2001:db8::1 ::1 5 6\r\n", Some("[2001:db8::1]:5"));
-    whole(b"PROXY UNKNOWN\r\n", None);
+    whole(V1_UNKNOWN, None);
     whole(b"PROXY UNKNOWN ffff::1 whatever else stands here\r\n", None);
     let longest = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
     let line = format!("PROXY UNKNOWN {longest} {longest} 65535 65535\r\n");
@@ -79,6 +79,7 @@ fn binaries_of_version_2() {
     whole(&binary(0x21, 0x00, &[]), None);
     whole(&binary(0x20, 0x11, &v4), None);
     whole(&binary(0x20, 0xFF, &[]), None);
+    whole(&v2_local(), None);
     whole(&binary(0x20, 0x00, &[1; V2_REST_MAX]), None);
     wrong(&binary(0x20, 0x00, &[1; V2_REST_MAX + 1]), "too long");
     wrong(&binary(0x21, 0x11, &v4[..11]), "too short");
