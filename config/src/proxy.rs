@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::Secret;
+use crate::{EntranceConfig, Secret, SentHeader};
 
 /// The proxy that applications connect to.
 #[derive(Debug, Clone)]
@@ -15,12 +15,17 @@ pub struct ProxyConfig {
     pub max_connections: usize,
     /// How long a shutdown waits for statements and transactions to end.
     pub drain_ms: u64,
+    /// For tests: every session is moved to the other backend after so many commands; 0 never. Both backends
+    /// are one server then.
+    pub move_every: u32,
     /// Whether clients may, must or can't use TLS.
     pub tls: TlsMode,
     /// Certificate chain (PEM). `None`: one is made on first start, in `state_dir`.
     pub cert: Option<PathBuf>,
     /// Private key (PEM) of `cert`.
     pub key: Option<PathBuf>,
+    /// Who may come in, and how fast.
+    pub entrance: EntranceConfig,
 }
 
 /// Whether a listener speaks TLS.
@@ -65,6 +70,8 @@ pub struct BackendConfig {
     pub user: String,
     /// The service account's password.
     pub password: Secret,
+    /// The PROXY header that connections of the application begin with.
+    pub proxy_protocol: SentHeader,
 }
 
 impl BackendConfig {

@@ -85,7 +85,7 @@ impl Order {
 /// What others see of a session, and how they reach it.
 pub(crate) struct Entry {
     pub(crate) id: u32,
-    user: String,
+    user: Mutex<String>,
     client: String,
     born: Instant,
     schema: Mutex<String>,
@@ -129,6 +129,10 @@ impl Entry {
         text.push_str(&String::from_utf8_lossy(schema));
     }
 
+    pub(crate) fn set_user(&self, user: String) {
+        *self.user.lock().unwrap_or_else(PoisonError::into_inner) = user;
+    }
+
     /// The client sent a statement.
     pub(crate) fn count_statement(&self) {
         // Only the session itself counts, so this needs no locked addition.
@@ -167,7 +171,7 @@ impl Entry {
         let activity = usize::from(self.activity.load(Relaxed));
         SessionRow {
             id: self.id,
-            user: self.user.clone(),
+            user: self.user.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             client: self.client.clone(),
             schema: self.schema.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             backend: self.side(),
@@ -274,7 +278,7 @@ impl SessionRegistry {
     ) -> Registered {
         let entry = Arc::new(Entry {
             id,
-            user,
+            user: Mutex::new(user),
             client,
             born: Instant::now(),
             schema: Mutex::default(),
