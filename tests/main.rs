@@ -8,6 +8,7 @@ mod admin;
 mod crashes;
 mod cutovers;
 mod definitions;
+mod fuzzing;
 mod garbage;
 mod moves;
 mod proxy_protocol;

@@ -646,17 +646,4 @@ mod tests {
             let _ = scan(text.as_bytes(), plain);
         }
     }
-
-    /// Run with `--release -- --ignored --nocapture`.
-    #[test]
-    #[ignore = "a measurement"]
-    fn speed() {
-        let text = b"SELECT o.id, o.total, c.name FROM orders o JOIN customers c ON c.id = o.customer_id WHERE o.status = 'open' AND o.created > '2026-01-01' ORDER BY o.id LIMIT 20";
-        let start = std::time::Instant::now();
-        let rounds = 1_000_000;
-        for _ in 0..rounds {
-            std::hint::black_box(scan(std::hint::black_box(text), false));
-        }
-        println!("{} ns for {} bytes", start.elapsed().as_nanos() / rounds, text.len());
-    }
 }

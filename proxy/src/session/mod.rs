@@ -4,6 +4,8 @@ mod change_user;
 mod connection;
 mod detail;
 mod execute;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod lexer;
 mod mover;
 pub mod pins;

@@ -10,6 +10,8 @@ pub(crate) mod decode;
 pub(crate) mod event;
 #[cfg(test)]
 pub(crate) mod fixture;
+#[doc(hidden)]
+pub mod fuzzing;
 pub(crate) mod group;
 pub(crate) mod gtid;
 mod json;
