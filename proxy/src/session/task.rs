@@ -116,6 +116,7 @@ impl Session {
     ) -> Self {
         let state = SessionState::new(backend.status, login.schema.clone());
         registered.entry.set_schema(login.schema.as_deref().unwrap_or_default());
+        registered.entry.set_credential(login.user_text(), credential.clone());
         Self {
             exchange: Exchange::new(Command::Ping, backend.capabilities),
             shared,
