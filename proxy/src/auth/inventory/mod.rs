@@ -13,6 +13,8 @@ mod tests;
 pub(crate) use account::{Account, Way};
 pub(crate) use read::{Survey, survey};
 
+use std::collections::HashMap;
+
 use self::account::Fit;
 use super::Credential;
 use super::plugin::Plugin;
@@ -33,9 +35,29 @@ pub(crate) struct Roster {
     pub(crate) has_super_read_only: bool,
 }
 
-impl Roster {
-    fn of_user<'a>(&'a self, user: &'a str) -> impl Iterator<Item = &'a Account> {
-        self.accounts.iter().filter(move |account| account.user == user)
+/// A roster in which a user's accounts are found at once.
+struct Indexed<'a> {
+    roster: &'a Roster,
+    by_user: HashMap<&'a str, Vec<&'a Account>>,
+}
+
+impl<'a> Indexed<'a> {
+    fn new(roster: &'a Roster) -> Self {
+        let mut by_user: HashMap<&str, Vec<&Account>> = HashMap::new();
+        for account in &roster.accounts {
+            by_user.entry(&account.user).or_default().push(account);
+        }
+        Self { roster, by_user }
+    }
+
+    fn of_user(&self, user: &str) -> &[&'a Account] {
+        self.by_user.get(user).map_or(&[], Vec::as_slice)
+    }
+
+    /// Those that may let in who comes from where Changeover does.
+    fn reachable(&self, user: &str) -> impl Iterator<Item = &'a Account> {
+        let seen = &self.roster.seen;
+        self.of_user(user).iter().copied().filter(move |account| host::may_take(&account.host, seen))
     }
 }
 
@@ -82,15 +104,18 @@ pub(crate) struct AccountRow {
 /// A row for each application account of the source.
 pub(crate) fn compare(source: &Roster, target: &Roster, live: &[LiveUser]) -> Vec<AccountRow> {
     let mut left = CHECKS_MAX;
+    let (source, target) = (Indexed::new(source), Indexed::new(target));
+    let service = &source.roster.service;
     let mut rows: Vec<AccountRow> = source
+        .roster
         .accounts
         .iter()
-        .filter(|account| !account.is_servers_own() && !account.is(&source.service.0, &source.service.1))
+        .filter(|account| !account.is_servers_own() && !account.is(&service.0, &service.1))
         .map(|account| {
             let user = live.iter().find(|live| live.user == account.user);
             let seen = user.map_or(&[][..], |live| &live.credentials);
-            let here = attributed(source, account, seen, &mut left);
-            row(source, target, account, &here, &mut left)
+            let here = attributed(&source, account, seen, &mut left);
+            row(&source, &target, account, &here, &mut left)
         })
         .collect();
     rows.sort_unstable_by(|a, b| a.account.cmp(&b.account));
@@ -100,25 +125,27 @@ pub(crate) fn compare(source: &Roster, target: &Roster, live: &[LiveUser]) -> Ve
 /// Users with live sessions that have no account on the target: their sessions can't move. Only those of which that
 /// is certain.
 pub(crate) fn absent<'a>(target: &Roster, live: &'a [LiveUser]) -> Vec<&'a LiveUser> {
-    let exists = |user: &str| {
-        // A session of an unknown user may be let in by an anonymous account.
-        let accounts = target.of_user(user).chain(target.of_user(""));
-        accounts.into_iter().any(|account| host::may_take(&account.host, &target.seen))
-    };
+    let target = Indexed::new(target);
+    // A session of an unknown user may be let in by an anonymous account.
+    let exists = |user: &str| target.reachable(user).chain(target.reachable("")).next().is_some();
     live.iter().filter(|live| !exists(&live.user)).collect()
 }
 
 /// Those of a user's live credentials that are of this account: its hash says so, or there is no other account that
 /// they could be of.
 fn attributed<'a>(
-    source: &Roster,
+    source: &Indexed<'_>,
     account: &Account,
     credentials: &'a [Credential],
     left: &mut usize,
 ) -> Vec<&'a Credential> {
-    let reachable = |account: &&Account| host::may_take(&account.host, &source.seen);
-    let alone = source.of_user(&account.user).filter(reachable).count() == 1;
-    if alone && reachable(&account) {
+    if credentials.is_empty() {
+        return Vec::new();
+    }
+    let mut reachable = source.reachable(&account.user);
+    if let (Some(only), None) = (reachable.next(), reachable.next())
+        && only.host == account.host
+    {
         return credentials.iter().collect();
     }
     credentials.iter().filter(|credential| best_fit(account, credential, left) == Fit::Yes).collect()
@@ -142,13 +169,14 @@ fn best_fit(account: &Account, credential: &Credential, left: &mut usize) -> Fit
 }
 
 fn row(
-    source: &Roster,
-    target: &Roster,
+    source: &Indexed<'_>,
+    target: &Indexed<'_>,
     account: &Account,
     seen: &[&Credential],
     left: &mut usize,
 ) -> AccountRow {
-    let there = target.accounts.iter().find(|there| there.is(&account.user, &account.host));
+    let there =
+        target.of_user(&account.user).iter().copied().find(|there| there.is(&account.user, &account.host));
     let mut reasons = in_the_way_on_the_source(account);
     let mut notes = Vec::new();
     let mut ready = None;
@@ -167,7 +195,7 @@ fn row(
         ready = Some(false);
     }
     reasons.append(&mut notes);
-    reasons.extend(worth_knowing(source, account));
+    reasons.extend(worth_knowing(source.roster, account));
     AccountRow {
         account: account.name(),
         source_plugin: account.plugins(),
@@ -177,9 +205,8 @@ fn row(
     }
 }
 
-fn missing(target: &Roster, account: &Account) -> String {
-    let other = target.of_user(&account.user).find(|other| host::may_take(&other.host, &target.seen));
-    match other {
+fn missing(target: &Indexed<'_>, account: &Account) -> String {
+    match target.reachable(&account.user).next() {
         Some(other) => {
             format!(
                 "missing on the target, where its sessions would be taken for {}: create it",
