@@ -47,6 +47,10 @@ async fn of_mariadb() {
         server
             .run(&["CREATE USER either@'%' IDENTIFIED VIA unix_socket OR mysql_native_password USING PASSWORD('x')"])
             .await;
+        let native = "mysql_native_password USING PASSWORD('x')";
+        let curve = "ed25519 USING PASSWORD('x')";
+        server.run(&[&format!("CREATE USER native_first@'%' IDENTIFIED VIA {native} OR {curve}")]).await;
+        server.run(&[&format!("CREATE USER curve_first@'%' IDENTIFIED VIA {curve} OR {native}")]).await;
     }
     pair.source
         .run(&[
@@ -72,6 +76,15 @@ async fn of_mariadb() {
     assert_account(&rows, "'locked'@'%'", "0", "locked on the target");
     assert_account(&rows, "'tls'@'%'", "0", "requires TLS");
     assert_account(&rows, "'curve'@'%'", "0", "ed25519");
+    assert_account(&rows, "'native_first'@'%'", "1", "the password is the same");
+    assert_account(&rows, "'curve_first'@'%'", "0", "ed25519");
+    // What it says of logins is so.
+    for (user, enters) in
+        [("either", true), ("native_first", true), ("curve_first", false), ("curve", false), ("tls", false)]
+    {
+        let login = Conn::new(opts(changeover.port(), user, "x", None)).await;
+        assert_eq!(login.is_ok(), enters, "{user}: {login:?}");
+    }
     let same = rows.iter().find(|row| row["account"] == "'same'@'%'").unwrap();
     // Since 10.11 SUPER doesn't reach past read_only.
     assert!(!same["note"].contains("read_only"), "{same:?}");

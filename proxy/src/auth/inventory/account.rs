@@ -104,6 +104,17 @@ impl Account {
         names.join(" or ")
     }
 
+    /// The ways that Changeover gets to. The server goes through them in their order, so behind the first that asks
+    /// the client for a plugin that isn't spoken here none is reached.
+    pub(super) fn usable_ways(&self) -> impl Iterator<Item = &Way> {
+        let reached = |way: &&Way| {
+            // Of these the server knows by itself that they don't fit a TCP connection.
+            let is_silent = matches!(way.plugin.as_str(), "unix_socket" | "auth_socket");
+            is_silent || Plugin::from_name(way.plugin.as_bytes()).is_some()
+        };
+        self.ways.iter().take_while(reached).filter(|way| way.usable().is_some())
+    }
+
     pub(super) fn is_servers_own(&self) -> bool {
         OWN.contains(&self.user.as_str())
     }

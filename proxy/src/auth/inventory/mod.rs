@@ -154,7 +154,7 @@ fn attributed<'a>(
 /// The best that a credential can do with an account.
 fn best_fit(account: &Account, credential: &Credential, left: &mut usize) -> Fit {
     let mut best = Fit::No;
-    for way in &account.ways {
+    for way in account.usable_ways() {
         if *left == 0 {
             return Fit::Unknown;
         }
@@ -230,7 +230,7 @@ fn in_the_way_on_the_source(account: &Account) -> Vec<String> {
         reasons.push(format!("on the source {TLS}"));
     }
     // A locked account has no use of a password; a role of MySQL is one.
-    if !account.locked && account.ways.iter().all(|way| way.usable().is_none()) {
+    if !account.locked && account.usable_ways().next().is_none() {
         reasons.push(unspoken("source", account));
     }
     reasons
@@ -250,14 +250,14 @@ fn in_the_way_on_the_target(account: &Account, there: &Account) -> Vec<String> {
     if there.requires_tls {
         reasons.push(format!("on the target {TLS}"));
     }
-    if !account.locked && there.ways.iter().all(|way| way.usable().is_none()) {
+    if !account.locked && there.usable_ways().next().is_none() {
         reasons.push(unspoken("target", there));
     }
     reasons
 }
 
 fn unspoken(side: &str, account: &Account) -> String {
-    if account.ways.iter().any(|way| Plugin::from_name(way.plugin.as_bytes()).is_some()) {
+    if account.ways.iter().all(|way| Plugin::from_name(way.plugin.as_bytes()).is_some()) {
         return format!("what the {side} keeps of its password is no hash, so no password fits");
     }
     format!(
@@ -274,10 +274,8 @@ fn passwords(
     seen: &[&Credential],
     left: &mut usize,
 ) -> (Option<bool>, String) {
-    let usable = |account: &Account| -> Vec<Way> {
-        account.ways.iter().filter(|way| way.usable().is_some()).cloned().collect()
-    };
-    let (here, there_ways) = (usable(account), usable(there));
+    let here: Vec<&Way> = account.usable_ways().collect();
+    let there_ways: Vec<&Way> = there.usable_ways().collect();
     // Nothing stored is the same for every plugin.
     let same = |a: &Way, b: &Way| a.stored == b.stored && (a.is_open() || a.plugin == b.plugin);
     let carried = here.iter().filter(|way| there_ways.iter().any(|there| same(way, there))).count();
@@ -287,13 +285,14 @@ fn passwords(
     if carried == here.len() {
         return (Some(true), "the password is the same".to_owned());
     }
-    let comparable = |way: &Way| way.is_open() || way.usable() == Some(Plugin::Native);
+    let all_open = |ways: &[&Way]| ways.iter().all(|way| way.is_open());
+    let comparable = |way: &&Way| way.is_open() || way.usable() == Some(Plugin::Native);
     if carried == 0 && here.iter().all(comparable) && there_ways.iter().all(comparable) {
         let what = "the passwords differ: take the source's hash over, as SHOW CREATE USER there prints it";
         return (Some(false), what.to_owned());
     }
-    if here.iter().all(Way::is_open) != there_ways.iter().all(Way::is_open) {
-        let side = if here.iter().all(Way::is_open) { "source" } else { "target" };
+    if all_open(&here) != all_open(&there_ways) {
+        let side = if all_open(&here) { "source" } else { "target" };
         return (Some(false), format!("the passwords differ: on the {side} there is none"));
     }
     by_live_sessions(there, seen, left)

@@ -87,6 +87,9 @@ fn each_account_says_whether_it_can_move() {
     let either = || account(&[way("unix_socket", b""), way(NATIVE, X.as_bytes())]);
     check(either(), x(), Some(true), "the password is the same");
     check(account(&[way("unix_socket", b"")]), x(), Some(false), "can't log in with unix_socket");
+    let curve = || way("ed25519", b"Gv2JI8Env2fd5YGonZ082tX3UAW+yJYldOlj4R1bfK4");
+    check(account(&[way(NATIVE, X.as_bytes()), curve()]), x(), Some(true), "the password is the same");
+    check(account(&[curve(), way(NATIVE, X.as_bytes())]), x(), Some(false), "can't log in with ed25519 or");
     let two = account(&[way(NATIVE, X.as_bytes()), way(NATIVE, Y.as_bytes())]);
     check(two.clone(), Some(two.clone()), Some(true), "the password is the same");
     check(two, x(), None, "not known");
