@@ -57,7 +57,10 @@ pub(crate) async fn serve(config: Config, events: Arc<EventLog>) -> anyhow::Resu
     };
     app.replicator.resume_after_restart().await;
     if start == StartPolicy::Auto && app.replicator.status().phase == config::progress::Phase::Idle {
-        app.replicator.start().await.context("migration.start is auto, and the migration can't start")?;
+        // The application is served whatever becomes of the migration.
+        if let Err(error) = app.replicator.start().await {
+            tracing::error!(area = "migration", "not started: {error}; START MIGRATION tries again");
+        }
     }
     app.run(&mut signals).await
 }
@@ -124,7 +127,8 @@ impl App {
         let mut admin = tokio::spawn(self.admin.run(operators.clone()));
         let code = tokio::select! {
             code = signals.next() => code,
-            ended = &mut admin => { ended?; ExitCode::FAILURE }
+            // Not at once, whatever has ended it: the clients' transactions may finish.
+            _ = &mut admin => ExitCode::FAILURE,
         };
         tracing::info!(
             area = "proxy",

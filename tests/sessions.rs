@@ -1,7 +1,7 @@
 //! A moved session goes on exactly as it was (invariant 3), whatever it holds, busy or idle.
 
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Value};
+use mysql_async::{ChangeUserOpts, Conn, Value};
 
 use crate::support::{Engine, Pair};
 
@@ -133,4 +133,75 @@ async fn transparent_on_mariadb() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transparent_on_mysql97() {
     transparent(Engine::MySql97).await;
+}
+
+async fn who(conn: &mut Conn) -> (String, Option<String>, Option<i64>) {
+    conn.query_first("SELECT CURRENT_USER(), DATABASE(), @before").await.unwrap().unwrap()
+}
+
+/// COM_CHANGE_USER before and after a cutover, with the right password and a wrong one.
+async fn becomes_somebody_else(engine: Engine) {
+    let Some(mut pair) = Pair::start(engine, 10).await else { return };
+    for server in [&pair.source, &pair.target] {
+        server
+            .run(&[
+                "CREATE USER other@'%' IDENTIFIED BY 'other-Secret_4'",
+                "GRANT SELECT, CREATE TEMPORARY TABLES ON shop.* TO other@'%'",
+            ])
+            .await;
+    }
+    let changeover = pair.changeover().await;
+    let as_user = |name: &str, password: &str, schema: &str| {
+        ChangeUserOpts::default()
+            .with_user(Some(name.to_owned()))
+            .with_pass(Some(password.to_owned()))
+            .with_db_name(Some(schema.to_owned()))
+    };
+    let other = ("other@%".to_owned(), Some("shop".to_owned()), None);
+    let mut conns = Vec::new();
+    for change_later in [false, true] {
+        let mut conn = changeover.app(Some("shop")).await;
+        conn.query_drop("SET @before = 1").await.unwrap();
+        conn.query_drop("CREATE TEMPORARY TABLE mine (n INT)").await.unwrap();
+        conn.query_drop("BEGIN").await.unwrap();
+        conn.query_drop("INSERT INTO nothing VALUES (1, 1)").await.unwrap();
+        // Nothing is left of the old session: the transaction and the table would hold the cutover.
+        conn.change_user(as_user("other", "other-Secret_4", "shop")).await.unwrap();
+        assert_eq!(who(&mut conn).await, other);
+        conn.query_drop("SELECT * FROM mine").await.unwrap_err();
+        conn.query_drop("INSERT INTO nothing VALUES (1, 1)").await.unwrap_err();
+        if change_later {
+            conn.change_user(as_user("app", "app-Secret_2", "shop")).await.unwrap();
+            conn.query_drop("SET @before = 2").await.unwrap();
+        }
+        conn.query_drop("DO 1").await.unwrap();
+        conns.push(conn);
+    }
+    let mut refused = changeover.app(Some("shop")).await;
+    let error = refused.change_user(as_user("other", "wrong", "shop")).await.unwrap_err().to_string();
+    assert!(error.contains("1045"), "{error}");
+    drop(refused);
+    changeover.admin("START MIGRATION").await;
+    changeover.wait_ready().await;
+    changeover.cut_over().await;
+    assert_eq!(changeover.wait_all_moved().await, 2);
+    pair.source.kill_9();
+    assert_eq!(who(&mut conns[0]).await, other);
+    assert_eq!(who(&mut conns[1]).await, ("app@%".to_owned(), Some("shop".to_owned()), Some(2)));
+    for conn in &mut conns {
+        conn.change_user(as_user("other", "other-Secret_4", "shop")).await.unwrap();
+        assert_eq!(who(conn).await, other);
+    }
+    let users = changeover.admin("SHOW SESSIONS").await;
+    assert!(users.iter().all(|session| session["user"] == "other"), "{users:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn becomes_somebody_else_on_mariadb() {
+    becomes_somebody_else(Engine::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn becomes_somebody_else_on_mysql97() {
+    becomes_somebody_else(Engine::MySql97).await;
 }

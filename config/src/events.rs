@@ -71,7 +71,12 @@ mod tests {
     use super::*;
 
     fn row(message: &str) -> EventRow {
-        EventRow { at: SystemTime::now(), level: "warn", area: "admin".to_owned(), message: message.to_owned() }
+        EventRow {
+            at: SystemTime::now(),
+            level: "warn",
+            area: "admin".to_owned(),
+            message: message.to_owned(),
+        }
     }
 
     #[test]

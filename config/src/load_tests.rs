@@ -70,8 +70,8 @@ fn everything_has_its_default() {
     assert_eq!(config.state_dir, PathBuf::from("changeover-state"));
     assert_eq!(config.proxy.listen, "127.0.0.1:3307");
     assert_eq!(
-        (config.proxy.workers, config.proxy.max_connections, config.proxy.drain_ms),
-        (0, 10_000, 5000)
+        (config.proxy.workers, config.proxy.max_connections, config.proxy.drain_ms, config.proxy.move_every),
+        (0, 10_000, 5000, 0)
     );
     assert_eq!((config.proxy.tls, config.proxy.cert, config.proxy.key), (TlsMode::Preferred, None, None));
     assert_eq!((config.admin.listen.as_str(), config.admin.user.as_str()), ("127.0.0.1:6032", "admin"));
@@ -98,7 +98,7 @@ fn every_key_is_read() {
     }
     let text = r#"
 state_dir = "state"
-proxy = { listen = "[::1]:1", workers = 2, max_connections = 3, drain_ms = 4, tls = "required", cert = "D/cert", key = "D/key" }
+proxy = { listen = "[::1]:1", workers = 2, max_connections = 3, drain_ms = 4, move_every = 5, tls = "required", cert = "D/cert", key = "D/key" }
 [admin]
 listen = "0.0.0.0:2"
 user = "boss"
@@ -140,6 +140,7 @@ fence = "none"
         ("[::1]:1", 2, 3)
     );
     assert_eq!((config.proxy.drain_ms, config.proxy.tls), (4, TlsMode::Required));
+    assert_eq!(config.proxy.move_every, 5);
     assert!(config.proxy.cert.unwrap().ends_with("cert") && config.proxy.key.unwrap().ends_with("key"));
     assert_eq!((config.admin.user.as_str(), config.admin.password.expose()), ("boss", &b"secret"[..]));
     assert!(config.console.named);

@@ -15,6 +15,9 @@ pub struct ProxyConfig {
     pub max_connections: usize,
     /// How long a shutdown waits for statements and transactions to end.
     pub drain_ms: u64,
+    /// For tests: every session is moved to the other backend after so many commands; 0 never. Both backends
+    /// are one server then.
+    pub move_every: u32,
     /// Whether clients may, must or can't use TLS.
     pub tls: TlsMode,
     /// Certificate chain (PEM). `None`: one is made on first start, in `state_dir`.

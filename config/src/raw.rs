@@ -109,6 +109,7 @@ pub(crate) struct RawConfig {
     pub(crate) proxy_workers: Setting<i64>,
     pub(crate) proxy_max_connections: Setting<i64>,
     pub(crate) proxy_drain_ms: Setting<i64>,
+    pub(crate) proxy_move_every: Setting<i64>,
     pub(crate) proxy_tls: Setting<String>,
     pub(crate) proxy_cert: Setting<String>,
     pub(crate) proxy_key: Setting<String>,
@@ -138,7 +139,7 @@ pub(crate) struct RawConfig {
 /// The names of INTERFACE.md: every section with its keys. `""` is the top level.
 const SECTIONS: &[(&str, &[&str])] = &[
     ("", &["state_dir"]),
-    ("proxy", &["listen", "workers", "max_connections", "drain_ms", "tls", "cert", "key"]),
+    ("proxy", &["listen", "workers", "max_connections", "drain_ms", "move_every", "tls", "cert", "key"]),
     ("admin", &["listen", "user", "password"]),
     ("console", &["listen"]),
     ("source", &["url", "password", "replica_url"]),
@@ -292,6 +293,7 @@ impl<'a> Reader<'a> {
             proxy_workers: self.number(p, "proxy", "workers"),
             proxy_max_connections: self.number(p, "proxy", "max_connections"),
             proxy_drain_ms: self.number(p, "proxy", "drain_ms"),
+            proxy_move_every: self.number(p, "proxy", "move_every"),
             proxy_tls: self.text(p, "proxy", "tls"),
             proxy_cert: self.text(p, "proxy", "cert"),
             proxy_key: self.text(p, "proxy", "key"),

@@ -32,7 +32,9 @@ pub(crate) fn validate(
     let places = (place_of(&raw.source.url), place_of(&raw.target.url));
     let source = check.backend(Side::Source, raw.source);
     let target = check.backend(Side::Target, raw.target);
+    let move_every = check.number("proxy.move_every", raw.proxy_move_every, 0, 0, 1_000_000);
     if let (Some(source), Some(target)) = (&source, &target)
+        && move_every == 0
         && same_server(source, target)
     {
         let what = format!("the target is the source: both are {}; name two servers", source.address());
@@ -53,6 +55,7 @@ pub(crate) fn validate(
             1_000_000,
         ),
         drain_ms: check.number("proxy.drain_ms", raw.proxy_drain_ms, 5000, 0, HOUR_MS),
+        move_every,
         tls: check.choice("proxy.tls", raw.proxy_tls, TLS, TlsMode::Preferred),
         cert,
         key,

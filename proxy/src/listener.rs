@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -90,9 +91,18 @@ impl Proxy {
             move || routes.load().backend.config.clone()
         });
         let door = FrontDoor::new(keys.tls, keys.rsa, Keeper::Backend(Arc::new(hashes)));
-        let listener = Listener::bind(&config.proxy.listen, door, routes, gate, registry).await?;
+        let shared =
+            Shared { gate, routes, registry, door, move_every: NonZeroU32::new(config.proxy.move_every) };
+        let listener = Listener::bind(&config.proxy.listen, shared).await?;
         let address = listener.address;
         info!(area = "proxy", "listening on {address}");
+        if config.proxy.move_every > 0 {
+            let every = config.proxy.move_every;
+            warn!(
+                area = "proxy",
+                "proxy.move_every is a setting for tests: sessions move every {every} commands"
+            );
+        }
         let limits = Limits {
             max_connections: config.proxy.max_connections,
             drain: Duration::from_millis(config.proxy.drain_ms),
@@ -135,7 +145,6 @@ pub struct Listener {
 /// What every new client needs.
 #[derive(Debug)]
 struct House {
-    door: FrontDoor,
     shared: Arc<Shared>,
     greetings: Greetings,
     next_id: AtomicU32,
@@ -159,17 +168,11 @@ impl Greetings {
 
 impl Listener {
     /// Binds `address` (`host:port`).
-    pub async fn bind(
-        address: &str,
-        door: FrontDoor,
-        routes: Arc<RouteTable>,
-        gate: Arc<Gate>,
-        registry: Arc<SessionRegistry>,
-    ) -> Result<Self, StartError> {
+    async fn bind(address: &str, shared: Shared) -> Result<Self, StartError> {
         let failed = |source| StartError::Bind { address: address.to_owned(), source };
         let socket = TcpListener::bind(address).await.map_err(failed)?;
-        let shared = Arc::new(Shared { gate, routes, registry });
-        let house = House { door, shared, greetings: Greetings::default(), next_id: AtomicU32::new(1) };
+        let shared = Arc::new(shared);
+        let house = House { shared, greetings: Greetings::default(), next_id: AtomicU32::new(1) };
         Ok(Self { address: socket.local_addr().map_err(failed)?, socket, house: Arc::new(house) })
     }
 
@@ -266,7 +269,7 @@ impl House {
 
     async fn let_in(&self, stream: Stream, hello: &Hello, client: String) -> Option<Session> {
         let id = hello.connection_id;
-        let accepted = match accept(stream, &self.door, hello).await {
+        let accepted = match accept(stream, &self.shared.door, hello).await {
             Ok(accepted) => accepted,
             Err(error) => {
                 debug!(session_id = id, client, "no login: {error}");

@@ -257,6 +257,7 @@ mod tests {
             workers: 0,
             max_connections: 1,
             drain_ms: 0,
+            move_every: 0,
             tls,
             cert: None,
             key: None,

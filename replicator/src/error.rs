@@ -69,15 +69,84 @@ impl Error {
                 let kind = match server.code {
                     // A killed statement (1317), or one that ran into a server's time limit (1969, 3024), says nothing
                     // of the next one.
-                    1040 | 1053 | 1077 | 1079 | 1129 | 1203 | 1205 | 1213 | 1317 | 1927 | 1969 | 3024
+                    1040
+                    | 1053
+                    | 1077
+                    | 1079
+                    | 1129
+                    | 1158..=1161
+                    | 1203
+                    | 1205
+                    | 1213
+                    | 1317
+                    | 1927
+                    | 1969
+                    | 3024
                     | 4031 => ErrorKind::Transient,
                     _ => ErrorKind::Definite,
                 };
-                let text = server.message.split(" near ").next().unwrap_or_default();
-                (kind, format!("the server answered {} ({}): {}", server.code, server.state, text))
+                let (code, state) = (server.code, &server.state);
+                let text = match server.message.split(" near ").next().unwrap_or_default() {
+                    // In another language than English there is no "near".
+                    _ if code == 1064 => "it doesn't understand the statement",
+                    _ if holds_values(code) => {
+                        "its text isn't shown since it holds values of rows; the server's own log may say more"
+                    }
+                    text => text,
+                };
+                (kind, format!("the server answered {code} ({state}): {text}"))
             }
             other => (ErrorKind::Definite, other.to_string()),
         };
         Self { kind, side: Some(side), place: place.into(), message }
+    }
+}
+
+/// Errors whose text holds a value of a row (invariant 8): a duplicate key, a value that doesn't fit its type, a
+/// number out of range, a partition that there isn't, a text of another charset, a JSON document.
+fn holds_values(code: u16) -> bool {
+    matches!(
+        code,
+        1062 | 1292
+            | 1300
+            | 1366
+            | 1367
+            | 1411
+            | 1525
+            | 1526
+            | 1586
+            | 1690
+            | 1859
+            | 1977
+            | 3140..=3158
+            | 3854
+            | 3903..=3905
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_rows_stay_out_of_errors() {
+        let check = |code: u16, text: &str, hidden: &str, shown: &str| {
+            let server =
+                mysql_async::ServerError { code, message: text.to_owned(), state: "HY000".to_owned() };
+            let error = Error::database(Side::Target, "s.t", &mysql_async::Error::Server(server)).to_string();
+            assert!(!error.contains(hidden), "{error}");
+            assert!(error.contains(shown) && error.contains(&code.to_string()), "{error}");
+        };
+        check(1062, "Duplicate entry 'jane@example.org' for key 'PRIMARY'", "jane", "isn't shown");
+        check(1366, "Incorrect integer value: 'jane' for column `s`.`t`.`a` at row 1", "jane", "isn't shown");
+        check(
+            3140,
+            "Invalid JSON text: \"Invalid value.\" at position 0 in value 'jane'",
+            "jane",
+            "isn't shown",
+        );
+        check(1064, "You have an error … to use near 'jane' at line 1", "jane", "doesn't understand");
+        check(1064, "Fehler in der SQL-Syntax bei 'jane' in Zeile 1", "jane", "doesn't understand");
+        check(1146, "Table 's.t' doesn't exist", "jane", "'s.t' doesn't exist");
     }
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
-use crate::live::Live;
+use crate::live::{self, Live};
 use crate::pipeline::{self, Context};
 use crate::schema::convert;
 use crate::state::{MigrationState, Stage, StateFile, StoredPosition};
@@ -78,6 +78,7 @@ impl Replicator {
             failed: None,
             source_identity: source.identity,
             target_identity: target.identity,
+            tables: Vec::new(),
             start: None,
             copied_at: None,
             sealed_at: None,
@@ -93,14 +94,11 @@ impl Replicator {
     /// It isn't running.
     pub async fn pause(&self) -> Result<()> {
         let mut running = self.running.lock().await;
-        let Some(mut state) = self.state().filter(|_| running.is_some()) else {
-            return Err(self.unfit("PAUSE MIGRATION"));
-        };
-        if state.failed.is_some() || state.paused {
+        let goes_on = self.state().is_some_and(|state| state.failed.is_none() && !state.paused);
+        if running.is_none() || !goes_on || self.context.live.phase() == Phase::Failed {
             return Err(self.unfit("PAUSE MIGRATION"));
         }
-        state.paused = true;
-        self.context.store(state)?;
+        self.context.update(|state| state.paused = true)?;
         self.stop(&mut running).await;
         self.context.live.set_phase(Phase::Paused);
         tracing::info!(area = "migration", "migration paused");
@@ -113,14 +111,20 @@ impl Replicator {
     /// It is neither paused nor failed.
     pub async fn resume(&self) -> Result<()> {
         let mut running = self.running.lock().await;
-        let Some(mut state) = self.state().filter(|state| state.paused || state.failed.is_some()) else {
+        // A failure that couldn't be written down, on a full disk, is in the phase alone.
+        let failed = self.context.live.phase() == Phase::Failed;
+        let stands = |state: MigrationState| state.paused || state.failed.is_some() || failed;
+        if !self.state().is_some_and(stands) {
             return Err(self.unfit("RESUME MIGRATION"));
-        };
+        }
         self.stop(&mut running).await;
-        state.paused = false;
-        state.failed = None;
-        self.context.store(state)?;
+        self.context.update(|state| {
+            state.paused = false;
+            state.failed = None;
+        })?;
         self.context.live.clear_error();
+        // It runs from here on, also where a server can't be reached yet.
+        self.context.live.set_phase(live::phase_of(self.state().as_ref()));
         tracing::info!(area = "migration", "migration resumed");
         self.spawn(&mut running);
         Ok(())
@@ -316,4 +320,66 @@ fn refuse_fatal(findings: &[Finding]) -> Result<()> {
 /// Locks a mutex whose holder can't leave it half changed, so a poisoned one is as good as any.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    /// A replicator whose servers can't be reached, with a migration that has begun.
+    fn replicator(folder: &std::path::Path) -> Arc<Replicator> {
+        let text = "[source]\nurl = \"mysql://r@127.0.0.1:1\"\npassword = \"p\"\n[target]\nurl = \"mysql://r@127.0.0.1:2\"\n\
+                    password = \"p\"\n[migration]\nname = \"m\"\nschemas = [\"s\"]\n";
+        let path = folder.join("c.toml");
+        std::fs::write(&path, text).unwrap();
+        let overrides = config::Overrides {
+            config: Some(path),
+            state_dir: Some(folder.to_owned()),
+            ..config::Overrides::default()
+        };
+        let replicator = Replicator::open(config::load(&overrides, &|_| None).unwrap()).unwrap();
+        let state = MigrationState {
+            name: "m".to_owned(),
+            stage: Stage::Copying,
+            paused: false,
+            failed: None,
+            source_identity: "a".to_owned(),
+            target_identity: "b".to_owned(),
+            tables: Vec::new(),
+            start: None,
+            copied_at: None,
+            sealed_at: None,
+        };
+        replicator.context.store(state).unwrap();
+        replicator
+    }
+
+    #[tokio::test]
+    async fn a_failure_that_could_not_be_written_down_can_be_resumed() {
+        let folder = tempfile::tempdir().unwrap();
+        let replicator = replicator(folder.path());
+        replicator.context.live.set_phase(Phase::Failed);
+        replicator.resume().await.unwrap();
+        assert_eq!(replicator.context.live.phase(), Phase::Copying, "it runs, though nothing can be reached");
+        replicator.pause().await.unwrap();
+        assert_eq!(replicator.context.live.phase(), Phase::Paused);
+        replicator.resume().await.unwrap();
+        replicator.shutdown().await;
+    }
+
+    #[test]
+    fn changes_of_verbs_and_pipeline_are_both_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        for _ in 0..50 {
+            let replicator = replicator(folder.path());
+            let context = &replicator.context;
+            std::thread::scope(|scope| {
+                scope.spawn(|| context.update(|state| state.paused = true).unwrap());
+                scope.spawn(|| context.update(|state| state.stage = Stage::Replaying).unwrap());
+            });
+            let state = replicator.state().unwrap();
+            assert!(state.paused && state.stage == Stage::Replaying);
+        }
+    }
 }

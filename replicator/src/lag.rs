@@ -28,6 +28,11 @@ pub(crate) struct LagClock {
 }
 
 impl LagClock {
+    /// A clock of a spool whose first `applied_bytes` are applied and given back.
+    pub(crate) fn behind_bytes(applied_bytes: u64) -> Self {
+        Self { applied_bytes, ..Self::default() }
+    }
+
     /// All transactions up to `last_seq` are readable since `now` at the latest; the spool ends at `bytes`.
     pub(crate) fn readable(&mut self, last_seq: u64, bytes: u64, now: Instant) {
         if self.samples.back().is_some_and(|sample| sample.seq >= last_seq) {
@@ -79,6 +84,14 @@ mod tests {
         assert_eq!(clock.bytes_behind(10, 3000), 2000);
         assert_eq!(clock.behind(20, at(150)), Duration::ZERO);
         assert_eq!(clock.bytes_behind(20, 3000), 0);
+    }
+
+    #[test]
+    fn what_an_earlier_process_applied_is_no_backlog() {
+        let mut clock = LagClock::behind_bytes(1_000_000);
+        clock.readable(500, 1_003_000, Instant::now());
+        assert_eq!(clock.bytes_behind(400, 1_003_000), 3000);
+        assert_eq!(clock.bytes_behind(500, 1_003_000), 0);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::handle::lock;
 use crate::lag::LagClock;
 use crate::schema::table::{SchemaSet, TableSchema};
 use crate::snapshot::progress::{CopyPhase, SnapshotProgress};
-use crate::spool::SpoolProgress;
+use crate::spool::{Spool, SpoolProgress};
 use crate::state::{MigrationState, Stage, StoredPosition};
 use crate::verify::{self, Verifier, VerifyPhase};
 
@@ -50,17 +50,7 @@ struct View {
 impl Live {
     /// As an earlier process left it.
     pub(crate) fn new(config: &Config, state: Option<&MigrationState>) -> Self {
-        let phase = match state {
-            None => Phase::Idle,
-            Some(state) if state.stage == Stage::Sealed => Phase::Switched,
-            Some(state) if state.failed.is_some() => Phase::Failed,
-            Some(state) if state.paused => Phase::Paused,
-            Some(state) => match state.stage {
-                Stage::Preparing => Phase::Preparing,
-                Stage::Copying => Phase::Copying,
-                Stage::Replaying | Stage::Sealed => Phase::CatchingUp,
-            },
-        };
+        let phase = phase_of(state);
         let sealed_at = state
             .and_then(|state| state.sealed_at.as_ref())
             .and_then(|stored: &StoredPosition| stored.read().ok());
@@ -99,17 +89,13 @@ impl Live {
     }
 
     /// A new attempt at the stages begins with these tables.
-    pub(crate) fn begin(
-        &self,
-        tables: &SchemaSet,
-        spool: watch::Receiver<SpoolProgress>,
-    ) -> Arc<SnapshotProgress> {
+    pub(crate) fn begin(&self, tables: &SchemaSet, spool: &Spool) -> Arc<SnapshotProgress> {
         let snapshot = SnapshotProgress::new(tables);
         let mut view = lock(&self.view);
         view.tables = tables.clone();
         view.snapshot = Arc::clone(&snapshot);
-        view.spool = Some(spool);
-        view.lag = LagClock::default();
+        view.spool = Some(spool.progress());
+        view.lag = LagClock::behind_bytes(spool.released_bytes());
         view.copied.clear();
         snapshot
     }
@@ -240,6 +226,21 @@ impl Live {
             }
         };
         view.tables.sorted().into_iter().map(row).collect()
+    }
+}
+
+/// The phase in which a migration with this state begins to run, or doesn't.
+pub(crate) fn phase_of(state: Option<&MigrationState>) -> Phase {
+    match state {
+        None => Phase::Idle,
+        Some(state) if state.stage == Stage::Sealed => Phase::Switched,
+        Some(state) if state.failed.is_some() => Phase::Failed,
+        Some(state) if state.paused => Phase::Paused,
+        Some(state) => match state.stage {
+            Stage::Preparing => Phase::Preparing,
+            Stage::Copying => Phase::Copying,
+            Stage::Replaying | Stage::Sealed => Phase::CatchingUp,
+        },
     }
 }
 

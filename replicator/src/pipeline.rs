@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use config::progress::{Phase, ReplicationPosition};
-use config::{Config, Side};
+use config::{Config, Side, TableName};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handle::lock;
 use crate::live::Live;
 use crate::schema::convert;
-use crate::schema::discover::{Discovery, discover};
+use crate::schema::discover::{DiscoveredTable, Discovery, discover};
 use crate::schema::table::SchemaSet;
 use crate::server::{self, ServerInfo};
 use crate::snapshot::journal::ChunkJournal;
@@ -52,17 +52,21 @@ impl Context {
 
     /// The state of a migration that was started.
     fn state(&self) -> Result<MigrationState> {
-        lock(&self.file)
-            .get()
-            .cloned()
-            .ok_or_else(|| Error::bug("pipeline", "it runs without a started migration"))
+        lock(&self.file).get().cloned().ok_or_else(not_started)
     }
 
-    fn update(&self, change: impl FnOnce(&mut MigrationState)) -> Result<()> {
-        let mut state = self.state()?;
+    /// Changes the state of a migration that was started. Verbs and pipeline both do, so nobody may write between
+    /// its reading and its writing.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut MigrationState)) -> Result<()> {
+        let mut file = lock(&self.file);
+        let mut state = file.get().cloned().ok_or_else(not_started)?;
         change(&mut state);
-        self.store(state)
+        file.set(state)
     }
+}
+
+fn not_started() -> Error {
+    Error::bug("pipeline", "it runs without a started migration")
 }
 
 /// Asks both servers who they are.
@@ -119,7 +123,7 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     same_server(Side::Source, &state.source_identity, &source)?;
     same_server(Side::Target, &state.target_identity, &target)?;
     let (found, start) = match state.start {
-        Some(start) => (find_tables(config).await?, start.read()?),
+        Some(start) => (find_tables(config, &state.tables).await?, start.read()?),
         None => prepare(context, &source).await?,
     };
     let tables = found.schema_set();
@@ -132,7 +136,7 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
         tables: tables.clone(),
         server_id: replica_server_id(),
     };
-    let snapshot = context.live.begin(&tables, spool.progress());
+    let snapshot = context.live.begin(&tables, &spool);
     let stages = Stages { context: Arc::clone(context), source, tables, start, snapshot };
     let scope = cancel.child_token();
     let mut tasks = JoinSet::new();
@@ -184,15 +188,26 @@ fn same_server(side: Side, identity: &str, info: &ServerInfo) -> Result<()> {
     ))
 }
 
-async fn find_tables(config: &Config) -> Result<Discovery> {
+/// The tables that the migration began with, as they are on the source now.
+async fn find_tables(config: &Config, began_with: &[(String, String)]) -> Result<Discovery> {
     let mut conn = server::connect(Side::Source, &config.source).await?;
-    let discovery = discover(Side::Source, &mut conn, &config.migration).await?;
+    let mut discovery = discover(Side::Source, &mut conn, &config.migration).await?;
     conn.disconnect().await.ok();
+    let began_with: Vec<TableName> =
+        began_with.iter().map(|(schema, table)| TableName::new(schema, table)).collect();
+    discovery.keep_only(&began_with).map_err(|gone| {
+        Error::definite(
+            Side::Source,
+            gone.to_string(),
+            "this table of the migration isn't there any more, or migration.schemas and exclude_tables leave it out \
+             now; put it back, or start over with an empty state_dir and an empty target",
+        )
+    })?;
     Ok(discovery)
 }
 
-/// Stage `preparing`: the tables on the target, then P0, in this order: a table made on the source in between is
-/// in the binlog behind P0 and stops the tail, instead of being missed.
+/// Stage `preparing`: P0, then the tables. A table made on the source in between is moved, and stops the tail at the
+/// statement that made it, which is in the binlog behind P0: loud, instead of missed.
 async fn prepare(context: &Arc<Context>, source: &ServerInfo) -> Result<(Discovery, ReplicationPosition)> {
     let config = &context.config;
     context.live.set_phase(Phase::Preparing);
@@ -206,10 +221,16 @@ async fn prepare(context: &Arc<Context>, source: &ServerInfo) -> Result<(Discove
     to.disconnect().await.ok();
     context.update(|state| {
         state.stage = Stage::Copying;
+        state.tables = tables_of(&discovery);
         state.start = Some(StoredPosition::from(&start));
     })?;
     tracing::info!(area = "migration", "{} tables prepared; start position {start}", discovery.tables.len());
     Ok((discovery, start))
+}
+
+fn tables_of(discovery: &Discovery) -> Vec<(String, String)> {
+    let name = |table: &DiscoveredTable| (table.schema.name.schema.clone(), table.schema.name.table.clone());
+    discovery.tables.iter().map(name).collect()
 }
 
 /// What an earlier migration of this name has left, here or on the target, is of no use to this one. The preflight
@@ -344,16 +365,41 @@ async fn release(
     origin: Origin,
     cancel: CancellationToken,
 ) -> Result<()> {
-    let mut conn = server::connect(Side::Target, &context.config.target).await?;
+    let mut conn = None;
     loop {
         tokio::select! {
             () = tokio::time::sleep(RELEASE_EVERY) => {}
             () = cancel.cancelled() => return Ok(()),
         }
-        if let Some(recovered) = apply::checkpoint::peek(&mut conn, &origin).await? {
-            spool.release(recovered.low_water)?;
+        let applied = tokio::select! {
+            applied = applied_for_good(&mut conn, &context.config, &origin) => applied,
+            () = cancel.cancelled() => return Ok(()),
+        };
+        match applied {
+            Ok(Some(low_water)) => spool.release(low_water)?,
+            Ok(None) => {}
+            // Only space waits: ending every stage for a broken connection would begin the verification anew.
+            Err(error) if error.kind == ErrorKind::Transient => {
+                conn = None;
+                tracing::debug!("the spool's space is given back later: {error}");
+            }
+            Err(error) => return Err(error),
         }
     }
+}
+
+/// Up to which transaction a restart would find everything applied; `None` before the first run.
+async fn applied_for_good(
+    conn: &mut Option<mysql_async::Conn>,
+    config: &Config,
+    origin: &Origin,
+) -> Result<Option<u64>> {
+    let conn = match conn {
+        Some(conn) => conn,
+        None => conn.insert(server::connect(Side::Target, &config.target).await?),
+    };
+    let recovered = apply::checkpoint::peek(conn, origin).await?;
+    Ok(recovered.map(|recovered| recovered.low_water))
 }
 
 /// Takes the samples that lag and rates are made of.

@@ -86,7 +86,7 @@ async fn prepare_session(conn: &mut Conn) -> std::result::Result<(), mysql_async
     conn.query_drop(
         "SET NAMES binary, SESSION time_zone = '+00:00', \
          SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES', SESSION wait_timeout = 28800, SESSION net_read_timeout = 600, \
-         SESSION net_write_timeout = 600, SESSION autocommit = 1, SESSION sql_select_limit = DEFAULT, SESSION sql_safe_updates = 0",
+         SESSION net_write_timeout = 600, SESSION autocommit = 1, SESSION sql_select_limit = 18446744073709551615, SESSION sql_safe_updates = 0",
     )
     .await?;
     conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;

@@ -44,6 +44,9 @@ pub(crate) struct MigrationState {
     pub(crate) source_identity: String,
     /// [`crate::server::ServerInfo::identity`] of the target.
     pub(crate) target_identity: String,
+    /// The tables that are moved, as schema and table, from stage `copying` on. What the source has besides came
+    /// later, or is excluded.
+    pub(crate) tables: Vec<(String, String)>,
     /// P0, from stage `copying` on.
     pub(crate) start: Option<StoredPosition>,
     /// P1: what the copy could see ends here. From stage `replaying` on.

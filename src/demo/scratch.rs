@@ -56,6 +56,8 @@ impl Scratch {
             .arg("--no-defaults")
             .args(as_root())
             .arg(format!("--datadir={}", dir.join("data").display()))
+            // A server that starts deletes what others have as temporary tables in its temporary folder.
+            .arg(format!("--tmpdir={}", dir.display()))
             .arg(format!("--socket={}", dir.join("s").display()))
             .arg(format!("--pid-file={}", dir.join("pid").display()))
             .arg(format!("--log-bin={}", dir.join("data/bin").display()))

@@ -87,6 +87,8 @@ impl Server {
         let mut command = self.engine.server_command();
         command
             .arg(format!("--datadir={}", self.dir.path().join("data").display()))
+            // A server that starts deletes what others have as temporary tables in its temporary folder.
+            .arg(format!("--tmpdir={}", self.dir.path().display()))
             .arg(format!("--socket={}", self.dir.path().join("s").display()))
             .arg(format!("--pid-file={}", self.dir.path().join("pid").display()))
             .arg(format!("--log-bin={}", self.dir.path().join("data/bin").display()))

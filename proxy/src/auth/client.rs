@@ -10,7 +10,7 @@ use crate::protocol::capability::Capabilities;
 use crate::protocol::collation::known_collation;
 use crate::protocol::frame::{FrameError, Frames};
 use crate::protocol::packet::{
-    AuthMoreData, AuthSwitchRequest, ErrPacket, Handshake, HandshakeResponse, Malformed, OkPacket,
+    AuthMoreData, AuthSwitchRequest, ChangeUser, ErrPacket, Handshake, HandshakeResponse, Malformed, OkPacket,
 };
 use crate::protocol::stream::Stream;
 use crate::tls::encrypt_password;
@@ -75,6 +75,34 @@ pub(crate) async fn log_in(
     frames.write(stream, &response.encode()).await?;
     let exchange = Exchange { stream, frames, login, credential };
     exchange.run(plugin, greeting.scramble.clone()).await
+}
+
+/// Makes a session's connection another user's (COM_CHANGE_USER). Returns the payload of the OK packet.
+///
+/// The connection has PLUGIN_AUTH, and CONNECT_ATTRS where the login has attributes: see [`response`]. The command names no plugin, so that the server asks with a scramble of its own: which scramble it would
+/// go by else differs between the families.
+pub(crate) async fn change_user(
+    stream: &mut Stream,
+    version: ServerVersion,
+    login: &Login,
+    credential: &Credential,
+) -> Result<Vec<u8>, LoginError> {
+    let command = ChangeUser {
+        user: login.user.clone(),
+        auth: Secret::default(),
+        schema: login.schema.clone(),
+        collation: Some(known_collation(Some(version), login.collation)),
+        plugin: Some(Vec::new()),
+        attributes: login.attributes.clone(),
+    };
+    let mut capabilities = Capabilities::SECURE_CONNECTION | Capabilities::PLUGIN_AUTH;
+    if login.attributes.is_some() {
+        capabilities = capabilities | Capabilities::CONNECT_ATTRS;
+    }
+    let mut frames = Frames::new();
+    frames.write(stream, &command.encode(capabilities)).await?;
+    let exchange = Exchange { stream, frames: &mut frames, login, credential };
+    exchange.run(Plugin::Native, Vec::new()).await
 }
 
 /// What to answer the greeting with. The server switches where the account has another plugin, so the best

@@ -135,6 +135,12 @@ impl Accepted {
         Ok((self.visitor.stream, self.login, self.credential))
     }
 
+    /// Tells the client why not, and goes on as before: what a server may do after COM_CHANGE_USER only.
+    pub async fn deny(mut self, packet: &ErrPacket) -> Result<Stream, ClientError> {
+        self.visitor.send(&packet.encode()).await?;
+        Ok(self.visitor.stream)
+    }
+
     /// Tells the client why not, and closes.
     pub async fn refuse(mut self, packet: &ErrPacket) {
         self.visitor.refuse(packet).await;
@@ -156,7 +162,7 @@ pub async fn accept(stream: Stream, door: &FrontDoor, hello: &Hello) -> Result<A
 }
 
 /// Learns who the client of a session wants to be after COM_CHANGE_USER (the whole payload). A client that
-/// isn't let in loses its connection, as it does at the servers.
+/// can't say it loses its connection.
 ///
 /// The answer in the command is to a scramble that nobody keeps, so the client is always asked again; one
 /// that can't be asked (without PLUGIN_AUTH) is let in without a password only.
@@ -176,15 +182,35 @@ pub async fn change_user(
         plugin: command.plugin,
         rsa: Arc::clone(&door.rsa),
     };
+    // Whether there are any was settled when the connection began; the backend expects as much.
+    let attributes = login.attributes.as_ref().map(|_| command.attributes.unwrap_or_default());
     let login = Login {
         user: command.user,
         schema: command.schema,
         collation: command.collation.unwrap_or(login.collation),
-        attributes: command.attributes,
+        attributes,
         ..login.clone()
     };
     let visitor = Visitor { client: stream.peer_addr(), stream, frames: Frames::after(0) };
-    in_time(door, decide(visitor, door, challenge, login)).await
+    in_time(door, learn_again(visitor, door, challenge, login)).await
+}
+
+/// A wrong password that is known to be wrong goes to the backend as another wrong one: what becomes of the
+/// session then, and after how many times, differs between the servers.
+async fn learn_again(
+    mut visitor: Visitor,
+    door: &FrontDoor,
+    challenge: Challenge,
+    login: Login,
+) -> Result<Accepted, ClientError> {
+    let Keeper::Backend(hashes) = &door.keeper else {
+        return decide(visitor, door, challenge, login).await;
+    };
+    let credential = match challenge.learn(&mut visitor, hashes.as_ref()).await {
+        Err(ClientError::Refused(_)) => Credential::Clear(Secret::new(random_scramble()?)),
+        learned => learned?,
+    };
+    Ok(Accepted { login, credential, visitor })
 }
 
 async fn in_time(

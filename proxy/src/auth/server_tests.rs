@@ -172,6 +172,7 @@ async fn without_tls_where_it_is_required() {
         workers: 0,
         max_connections: 1,
         drain_ms: 0,
+        move_every: 0,
         tls: config::TlsMode::Required,
         cert: None,
         key: None,

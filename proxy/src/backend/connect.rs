@@ -7,7 +7,7 @@ use std::time::Duration;
 use config::{BackendConfig, ServerVersion};
 use tokio::net::TcpStream;
 
-use crate::auth::client::{LoginError, log_in, read_greeting};
+use crate::auth::client::{self, LoginError, log_in, read_greeting};
 use crate::auth::{Credential, Login};
 use crate::error::ConnectError;
 use crate::protocol::capability::Capabilities;
@@ -56,6 +56,26 @@ pub async fn connect(
     timeout: Duration,
 ) -> Result<BackendConnection, ConnectError> {
     within(backend, timeout, Box::pin(dial_and_log_in(backend, login, credential))).await
+}
+
+/// Makes a connection to `backend` another user's, as COM_CHANGE_USER does: nothing of the session before is
+/// left. Returns the payload of the OK packet, and its status flags.
+///
+/// Cancel safety: none; the connection of a dropped or failed change is of no more use.
+pub async fn change_user(
+    backend: &BackendConfig,
+    stream: &mut Stream,
+    version: ServerVersion,
+    login: &Login,
+    credential: &Credential,
+    timeout: Duration,
+) -> Result<(Vec<u8>, StatusFlags), ConnectError> {
+    let change = async {
+        let ok = client::change_user(stream, version, login, credential).await?;
+        let status = OkPacket::parse(&ok, login.capabilities)?.status;
+        Ok((ok, status))
+    };
+    within(backend, timeout, Box::pin(change)).await
 }
 
 /// Reads a backend's greeting: its version and what it can do.

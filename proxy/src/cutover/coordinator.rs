@@ -240,6 +240,7 @@ impl Coordinator {
             tracing::error!(area = "cutover", "cutover {id} ended in a bug; going by the journal");
             self.take_up().await;
             self.gate.open();
+            self.routes.prepare(None);
         }
         self.state().history.into_iter().rfind(|row| row.id == id)
     }

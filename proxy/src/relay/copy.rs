@@ -119,6 +119,18 @@ impl Leg {
         &self.stream
     }
 
+    /// The stream, for an exchange that reads no byte more than it needs. Nothing may be in the buffer.
+    pub fn stream_mut(&mut self) -> &mut Stream {
+        debug_assert!(self.buffer.is_empty(), "bytes would be overtaken");
+        &mut self.stream
+    }
+
+    /// The same, for good: what is left behaves like a leg whose other end has closed.
+    pub fn take_stream(&mut self) -> Stream {
+        debug_assert!(self.buffer.is_empty(), "bytes would be lost");
+        std::mem::replace(&mut self.stream, Stream::Duplex(tokio::io::duplex(1).0))
+    }
+
     /// One read into the buffer, behind what is in it. 0: the other end has closed.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut room = ReadBuf::new(self.buffer.room());

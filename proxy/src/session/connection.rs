@@ -23,6 +23,8 @@ use crate::route::table::{Backend, Epoch};
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// User variables asked for at once.
 const USER_VARIABLES_AT_ONCE: usize = 64;
+/// ER_ILLEGAL_USER_VAR: MySQL takes names of up to 64 characters.
+const ILLEGAL_NAME: u16 = 3061;
 
 /// utf8mb4_general_ci: every server has it.
 const SERVICE_COLLATION: u16 = 45;
@@ -108,6 +110,8 @@ pub(crate) struct Connection {
     pub(crate) capabilities: Capabilities,
     pub(crate) status: StatusFlags,
     pub(crate) statements: HashMap<ClientStatementId, BackendStatement>,
+    /// What a session was given here; the server counts it as it counts the client's own.
+    pub(crate) attempts: Attempts,
 }
 
 /// Why a connection couldn't take over a state.
@@ -179,6 +183,7 @@ impl Connection {
             capabilities: connection.capabilities,
             status: connection.status,
             statements: HashMap::new(),
+            attempts: Attempts::default(),
         };
         (this, connection.ok)
     }
@@ -376,41 +381,63 @@ impl Connection {
         let names: Vec<_> = names.iter().collect();
         let mut values = BTreeMap::new();
         for names in names.chunks(USER_VARIABLES_AT_ONCE) {
-            let mut sql = b"SELECT ".to_vec();
-            for (place, name) in names.iter().enumerate() {
-                let name = backticked(name);
-                for part in [&b"@"[..], b", HEX(@", b"), CHARSET(@", b"), COLLATION(@"] {
-                    if place > 0 && part == b"@" {
-                        sql.extend_from_slice(b", ");
-                    }
-                    sql.extend_from_slice(part);
-                    sql.extend_from_slice(&name);
+            match self.values_of(names, &mut values).await {
+                // A name that the server doesn't take: the statement that had it failed, too.
+                Err(QuestionError::Refused(packet)) if packet.code == ILLEGAL_NAME => {}
+                done => {
+                    done?;
+                    continue;
                 }
-                sql.push(b')');
             }
-            let answer = self.query(&sql).await?;
-            for (place, name) in names.iter().enumerate() {
-                let at = place * 4;
-                let (Some(text), Some(column)) = (answer.value(at), answer.columns.get(at)) else { continue };
-                let expression = user_value::expression(
-                    *column,
-                    text,
-                    answer.value(at + 1),
-                    answer.value(at + 2),
-                    answer.value(at + 3),
-                );
-                let Some(expression) = expression else {
-                    let message = "a user variable's value can't be read exactly";
-                    return Err(QuestionError::Refused(ErrPacket::new(1105, b"HY000", message)));
-                };
-                values.insert((*name).clone(), expression);
+            for name in names {
+                match self.values_of(&[*name], &mut values).await {
+                    Err(QuestionError::Refused(packet)) if packet.code == ILLEGAL_NAME => {}
+                    done => done?,
+                }
             }
         }
         Ok(values)
     }
 
+    async fn values_of(
+        &mut self,
+        names: &[&Vec<u8>],
+        values: &mut BTreeMap<Vec<u8>, String>,
+    ) -> Result<(), QuestionError> {
+        let mut sql = b"SELECT ".to_vec();
+        for (place, name) in names.iter().enumerate() {
+            let name = backticked(name);
+            for part in [&b"@"[..], b", HEX(@", b"), CHARSET(@", b"), COLLATION(@"] {
+                if place > 0 && part == b"@" {
+                    sql.extend_from_slice(b", ");
+                }
+                sql.extend_from_slice(part);
+                sql.extend_from_slice(&name);
+            }
+            sql.push(b')');
+        }
+        let answer = self.query(&sql).await?;
+        for (place, name) in names.iter().enumerate() {
+            let at = place * 4;
+            let (Some(text), Some(column)) = (answer.value(at), answer.columns.get(at)) else { continue };
+            let (hex, charset, collation) =
+                (answer.value(at + 1), answer.value(at + 2), answer.value(at + 3));
+            let Some(expression) = user_value::expression(*column, text, hex, charset, collation) else {
+                let message = "a user variable's value can't be read exactly";
+                return Err(QuestionError::Refused(ErrPacket::new(1105, b"HY000", message)));
+            };
+            values.insert((*name).clone(), expression);
+        }
+        Ok(())
+    }
+
     /// Carries out one step of a plan.
     pub(crate) async fn carry_out(&mut self, step: &Step, state: &SessionState) -> Result<(), RestoreError> {
+        match step {
+            Step::Prepare(ToPrepare::Text(..)) => self.attempts.prepare += 1,
+            Step::Deallocate(_) => self.attempts.deallocate += 1,
+            _ => {}
+        }
         let result = match step {
             Step::Schema(schema) => self.command(COM_INIT_DB, schema).await.map(drop),
             Step::Variables(variables) => return self.set_variables(variables).await,

@@ -1,16 +1,19 @@
 //! The second pass over a statement: the names and texts that its effects are about. Only statements whose
 //! first pass ([`super::lexer`]) says that there is something to read come here.
 
+use std::collections::BTreeSet;
+
 use super::tokens::{Kind, Token, Tokens, unescape};
 
-/// Names of user variables, in lower case, each once, in the client's character set.
-pub(crate) fn user_variables(text: &[u8], plain_backslash: bool) -> Vec<Vec<u8>> {
-    let mut names: Vec<Vec<u8>> = Vec::new();
+/// Names of user variables, in lower case, in the client's character set. No more than `max` and one, which
+/// says that there are too many.
+pub(crate) fn user_variables(text: &[u8], plain_backslash: bool, max: usize) -> BTreeSet<Vec<u8>> {
+    let mut names = BTreeSet::new();
     for token in Tokens::new(text, plain_backslash) {
         if token.kind == Kind::UserVariable && !token.text.is_empty() {
-            let name = token.text.to_ascii_lowercase();
-            if !names.contains(&name) {
-                names.push(name);
+            names.insert(token.text.to_ascii_lowercase());
+            if names.len() > max {
+                break;
             }
         }
     }
@@ -31,9 +34,16 @@ fn name(token: Token<'_>) -> Option<Vec<u8>> {
     }
 }
 
-/// The tables of CREATE TEMPORARY TABLE or DROP [TEMPORARY] TABLE, without their schemas, in lower case.
-/// `None` where they can't be told.
-pub(crate) fn tables(text: &[u8], plain_backslash: bool) -> Option<Vec<Vec<u8>>> {
+/// A table as a statement names it, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct NamedTable {
+    /// `None`: in the current schema.
+    pub(crate) schema: Option<Vec<u8>>,
+    pub(crate) table: Vec<u8>,
+}
+
+/// The tables of CREATE TEMPORARY TABLE or DROP [TEMPORARY] TABLE. `None` where they can't be told.
+pub(crate) fn tables(text: &[u8], plain_backslash: bool) -> Option<Vec<NamedTable>> {
     let mut tokens = Tokens::new(text, plain_backslash).peekable();
     let drops = tokens.next()?.is("DROP");
     for token in tokens.by_ref() {
@@ -47,12 +57,12 @@ pub(crate) fn tables(text: &[u8], plain_backslash: bool) -> Option<Vec<Vec<u8>>>
     while tokens.next_if(|t| ["IF", "NOT", "EXISTS"].iter().any(|word| t.is(word))).is_some() {}
     let mut tables = Vec::new();
     loop {
-        let mut table = name(tokens.next()?)?;
+        let (mut schema, mut table) = (None, name(tokens.next()?)?.to_ascii_lowercase());
         while tokens.next_if(|t| t.kind == Kind::Sign(b'.')).is_some() {
-            table = name(tokens.next()?)?;
+            let behind = name(tokens.next()?)?.to_ascii_lowercase();
+            schema = Some(std::mem::replace(&mut table, behind));
         }
-        table.make_ascii_lowercase();
-        tables.push(table);
+        tables.push(NamedTable { schema, table });
         if !drops || tokens.next_if(|t| t.kind == Kind::Sign(b',')).is_none() {
             return Some(tables);
         }
@@ -134,7 +144,11 @@ mod tests {
     #[test]
     fn names_are_read() {
         let check = |text: &str, expected: &str| {
-            assert_eq!(words(Some(user_variables(text.as_bytes(), false))).unwrap(), expected, "{text}");
+            assert_eq!(
+                words(Some(user_variables(text.as_bytes(), false, 9).into_iter().collect())).unwrap(),
+                expected,
+                "{text}"
+            );
         };
         check("SET @a = 1, @`B c` := @a + @@x", "a b c");
         check("SELECT '@no' INTO @yes -- @no", "yes");
@@ -145,12 +159,16 @@ mod tests {
     #[test]
     fn tables_are_read() {
         let check = |text: &str, expected: Option<&str>| {
-            assert_eq!(words(tables(text.as_bytes(), false)).as_deref(), expected, "{text}");
+            let named = tables(text.as_bytes(), false).map(|tables| {
+                let full = |named: NamedTable| [named.schema.unwrap_or_default(), named.table].join(&b'.');
+                tables.into_iter().map(full).collect()
+            });
+            assert_eq!(words(named).as_deref(), expected, "{text}");
         };
-        check("CREATE TEMPORARY TABLE IF NOT EXISTS shop.`T` (a int)", Some("t"));
-        check("create or replace temporary table t select 1", Some("t"));
-        check("DROP TEMPORARY TABLE a, s.b", Some("a b"));
-        check("DROP TABLE IF EXISTS a", Some("a"));
+        check("CREATE TEMPORARY TABLE IF NOT EXISTS Shop.`T` (a int)", Some("shop.t"));
+        check("create or replace temporary table t select 1", Some(".t"));
+        check("DROP TEMPORARY TABLE a, s.b", Some(".a s.b"));
+        check("DROP TABLE IF EXISTS a", Some(".a"));
         check("CREATE TEMPORARY SEQUENCE s", None);
     }
 

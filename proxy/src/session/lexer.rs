@@ -202,6 +202,7 @@ pub fn scan(text: &[u8], plain_backslash: bool) -> Effects {
         match token.kind {
             Kind::Word => {
                 if scan.word(token, &tokens) {
+                    scan.unseen_behind(tokens.rest());
                     break;
                 }
             }
@@ -265,6 +266,15 @@ impl Scan {
         }
         self.function(token.text, tokens);
         false
+    }
+
+    /// Behind a semicolon the body goes on, or another statement begins: nobody can tell but the server.
+    fn unseen_behind(&mut self, rest: &[u8]) {
+        let semicolon = rest.iter().position(|byte| *byte == b';');
+        let behind = semicolon.and_then(|at| rest.get(at + 1..)).unwrap_or_default();
+        if !behind.trim_ascii().is_empty() {
+            self.effects.add(Effects::ANYTHING.and(Effects::MULTIPLE));
+        }
     }
 
     fn first_word(&mut self, word: &[u8]) {
@@ -377,6 +387,8 @@ impl Scan {
         let effects = match word.len() {
             8 if is("GET_LOCK") => Effects::GET_LOCK,
             9 if is("ROW_COUNT") => Effects::ASKS_LAST,
+            // The rows come in place of the OK that would have told the generated id.
+            9 if is("RETURNING") => Effects::LAST_ID,
             10 if is("FOUND_ROWS") => Effects::ASKS_LAST,
             12 if is("RELEASE_LOCK") => Effects::RELEASE_LOCK,
             14 if is("LAST_INSERT_ID") => {
@@ -503,7 +515,7 @@ mod tests {
             "COMMIT",
             "SELECT LAST_INSERT_ID()",
             "SELECT @@version_comment LIMIT 1",
-            "CREATE PROCEDURE p() BEGIN SET sql_mode = ''; CREATE TEMPORARY TABLE t (a int); END",
+            "CREATE PROCEDURE p() SET sql_mode = '';",
             "SET GLOBAL max_connections = 5",
             "SET @@global.max_connections = 5",
             "SET PASSWORD = 'x'",
@@ -585,6 +597,7 @@ mod tests {
         check("SELECT @@warning_count", "ASKS_LAST");
         check("GET DIAGNOSTICS @n = NUMBER", "USER_VARIABLES ASKS_LAST");
         check("UPDATE t SET id = LAST_INSERT_ID(id + 1)", "LAST_ID");
+        check("INSERT INTO t (a) VALUES (1) RETURNING id", "LAST_ID");
     }
 
     #[test]
@@ -594,6 +607,10 @@ mod tests {
         check("BEGIN; SET NAMES latin1; COMMIT", "VARIABLES CONTEXT BEGIN MULTIPLE");
         for text in ["SELECT 'a", "FROBNICATE", "BEGIN NOT ATOMIC SET @a = 1; END", "EXECUTE IMMEDIATE 'x'"] {
             assert!(scan(text.as_bytes(), false).contains(Effects::ANYTHING), "{text}");
+        }
+        for text in ["CREATE PROCEDURE p() SELECT 1; BEGIN", "CREATE TRIGGER t BEGIN SET @a = 1; END"] {
+            let expected = Effects::ANYTHING.and(Effects::MULTIPLE);
+            assert!(scan(text.as_bytes(), false).contains(expected), "{text}");
         }
         assert!(scan(b"SELECT 'a\\', @b, '", true).contains(Effects::USER_VARIABLES));
     }

@@ -1,5 +1,6 @@
 //! A client's session: its state, its task, its move to another backend.
 
+mod change_user;
 mod connection;
 mod detail;
 mod execute;

@@ -135,7 +135,7 @@ impl Session {
         self.settle();
     }
 
-    async fn let_go_of_standby(&mut self) {
+    pub(super) async fn let_go_of_standby(&mut self) {
         match std::mem::replace(&mut self.standby, Standby::None) {
             Standby::Dialled(connection) => connection.quit().await,
             Standby::Restored(ahead) => ahead.connection.quit().await,
@@ -146,6 +146,11 @@ impl Session {
             self.set_pin(Pins::NOT_RESTORABLE, false);
             self.settle();
         }
+    }
+
+    /// A preparation that failed behind the closed gate pins nothing: the move itself is the next try.
+    fn forget_preparation(&mut self) {
+        self.set_pin(Pins::NOT_RESTORABLE, false);
     }
 
     fn start_dialling(&mut self, side: config::Side) {
@@ -162,6 +167,7 @@ impl Session {
         let looks_back = request.effects.contains(Effects::ASKS_LAST);
         // The guard touches no counter that sessions share; only a move keeps the route for longer.
         if self.shared.routes.load().epoch != self.backend.epoch {
+            self.forget_preparation();
             // invariant 3: what is open never moves; it would have held its permit through the swap.
             debug_assert!(self.state.is_movable(), "invariant 3");
             if Self::only_looks_back(request) {
@@ -181,7 +187,37 @@ impl Session {
         if matches!(self.standby, Standby::Dialled(_)) && !looks_back && self.state.is_movable() {
             return self.restore_ahead().await;
         }
-        Ok(())
+        match &mut self.until_move {
+            None => Ok(()),
+            Some(0) if !looks_back && self.state.is_movable() => self.move_across().await,
+            Some(left) => {
+                *left = left.saturating_sub(1);
+                Ok(())
+            }
+        }
+    }
+
+    /// `proxy.move_every`: prepares itself for the other backend and moves there as in a cutover, but the
+    /// route stays what it is.
+    async fn move_across(&mut self) -> Result<(), End> {
+        let routes = &self.shared.routes;
+        let backend = std::sync::Arc::clone(routes.backend(self.backend.side.other()));
+        let route = Route { epoch: self.backend.epoch, backend };
+        self.let_go_of_standby().await;
+        let dialled = Connection::dial(&route.backend, route.epoch, &self.login, &self.credential).await;
+        if let Ok(connection) = dialled {
+            self.standby = Standby::Dialled(Box::new(connection));
+            self.restore_ahead().await?;
+            if !matches!(self.standby, Standby::Restored(_)) {
+                // Something turned up that can't be moved; the next statement sees to it again.
+                if let Standby::Dialled(connection) = std::mem::replace(&mut self.standby, Standby::None) {
+                    connection.quit().await;
+                }
+                return Ok(());
+            }
+        }
+        self.until_move = self.shared.move_every.map(|every| every.get() - 1);
+        self.move_to(&route).await
     }
 
     /// After a swap, without a statement to carry: at once where nothing has to be asked, else when that
@@ -206,6 +242,7 @@ impl Session {
             self.look_at = Some(Instant::now() + RETRY);
             return Ok(());
         }
+        self.forget_preparation();
         let moved = self.move_to(route).await;
         self.settle();
         moved
@@ -279,6 +316,8 @@ impl Session {
         let wanted = self.snapshot(have.as_ref().zip(versions)).await?;
         self.restore(&mut connection, have, &wanted).await?;
         connection.epoch = route.epoch;
+        // The new server counts from here.
+        self.state.attempts = connection.attempts;
         Ok(std::mem::replace(&mut self.backend, connection))
     }
 
@@ -345,7 +384,10 @@ impl Session {
     }
 
     /// The session's state, asked of the old server as far as it may have changed since `before`.
-    async fn snapshot(&mut self, before: Option<(&Snapshot, Versions)>) -> Result<Snapshot, RestoreError> {
+    pub(super) async fn snapshot(
+        &mut self,
+        before: Option<(&Snapshot, Versions)>,
+    ) -> Result<Snapshot, RestoreError> {
         let now = self.state.versions;
         let (mut snapshot, then) = match before {
             Some((snapshot, versions)) => (snapshot.clone(), Some(versions)),
@@ -369,7 +411,8 @@ impl Session {
         if !same(|v| v.procedures) {
             self.look_for_hidden().await?;
         }
-        if !same(|v| v.user_variables) && !self.state.user_variables.is_empty() {
+        // Also where none is left: a reset took them away, and what was prepared ahead may have some.
+        if !same(|v| v.user_variables) {
             snapshot.user_variables =
                 self.backend.user_variables(&self.state.user_variables).await.map_err(read)?;
         }

@@ -20,8 +20,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Why a question got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum QuestionError {
-    /// The server said no. The connection is good for more.
-    #[error("{0}")]
+    /// The server said no. The connection is good for more. Its text may quote what was sent: values and
+    /// statements of the client, which belong in no log (invariant 8).
+    #[error("the server refused with error {} ({})", .0.code, .0.state.escape_ascii())]
     Refused(ErrPacket),
     /// The connection is of no more use.
     #[error(transparent)]
@@ -110,17 +111,24 @@ pub(crate) async fn answer(
     command: Command,
 ) -> Result<Answer, QuestionError> {
     let mut exchange = Exchange::new(command, capabilities);
-    let mut bytes = Vec::new();
+    let (mut bytes, mut too_large) = (Vec::new(), false);
     while exchange.progress() == Progress::More {
         if leg.buffer.is_empty() && leg.fill().await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         let count = exchange.feed(leg.buffer.filled());
-        bytes.extend_from_slice(leg.buffer.filled().get(..count).unwrap_or_default());
-        leg.buffer.consume(count);
-        if bytes.len() > ANSWER_MAX {
-            return Err(io::Error::other("an answer larger than any that was asked for").into());
+        // Read to its end all the same: the connection is the session's, which goes on.
+        too_large |= bytes.len() + count > ANSWER_MAX;
+        if too_large {
+            bytes = Vec::new();
+        } else {
+            bytes.extend_from_slice(leg.buffer.filled().get(..count).unwrap_or_default());
         }
+        leg.buffer.consume(count);
+    }
+    if too_large {
+        let text = "an answer larger than any that was asked for";
+        return Err(QuestionError::Refused(ErrPacket::new(1105, b"HY000", text)));
     }
     if exchange.progress() == Progress::ClientData {
         return Err(Malformed("a file was asked for").into());
@@ -283,6 +291,39 @@ mod tests {
             assert_eq!(answer.columns[0], Column { kind: 8, flags: 0x81 });
             assert_eq!((answer.value(0), answer.value(1)), (Some(&b"42"[..]), None));
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_large_leaves_the_connection_good() {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let mut leg = Leg::new(Stream::Duplex(near));
+        let serve = async {
+            let mut packets = Vec::new();
+            let definition =
+                b"\x03def\x00\x00\x00\x01a\x00\x0c\x3f\x00\x10\x00\x00\x00\x08\x81\x00\x00\x00\x00";
+            put_packet(&mut packets, 1, &[1]);
+            put_packet(&mut packets, 2, definition);
+            put_packet(&mut packets, 3, &[0xFE, 0, 0, 2, 0]);
+            far.write_all(&packets).await.unwrap();
+            let mut row = Vec::new();
+            put_packet(&mut row, 4, &vec![b'x'; 1 << 20]);
+            for _ in 0..ANSWER_MAX >> 20 {
+                far.write_all(&row).await.unwrap();
+            }
+            let mut end = Vec::new();
+            put_packet(&mut end, 9, &[0xFE, 0, 0, 2, 0]);
+            far.write_all(&end).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(query(&mut leg, Capabilities::NONE, b"SELECT @"), serve);
+        assert!(!answer.unwrap_err().is_transient());
+        assert!(leg.is_quiet());
+    }
+
+    #[test]
+    fn what_a_server_quotes_is_not_repeated() {
+        let packet = ErrPacket::new(1064, b"42000", "You have an error near 'secret'");
+        let text = QuestionError::Refused(packet).to_string();
+        assert_eq!(text, "the server refused with error 1064 (42000)");
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Order {
 /// What others see of a session, and how they reach it.
 pub(crate) struct Entry {
     pub(crate) id: u32,
-    user: String,
+    user: Mutex<String>,
     client: String,
     born: Instant,
     schema: Mutex<String>,
@@ -146,6 +146,10 @@ impl Entry {
         kept.as_ref().filter(|(of, _)| of == user).map(|(_, credential)| credential.clone())
     }
 
+    pub(crate) fn set_user(&self, user: String) {
+        *self.user.lock().unwrap_or_else(PoisonError::into_inner) = user;
+    }
+
     /// The client sent a statement.
     pub(crate) fn count_statement(&self) {
         // Only the session itself counts, so this needs no locked addition.
@@ -184,7 +188,7 @@ impl Entry {
         let activity = usize::from(self.activity.load(Relaxed));
         SessionRow {
             id: self.id,
-            user: self.user.clone(),
+            user: self.user.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             client: self.client.clone(),
             schema: self.schema.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             backend: self.side(),
@@ -306,7 +310,7 @@ impl SessionRegistry {
     ) -> Registered {
         let entry = Arc::new(Entry {
             id,
-            user,
+            user: Mutex::new(user),
             client,
             born: Instant::now(),
             schema: Mutex::default(),

@@ -12,7 +12,7 @@ use super::pins::Pins;
 use super::registry::{Entry, Order};
 use super::replay::{CONTEXT_VARIABLES, Context};
 use super::request::Request;
-use super::state::{BackendStatementId, ClientStatementId};
+use super::state::{BackendStatementId, ClientStatementId, SessionState};
 use super::task::{End, Session, Shared, rolled_back};
 use crate::protocol::capability::Capabilities;
 use crate::protocol::command::{Command, Reply};
@@ -54,20 +54,24 @@ impl Session {
             Command::StmtPrepare => header.len,
             _ => header.len.min(INSPECT_MAX),
         };
-        self.client.fill_to(HEADER_LEN + looked_at).await.map_err(End::Client)?;
+        // A client that stalls in the middle of a packet may hold a permit, so orders are heard meanwhile.
+        let filled = self.client.fill_to(HEADER_LEN + looked_at);
+        unless_ended(&self.registered.entry, &mut self.woken, filled).await?.map_err(End::Client)?;
         let payload = self.client.buffer.filled().get(HEADER_LEN..HEADER_LEN + looked_at).unwrap_or_default();
         let argument = payload.get(1..).unwrap_or_default();
         let state = &self.state;
         Ok(match command {
             Command::Query => {
                 let text = query_text(payload, self.backend.capabilities);
-                let request = state.query(text.unwrap_or(argument));
+                let mut request = state.query(text.unwrap_or(argument));
                 if text.is_none() || looked_at < header.len {
-                    self.pin_long_statement(&request);
+                    request.unseen = self.may_hide_more(&request);
+                    // RETURNING may stand there.
+                    request.effects = request.effects.and(Effects::LAST_ID);
                 }
                 request
             }
-            Command::StmtPrepare => state.prepare(argument),
+            Command::StmtPrepare => Request { unseen: header.continues(), ..state.prepare(argument) },
             Command::StmtExecute | Command::StmtBulkExecute => match self.statement_id(argument) {
                 Some(id) => state.execute(command, id),
                 None => Request::plain(command),
@@ -85,12 +89,10 @@ impl Session {
 
     /// Its end wasn't looked at. That is no matter where it can only be data, or expressions that set user
     /// variables, which the server is asked for.
-    fn pin_long_statement(&mut self, request: &Request) {
+    fn may_hide_more(&self, request: &Request) -> bool {
         let several = self.login.capabilities.contains(Capabilities::MULTI_STATEMENTS)
             || self.state.multi_statements == Some(true);
-        if several || !request.effects.contains(Effects::WRITES) {
-            self.set_pin(Pins::LONG_STATEMENT, true);
-        }
+        several || !request.effects.contains(Effects::WRITES)
     }
 
     fn statement_id(&self, argument: &[u8]) -> Option<ClientStatementId> {
@@ -159,7 +161,12 @@ impl Session {
     async fn prepare_failed(&mut self, request: &Request) -> Result<(), End> {
         let executes = matches!(
             request.command,
-            Command::StmtExecute | Command::StmtBulkExecute | Command::StmtReset | Command::StmtFetch
+            Command::StmtExecute
+                | Command::StmtBulkExecute
+                | Command::StmtReset
+                | Command::StmtFetch
+                // It has no answer, so a value that isn't sent on now would be missing in silence.
+                | Command::StmtSendLongData
         );
         let Some(id) = request.statement.filter(|_| executes) else { return Ok(()) };
         match self.backend.statements.get(&id) {
@@ -241,7 +248,7 @@ impl Session {
         id: BackendStatementId,
         bound: bool,
     ) -> Way {
-        let Some(statement) = self.state.statements.get_mut(&client_id) else { return Way::AsItIs };
+        let Some(statement) = self.state.statements.get(&client_id) else { return Way::AsItIs };
         let packet = self.client.buffer.filled();
         let Some(header) = Header::parse(packet) else { return Way::AsItIs };
         let whole = packet.len().min(HEADER_LEN + header.len);
@@ -251,7 +258,7 @@ impl Session {
         };
         if types.present {
             if statement.types.as_deref() != Some(types.of(payload)) {
-                statement.types = Some(types.of(payload).into());
+                self.state.remember_types(client_id, types.of(payload));
             }
         } else if !bound && let Some(known) = &statement.types {
             let len = header.len + known.len();
@@ -274,9 +281,6 @@ impl Session {
     async fn relay_answer(&mut self, request: &Request) -> Result<(), End> {
         self.exchange.restart(request.command);
         let mut prepared_as = None;
-        if request.command == Command::StmtPrepare {
-            prepared_as = self.take_over_statement().await?;
-        }
         let mut way_back = WayBack {
             client: &mut self.client,
             backend: &mut self.backend,
@@ -286,9 +290,14 @@ impl Session {
             woken: &mut self.woken,
             sent: 0,
             interrupted: false,
+            several: request.unseen || request.effects.any(Effects::MULTIPLE.and(Effects::PROCEDURE)),
         };
+        if request.command == Command::StmtPrepare {
+            prepared_as = way_back.take_over_statement(&mut self.state).await?;
+        }
         way_back.run().await?;
         if request.command == Command::ResetConnection && self.exchange.outcome().error.is_none() {
+            self.rolled_back = false;
             self.backend.statements.clear();
             self.contexts.clear();
         }
@@ -305,35 +314,22 @@ impl Session {
         Ok(())
     }
 
-    /// The first packet of the answer to a prepare: the client gets an id of ours in place of the backend's.
-    async fn take_over_statement(&mut self) -> Result<Option<ClientStatementId>, End> {
-        let leg = &mut self.backend.leg;
-        let ended = |error: std::io::Error| End::Backend(error.to_string());
-        leg.fill_to(HEADER_LEN).await.map_err(ended)?;
-        let len = Header::parse(leg.buffer.filled()).map_or(0, |header| header.len);
-        leg.fill_to(HEADER_LEN + len.min(PIPELINE_MAX)).await.map_err(ended)?;
-        let packet = leg.buffer.filled_mut();
-        let is_ok = len >= 12 && packet.get(HEADER_LEN) == Some(&0);
-        let Some(place) = packet.get_mut(BEHIND_ID - 4..BEHIND_ID).filter(|_| is_ok) else { return Ok(None) };
-        let Some(id) = place.first_chunk::<4>().copied() else { return Ok(None) };
-        let client_id = self.state.new_statement_id();
-        place.copy_from_slice(&client_id.0.to_le_bytes());
-        let id = BackendStatementId(u32::from_le_bytes(id));
-        self.backend.statements.insert(client_id, BackendStatement::Ready { id, bound: false });
-        Ok(Some(client_id))
-    }
-
     /// A stream without an end: both ways, until somebody closes it.
     async fn stream(&mut self) -> Result<(), End> {
+        let entry = &self.registered.entry;
+        // One future for as long as it lasts: one that is dropped on a wake-up may have written a part of its
+        // buffer, and the next would write that again.
+        let streaming = both_ways(&mut self.client, &mut self.backend.leg);
+        tokio::pin!(streaming);
         loop {
             tokio::select! {
                 biased;
-                () = self.registered.entry.wake.notified() => {
-                    if self.registered.entry.order() >= Order::Drain {
+                () = entry.wake.notified() => {
+                    if entry.order() >= Order::Drain {
                         return Err(End::Killed);
                     }
                 }
-                done = both_ways(&mut self.client, &mut self.backend.leg) => {
+                done = &mut streaming => {
                     return Err(done.map_or_else(End::Client, |()| End::ClientLeft));
                 }
             }
@@ -369,6 +365,8 @@ struct WayBack<'a> {
     sent: usize,
     /// The proxy has interrupted the statement.
     interrupted: bool,
+    /// It may be more than one statement: of several, or of a procedure.
+    several: bool,
 }
 
 impl WayBack<'_> {
@@ -399,10 +397,39 @@ impl WayBack<'_> {
         }
     }
 
-    /// All of the answer is the error that our own interruption has caused.
+    /// The first packet of the answer to a prepare: the client gets an id of ours in place of the backend's.
+    async fn take_over_statement(
+        &mut self,
+        state: &mut SessionState,
+    ) -> Result<Option<ClientStatementId>, End> {
+        self.wait_for(HEADER_LEN).await?;
+        let len = Header::parse(self.backend.leg.buffer.filled()).map_or(0, |header| header.len);
+        self.wait_for(HEADER_LEN + len.min(PIPELINE_MAX)).await?;
+        let packet = self.backend.leg.buffer.filled_mut();
+        let is_ok = len >= 12 && packet.get(HEADER_LEN) == Some(&0);
+        let Some(place) = packet.get_mut(BEHIND_ID - 4..BEHIND_ID).filter(|_| is_ok) else { return Ok(None) };
+        let Some(id) = place.first_chunk::<4>().copied() else { return Ok(None) };
+        let client_id = state.new_statement_id();
+        place.copy_from_slice(&client_id.0.to_le_bytes());
+        let id = BackendStatementId(u32::from_le_bytes(id));
+        self.backend.statements.insert(client_id, BackendStatement::Ready { id, bound: false });
+        Ok(Some(client_id))
+    }
+
+    /// Waits until so many bytes of the backend are here. A prepare may wait for locks, as any statement may.
+    async fn wait_for(&mut self, count: usize) -> Result<(), End> {
+        while self.backend.leg.buffer.len() < count {
+            self.wait().await?;
+        }
+        Ok(())
+    }
+
+    /// All of the answer is the error that our own interruption has caused. Where it was the error of one among
+    /// several statements, some may have been committed, so nobody is told that all is rolled back (invariant 1).
     fn was_interrupted(&self) -> bool {
         self.interrupted
             && self.sent == 0
+            && !self.several
             && self.exchange.progress() == Progress::Done
             && self.exchange.outcome().error == Some(INTERRUPTED)
     }
@@ -464,7 +491,11 @@ impl WayBack<'_> {
 
 /// Does work that may hang on a client which neither reads nor writes, and gives it up when the session is
 /// told to end.
-async fn unless_ended<T>(entry: &Entry, woken: &mut bool, work: impl Future<Output = T>) -> Result<T, End> {
+pub(super) async fn unless_ended<T>(
+    entry: &Entry,
+    woken: &mut bool,
+    work: impl Future<Output = T>,
+) -> Result<T, End> {
     tokio::pin!(work);
     loop {
         tokio::select! {

@@ -1,19 +1,20 @@
 //! What a request may do to its session, worked out before it is sent on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::detail::{self, TextPrepare};
+use super::detail::{self, NamedTable, TextPrepare};
 use super::lexer::{self, Effects};
-use super::state::ClientStatementId;
+use super::state::{ClientStatementId, USER_VARIABLES_MAX};
 use crate::protocol::command::Command;
 
 /// What the second pass read, for when the server has answered.
 #[derive(Debug, Default)]
 pub(crate) struct Details {
-    pub(super) user_variables: Vec<Vec<u8>>,
+    pub(super) user_variables: BTreeSet<Vec<u8>>,
     pub(super) schema: Option<Vec<u8>>,
     /// `None`: there are some, and they can't be told.
-    pub(super) tables: Option<Vec<Vec<u8>>>,
+    pub(super) tables: Option<Vec<NamedTable>>,
     pub(super) locks: Option<Vec<Vec<u8>>>,
     pub(super) prepare: Option<TextPrepare>,
     pub(super) prepared_name: Option<Vec<u8>>,
@@ -25,9 +26,10 @@ impl Details {
         let mut details = Self::default();
         let single = !effects.any(Effects::MULTIPLE.and(Effects::UNSURE));
         if effects.contains(Effects::USER_VARIABLES) {
-            details.user_variables = detail::user_variables(text, plain_backslash);
+            details.user_variables = detail::user_variables(text, plain_backslash, USER_VARIABLES_MAX);
             if let Some(other) = other_reading(text) {
-                details.user_variables.extend(detail::user_variables(&other, plain_backslash));
+                let more = detail::user_variables(&other, plain_backslash, USER_VARIABLES_MAX);
+                details.user_variables.extend(more);
             }
         }
         if !single {
@@ -65,12 +67,21 @@ pub(crate) struct Request {
     /// COM_INIT_DB's schema, COM_SET_OPTION's option, COM_STMT_PREPARE's text.
     pub(crate) argument: Option<Arc<[u8]>>,
     pub(super) details: Option<Arc<Details>>,
+    /// Its end wasn't looked at, and anything may stand there.
+    pub(crate) unseen: bool,
 }
 
 impl Request {
     /// A request without effects.
     pub(crate) fn plain(command: Command) -> Self {
-        Self { command, effects: Effects::NONE, statement: None, argument: None, details: None }
+        Self {
+            command,
+            effects: Effects::NONE,
+            statement: None,
+            argument: None,
+            details: None,
+            unseen: false,
+        }
     }
 }
 

@@ -9,11 +9,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::detail::TextPrepare;
+use super::detail::{NamedTable, TextPrepare};
 use super::lexer::{self, Effects};
 use super::pins::Pins;
 use super::request::{Details, Request, effects_of};
-use crate::protocol::command::Command;
+use crate::protocol::command::{Command, Reply};
 use crate::protocol::packet::ok::{OkPacket, SessionTrack, StatusFlags};
 use crate::relay::exchange::Outcome;
 
@@ -22,7 +22,13 @@ const STATEMENTS_MAX: usize = 4096;
 /// Bytes of their texts.
 const STATEMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Names of user variables that are kept.
-const USER_VARIABLES_MAX: usize = 4096;
+pub(super) const USER_VARIABLES_MAX: usize = 4096;
+/// Bytes of them.
+const USER_VARIABLE_BYTES_MAX: usize = 1024 * 1024;
+/// Temporary tables, and locks, that are told apart.
+const NAMES_MAX: usize = 1024;
+/// ER_PARSE_ERROR: the server counts no statement that it couldn't parse.
+const PARSE_ERROR: u16 = 1064;
 
 /// A prepared statement's id as the client knows it; each backend has its own for the same statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,8 +38,8 @@ pub struct ClientStatementId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BackendStatementId(pub u32);
 
-/// How often the client itself did something, whether it succeeded or not; the server counts the same, so
-/// what it has counted beyond this was done by code that isn't seen here.
+/// How often the client itself did something, whether it succeeded or not, unless it couldn't be parsed; the
+/// server counts the same, so what it has counted beyond this was done by code that isn't seen here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Attempts {
     pub(crate) create_temporary: u64,
@@ -71,6 +77,14 @@ pub(crate) struct Statement {
     pub(crate) types: Option<Box<[u8]>>,
     /// The version of the context that it was prepared under.
     pub(crate) context: u64,
+    /// Text and types are kept, so that it can be prepared again elsewhere.
+    kept: bool,
+}
+
+impl Statement {
+    fn bytes(&self) -> usize {
+        self.text.len() + self.types.as_ref().map_or(0, |types| types.len())
+    }
 }
 
 /// A statement of PREPARE … FROM.
@@ -104,14 +118,19 @@ pub(crate) struct SessionState {
     pub(crate) variables_touched: bool,
     pub(crate) user_variables: BTreeSet<Vec<u8>>,
     pub(crate) statements: BTreeMap<ClientStatementId, Statement>,
+    user_variable_bytes: usize,
+    /// More than are kept.
+    user_variables_lost: bool,
     statement_bytes: usize,
+    /// Statements whose text isn't kept.
+    statements_lost: usize,
     next_statement: u32,
     pub(crate) last_prepared: Option<ClientStatementId>,
     pub(crate) texts: BTreeMap<Vec<u8>, TextStatement>,
     next_text: u64,
     pub(crate) multi_statements: Option<bool>,
     pub(crate) attempts: Attempts,
-    temporary_tables: Vec<Vec<u8>>,
+    temporary_tables: BTreeSet<NamedTable>,
     temporary_blind: bool,
     locks: Vec<Vec<u8>>,
     locks_blind: bool,
@@ -135,14 +154,17 @@ impl SessionState {
             variables_touched: false,
             user_variables: BTreeSet::new(),
             statements: BTreeMap::new(),
+            user_variable_bytes: 0,
+            user_variables_lost: false,
             statement_bytes: 0,
+            statements_lost: 0,
             next_statement: 1,
             last_prepared: None,
             texts: BTreeMap::new(),
             next_text: 0,
             multi_statements: None,
             attempts: Attempts::default(),
-            temporary_tables: Vec::new(),
+            temporary_tables: BTreeSet::new(),
             temporary_blind: false,
             locks: Vec::new(),
             locks_blind: false,
@@ -251,11 +273,15 @@ impl SessionState {
         if let Some(status) = outcome.status {
             self.status = status;
         }
-        self.looks_back = outcome.warnings > 0
-            || outcome.error.is_some()
-            || request.effects.contains(Effects::LEAVES_FOUND_ROWS);
-        self.wrote = outcome.affected_rows > 0;
-        if outcome.last_insert_id != 0 {
+        // A command without an answer leaves what may be asked about as it was.
+        if request.command.reply() != Reply::None {
+            self.looks_back = outcome.warnings > 0
+                || outcome.error.is_some()
+                || request.effects.contains(Effects::LEAVES_FOUND_ROWS);
+            self.wrote = outcome.affected_rows > 0;
+        }
+        // A bulk may answer with a row for each of its rows, and no OK.
+        if outcome.last_insert_id != 0 || request.command == Command::StmtBulkExecute {
             self.versions.last_id += 1;
         }
         if !outcome.tracks.is_empty() {
@@ -265,18 +291,34 @@ impl SessionState {
             self.anything_may_have_changed();
         }
         let failed = outcome.error.is_some();
+        if !self.user_variables.is_empty() && Self::runs_code(request.command) {
+            // Any function and any trigger may have set them.
+            self.versions.user_variables += 1;
+        }
         self.commit_command(request, outcome, prepared_as, failed);
         // A plain BEGIN ends what LOCK TABLES began.
         if !request.effects.is_plain() || !self.pins.is_empty() {
-            self.commit_effects(request, failed);
+            self.commit_effects(request, outcome.error);
+        }
+        if request.unseen {
+            // Not before it was sent: until then it is nothing that a move would lose.
+            self.pins.set(Pins::LONG_STATEMENT, true);
         }
         self.use_up_next_transaction(request.effects, was_in_transaction, failed);
         let several = Effects::MULTIPLE.and(Effects::PROCEDURE).and(Effects::BEGIN);
         failed
             && (was_in_transaction
                 || self.in_transaction()
+                || request.unseen
                 || request.effects.any(several)
                 || !self.status.contains(StatusFlags::AUTOCOMMIT))
+    }
+
+    fn runs_code(command: Command) -> bool {
+        matches!(
+            command,
+            Command::Query | Command::StmtExecute | Command::StmtBulkExecute | Command::StmtFetch
+        )
     }
 
     fn use_up_next_transaction(&mut self, effects: Effects, was_in_transaction: bool, failed: bool) {
@@ -359,11 +401,46 @@ impl SessionState {
         let plain_backslash = self.plain_backslash();
         let effects = lexer::scan(&text, plain_backslash);
         let details = (!effects.is_plain()).then(|| Arc::new(Details::read(&text, effects, plain_backslash)));
-        self.statement_bytes += text.len();
         self.last_prepared = Some(id);
         let context = self.versions.context;
-        self.statements
-            .insert(id, Statement { text, effects, details, columns, params, types: None, context });
+        let mut statement =
+            Statement { text, effects, details, columns, params, types: None, context, kept: true };
+        let full = self.statements.len() + self.texts.len() >= STATEMENTS_MAX;
+        if full || !self.has_room(statement.bytes()) {
+            self.lose(&mut statement);
+        }
+        self.statement_bytes += statement.bytes();
+        self.statements.insert(id, statement);
+        self.bound_statements();
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.statement_bytes + bytes <= STATEMENT_BYTES_MAX
+    }
+
+    /// Keeps of a statement only what it may do; it pins the session for as long as it lives (invariant 7).
+    fn lose(&mut self, statement: &mut Statement) {
+        statement.kept = false;
+        (statement.text, statement.details, statement.types) = (Arc::from([]), None, None);
+        if !statement.effects.is_plain() {
+            // The names that it is about went with its text, so the server has to be asked for what it did.
+            statement.effects = statement.effects.and(Effects::PROCEDURE);
+        }
+        self.statements_lost += 1;
+    }
+
+    /// The client has sent other types of parameters.
+    pub(crate) fn remember_types(&mut self, id: ClientStatementId, types: &[u8]) {
+        let Some(mut statement) = self.statements.remove(&id) else { return };
+        self.statement_bytes -= statement.bytes();
+        if statement.kept {
+            statement.types = Some(types.into());
+            if !self.has_room(statement.bytes()) {
+                self.lose(&mut statement);
+            }
+        }
+        self.statement_bytes += statement.bytes();
+        self.statements.insert(id, statement);
         self.bound_statements();
     }
 
@@ -371,22 +448,40 @@ impl SessionState {
         self.long_data.remove(&id);
         self.cursors.remove(&id);
         if let Some(statement) = self.statements.remove(&id) {
-            self.statement_bytes -= statement.text.len();
+            self.statement_bytes -= statement.bytes();
+            self.statements_lost -= usize::from(!statement.kept);
             self.bound_statements();
         }
     }
 
     fn bound_statements(&mut self) {
-        let too_much = self.statements.len() + self.texts.len() > STATEMENTS_MAX
-            || self.statement_bytes > STATEMENT_BYTES_MAX;
-        self.pins.set(Pins::STATEMENTS, too_much);
+        self.pins.set(Pins::STATEMENTS, self.statements_lost > 0 || self.user_variables_lost);
     }
 
-    fn commit_effects(&mut self, request: &Request, failed: bool) {
+    fn remember_user_variables(&mut self, names: &BTreeSet<Vec<u8>>) {
+        for name in names {
+            if self.user_variables.contains(name) {
+                continue;
+            }
+            let bytes = self.user_variable_bytes + name.len();
+            if self.user_variables.len() >= USER_VARIABLES_MAX || bytes > USER_VARIABLE_BYTES_MAX {
+                self.user_variables_lost = true;
+                self.bound_statements();
+                return;
+            }
+            self.user_variable_bytes = bytes;
+            self.user_variables.insert(name.clone());
+        }
+    }
+
+    fn commit_effects(&mut self, request: &Request, error: Option<u16>) {
+        let failed = error.is_some();
         let effects = request.effects;
         let nothing = Details::default();
         let details = request.details.as_deref().unwrap_or(&nothing);
-        self.count_attempts(effects);
+        if error != Some(PARSE_ERROR) {
+            self.count_attempts(effects);
+        }
         // What is asked for later may be asked once too often, also where the statement failed halfway.
         if effects.contains(Effects::VARIABLES) {
             self.variables_touched = true;
@@ -404,10 +499,7 @@ impl SessionState {
         }
         if effects.contains(Effects::USER_VARIABLES) {
             self.versions.user_variables += 1;
-            self.user_variables.extend(details.user_variables.iter().cloned());
-            if self.user_variables.len() > USER_VARIABLES_MAX {
-                self.pins.set(Pins::STATEMENTS, true);
-            }
+            self.remember_user_variables(&details.user_variables);
         }
         if effects.contains(Effects::SCHEMA) && request.command != Command::InitDb {
             match &details.schema {
@@ -458,9 +550,12 @@ impl SessionState {
             }
         }
         if effects.contains(Effects::TEMPORARY_CREATE) {
-            match &details.tables {
-                Some(tables) => self.temporary_tables.extend(tables.iter().cloned()),
-                None => self.temporary_blind = true,
+            // The same name again is the same table again: IF NOT EXISTS, OR REPLACE.
+            match self.in_schema(details) {
+                Some(tables) if self.temporary_tables.len() < NAMES_MAX => {
+                    self.temporary_tables.extend(tables)
+                }
+                _ => self.temporary_blind = true,
             }
             self.pins.set(Pins::TEMPORARY_TABLE, true);
         }
@@ -469,8 +564,8 @@ impl SessionState {
         }
         if effects.contains(Effects::GET_LOCK) {
             match &details.locks {
-                Some(locks) => self.locks.extend(locks.iter().cloned()),
-                None => self.locks_blind = true,
+                Some(locks) if self.locks.len() < NAMES_MAX => self.locks.extend(locks.iter().cloned()),
+                _ => self.locks_blind = true,
             }
             self.pins.set(Pins::USER_LOCK, true);
         }
@@ -483,9 +578,24 @@ impl SessionState {
         }
     }
 
+    /// The tables with the schemas that they are in. `None` where that can't be told.
+    fn in_schema(&self, details: &Details) -> Option<Vec<NamedTable>> {
+        let current = match &self.schema {
+            Schema::Known(schema) => Some(schema.as_deref().unwrap_or_default().to_ascii_lowercase()),
+            Schema::Ask => None,
+        };
+        let full = |named: &NamedTable| {
+            let schema = named.schema.clone().or_else(|| current.clone())?;
+            Some(NamedTable { schema: Some(schema), table: named.table.clone() })
+        };
+        details.tables.as_ref()?.iter().map(full).collect()
+    }
+
     fn remember_text(&mut self, details: &Details) {
         match (&details.prepare, &details.text) {
-            (Some(TextPrepare { name, inner: Some(inner) }), Some(text)) => {
+            (Some(TextPrepare { name, inner: Some(inner) }), Some(text))
+                if self.has_room(text.len()) && self.statements.len() + self.texts.len() < STATEMENTS_MAX =>
+            {
                 self.next_text += 1;
                 let statement = TextStatement {
                     text: Arc::clone(text),
@@ -497,7 +607,6 @@ impl SessionState {
                 if let Some(old) = self.texts.insert(name.clone(), statement) {
                     self.statement_bytes -= old.text.len();
                 }
-                self.bound_statements();
             }
             _ => self.pins.set(Pins::PREPARED_TEXT, true),
         }
@@ -522,7 +631,9 @@ impl SessionState {
             self.pins.set(Pins::HANDLER, self.handlers > 0);
         }
         if effects.contains(Effects::DROP_TABLE) {
-            remove_names(&mut self.temporary_tables, details.tables.as_deref());
+            for table in self.in_schema(details).unwrap_or_default() {
+                self.temporary_tables.remove(&table);
+            }
             self.pins.set(Pins::TEMPORARY_TABLE, self.temporary_blind || !self.temporary_tables.is_empty());
         }
         if effects.contains(Effects::RELEASE_LOCK) && !effects.contains(Effects::GET_LOCK) {
@@ -539,7 +650,6 @@ impl SessionState {
             && let Some(old) = self.texts.remove(name)
         {
             self.statement_bytes -= old.text.len();
-            self.bound_statements();
         }
     }
 
@@ -582,13 +692,30 @@ impl SessionState {
 
     /// COM_RESET_CONNECTION: everything but the schema is as after a login.
     fn reset(&mut self) {
-        let fresh = Self::new(self.status, None);
-        let old = std::mem::replace(self, fresh);
-        self.versions = old.versions;
+        self.begin_again_somewhere(self.status);
+    }
+
+    /// As [`Self::begin_again`], in a schema that only the server knows.
+    pub(crate) fn begin_again_somewhere(&mut self, status: StatusFlags) {
+        self.begin_again(status, None);
+        self.anything_may_have_changed();
+    }
+
+    /// COM_CHANGE_USER: everything is as after a login, but for what tells old from new.
+    pub(crate) fn begin_again(&mut self, status: StatusFlags, schema: Option<Vec<u8>>) {
+        let old = std::mem::replace(self, Self::new(status, schema));
         self.next_statement = old.next_statement;
         self.next_text = old.next_text;
-        self.versions.context += 1;
-        self.anything_may_have_changed();
+        // It belongs to the connection, like what the login agreed on.
+        self.multi_statements = old.multi_statements;
+        self.versions = Versions {
+            schema: old.versions.schema + 1,
+            variables: old.versions.variables + 1,
+            user_variables: old.versions.user_variables + 1,
+            last_id: old.versions.last_id + 1,
+            context: old.versions.context + 1,
+            procedures: 0,
+        };
     }
 }
 

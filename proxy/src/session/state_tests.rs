@@ -36,7 +36,14 @@ fn check(texts: &[&str], expected: Pins) {
 fn pins_come_and_go() {
     check(&["SELECT 1", "SET NAMES latin1", "SET @a = 1"], Pins::NONE);
     check(&["CREATE TEMPORARY TABLE a (i int)"], Pins::TEMPORARY_TABLE);
-    check(&["CREATE TEMPORARY TABLE a (i int)", "DROP TABLE x.A"], Pins::NONE);
+    check(&["USE x", "CREATE TEMPORARY TABLE a (i int)", "DROP TABLE X.A"], Pins::NONE);
+    check(&["USE x", "CREATE TEMPORARY TABLE a (i int)", "DROP TABLE y.a"], Pins::TEMPORARY_TABLE);
+    check(
+        &["USE x", "CREATE TEMPORARY TABLE a (i int)", "USE y", "DROP TABLE a", "DROP TABLE IF EXISTS x.b"],
+        Pins::TEMPORARY_TABLE,
+    );
+    let again = "CREATE TEMPORARY TABLE IF NOT EXISTS a (i int)";
+    check(&[again, again, "DROP TEMPORARY TABLE a"], Pins::NONE);
     check(&["CREATE TEMPORARY TABLE a (i int)", "DROP TABLE b"], Pins::TEMPORARY_TABLE);
     check(
         &["CREATE TEMPORARY TABLE x.a (i int)", "CREATE TEMPORARY TABLE y.a (i int)", "DROP TABLE a"],
@@ -121,6 +128,10 @@ fn versions_count_what_may_have_changed() {
     assert!(state.variables_touched && state.versions.context > before.context);
     run(&mut state, "INSERT INTO t VALUES ()", &Outcome { last_insert_id: 7, ..ok() });
     assert!(state.versions.last_id > before.last_id);
+    let last_id = state.versions.last_id;
+    let bulk = state.execute(Command::StmtBulkExecute, ClientStatementId(1));
+    state.answered(&bulk, &ok(), None);
+    assert!(state.versions.last_id > last_id);
     run(&mut state, "USE shop", &ok());
     assert_eq!(state.schema, Schema::Known(Some(b"shop".to_vec())));
     run(&mut state, "DROP DATABASE shop", &ok());
@@ -213,4 +224,84 @@ fn a_backslash_may_be_half_a_character() {
     state.answered(&request, &ok(), None);
     assert!(state.user_variables.contains(&b"b"[..]) && state.is_movable());
     assert!(state.query("SELECT 'é', 'a\\'b'".as_bytes()).effects.is_plain());
+}
+
+#[test]
+fn what_is_remembered_is_bounded() {
+    let mut state = session();
+    for _ in 0..5_000 {
+        run(&mut state, "CREATE TEMPORARY TABLE IF NOT EXISTS a (i int)", &ok());
+        run(&mut state, "DO GET_LOCK('a', 0)", &ok());
+    }
+    assert!(state.temporary_tables.len() == 1 && state.locks.len() <= NAMES_MAX);
+
+    let mut state = session();
+    let text = format!("SELECT '{}'", "x".repeat(1 << 20));
+    let ids: Vec<_> = (0..40).map(|_| prepare(&mut state, &text)).collect();
+    let kept = |state: &SessionState| state.statements.values().map(Statement::bytes).sum::<usize>();
+    assert!(kept(&state) <= STATEMENT_BYTES_MAX && state.pins == Pins::STATEMENTS);
+    state.remember_types(ids[0], &vec![0; STATEMENT_BYTES_MAX]);
+    assert!(kept(&state) <= STATEMENT_BYTES_MAX && kept(&state) == state.statement_bytes);
+    // What isn't kept pins for as long as it lives.
+    for id in ids.iter().skip(1) {
+        let request = state.about(Command::StmtClose, *id);
+        state.answered(&request, &Outcome::default(), None);
+    }
+    assert_eq!(state.pins, Pins::STATEMENTS);
+    let request = state.about(Command::StmtClose, ids[0]);
+    state.answered(&request, &Outcome::default(), None);
+    assert_eq!((state.pins, state.statement_bytes), (Pins::NONE, 0));
+
+    for n in 0..5_000 {
+        run(&mut state, &format!("SET @a{n} = 1"), &ok());
+    }
+    assert_eq!((state.user_variables.len(), state.pins), (USER_VARIABLES_MAX, Pins::STATEMENTS));
+    let id = prepare(&mut state, "SELECT 1");
+    let request = state.about(Command::StmtClose, id);
+    state.answered(&request, &Outcome::default(), None);
+    assert_eq!(state.pins, Pins::STATEMENTS, "another statement's end brings no variable back");
+}
+
+#[test]
+fn many_names_take_little_time() {
+    let state = session();
+    let names: Vec<_> = (0..150_000).map(|n| format!("@a{n}")).collect();
+    let began = std::time::Instant::now();
+    state.query(format!("SELECT {}", names.join(",")).as_bytes());
+    assert!(began.elapsed() < std::time::Duration::from_secs(5));
+}
+
+#[test]
+fn functions_and_triggers_may_set_user_variables() {
+    let mut state = session();
+    run(&mut state, "SET @a = 1", &ok());
+    let before = state.versions.user_variables;
+    run(&mut state, "INSERT INTO has_a_trigger VALUES ()", &ok());
+    assert!(state.versions.user_variables > before);
+}
+
+#[test]
+fn what_could_not_be_parsed_is_not_counted_against_procedures() {
+    let mut state = session();
+    run(&mut state, "CREATE TEMPORARY TABLE a (", &error());
+    run(&mut state, "PREPARE s FROM", &error());
+    assert_eq!(state.attempts, Attempts::default());
+    run(&mut state, "CREATE TABLE a (i int)", &Outcome { error: Some(1050), ..Outcome::default() });
+    assert_eq!(state.attempts.create_table, 1);
+}
+
+#[test]
+fn a_transaction_behind_a_routine_is_not_overlooked() {
+    assert!(run(&mut session(), "CREATE PROCEDURE p() SELECT 1; BEGIN; SELECT nothing", &error()));
+}
+
+#[test]
+fn the_end_of_a_statement_leaves_its_outcome_to_be_asked_for() {
+    let mut state = session();
+    let id = prepare(&mut state, "INSERT INTO t VALUES (?, ?)");
+    let request = state.execute(Command::StmtExecute, id);
+    state.answered(&request, &Outcome { warnings: 1, affected_rows: 1, ..ok() }, None);
+    let request = state.about(Command::StmtClose, id);
+    state.answered(&request, &Outcome::default(), None);
+    assert!(state.looks_back && state.wrote);
 }

@@ -6,6 +6,7 @@
 //! orders, and to changes of the route.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::Duration;
@@ -20,10 +21,12 @@ use super::mover::Standby;
 use super::pins::Pins;
 use super::question;
 use super::registry::{Activity, Order, Registered, SessionRegistry};
+use super::relay::unless_ended;
 use super::replay::Context;
 use super::request::Request;
 use super::state::SessionState;
 use super::tokens::Tokens;
+use crate::auth::server::FrontDoor;
 use crate::auth::{Credential, Login};
 use crate::protocol::command::{Command, Reply};
 use crate::protocol::frame::{HEADER_LEN, Header, put_packet};
@@ -42,6 +45,10 @@ pub(crate) struct Shared {
     pub(crate) gate: Arc<Gate>,
     pub(crate) routes: Arc<RouteTable>,
     pub(crate) registry: Arc<SessionRegistry>,
+    /// For clients that come in, and for those that become somebody else.
+    pub(crate) door: FrontDoor,
+    /// `proxy.move_every`; `None`: sessions are moved by cutovers only.
+    pub(crate) move_every: Option<NonZeroU32>,
 }
 
 /// Why a session ended.
@@ -62,6 +69,9 @@ pub(crate) enum End {
     /// The proxy shuts down.
     #[error("the proxy shuts down")]
     Drained,
+    /// It wasn't let in as another user, and has been told why.
+    #[error("its COM_CHANGE_USER failed: {0}")]
+    NotLetIn(String),
     /// The session can't go on; the client is told this.
     #[error("{}", String::from_utf8_lossy(&.0.message))]
     Failed(ErrPacket),
@@ -102,7 +112,9 @@ pub(crate) struct Session {
     pub(super) woken: bool,
     /// No statement is under way. Where one is, nothing more is said to the backend: the rest of a request
     /// that was cut off must not be made up from a farewell.
-    at_rest: bool,
+    pub(super) at_rest: bool,
+    /// Commands until the next move of `proxy.move_every`.
+    pub(super) until_move: Option<u32>,
 }
 
 impl Session {
@@ -115,6 +127,7 @@ impl Session {
         backend: Connection,
     ) -> Self {
         let state = SessionState::new(backend.status, login.schema.clone());
+        let until_move = shared.move_every.map(NonZeroU32::get);
         registered.entry.set_schema(login.schema.as_deref().unwrap_or_default());
         registered.entry.set_credential(login.user_text(), credential.clone());
         Self {
@@ -135,6 +148,7 @@ impl Session {
             look_at: None,
             woken: false,
             at_rest: true,
+            until_move,
         }
     }
 
@@ -237,11 +251,7 @@ impl Session {
         let request = self.understand().await?;
         match request.command {
             Command::Quit => return Err(End::ClientLeft),
-            // The client's token is bound to a challenge of ours, so no backend could check it.
-            Command::ChangeUser => {
-                let refusal = "COM_CHANGE_USER isn't supported by Changeover yet; open a new connection";
-                return self.answer_instead(&ErrPacket::new(1235, b"42000", refusal)).await;
-            }
+            Command::ChangeUser => return self.change_user().await,
             _ => {}
         }
         if self.rolled_back && Self::runs_statements(request.command) {
@@ -280,7 +290,7 @@ impl Session {
     }
 
     /// Takes a permit, unless one is held already.
-    async fn enter(&mut self) -> Result<(), End> {
+    pub(super) async fn enter(&mut self) -> Result<(), End> {
         let entry = Arc::clone(&self.registered.entry);
         if self.permit.is_none() {
             // First said, then done: whoever ends permit holders must not overlook this one.
@@ -362,7 +372,8 @@ impl Session {
     pub(super) async fn answer_instead(&mut self, packet: &ErrPacket) -> Result<(), End> {
         let command =
             self.client.buffer.filled().get(HEADER_LEN).copied().map_or(Command::Sleep, Command::from);
-        let sequence = self.skip_request().await?;
+        let skipped = skip_request(&mut self.client);
+        let sequence = unless_ended(&self.registered.entry, &mut self.woken, skipped).await??;
         if command.reply() == Reply::None {
             return Ok(());
         }
@@ -371,33 +382,11 @@ impl Session {
         self.client.write(&bytes).await.map_err(End::Client)
     }
 
-    /// Reads past a request, whatever its size. Returns its last sequence number.
-    async fn skip_request(&mut self) -> Result<u8, End> {
-        loop {
-            self.client.fill_to(HEADER_LEN).await.map_err(End::Client)?;
-            let Some(header) = Header::parse(self.client.buffer.filled()) else {
-                return Err(End::ClientLeft);
-            };
-            let mut left = HEADER_LEN + header.len;
-            while left > 0 {
-                if self.client.buffer.is_empty() && self.client.fill().await.map_err(End::Client)? == 0 {
-                    return Err(End::ClientLeft);
-                }
-                let count = left.min(self.client.buffer.len());
-                self.client.buffer.consume(count);
-                left -= count;
-            }
-            if !header.continues() {
-                return Ok(header.sequence);
-            }
-        }
-    }
-
     /// Closes both ends.
     async fn finish(mut self, end: End) {
         let id = self.registered.entry.id;
         match &end {
-            End::ClientLeft | End::Client(_) | End::Drained => {
+            End::ClientLeft | End::Client(_) | End::Drained | End::NotLetIn(_) => {
                 debug!(session_id = id, "session ended: {end}")
             }
             End::Killed => tracing::info!(area = "proxy", session_id = id, "session closed: {end}"),
@@ -432,6 +421,26 @@ impl Session {
         }
         drop(permit);
         drop(registered);
+    }
+}
+
+/// Reads past a request, whatever its size. Returns its last sequence number.
+async fn skip_request(client: &mut Leg) -> Result<u8, End> {
+    loop {
+        client.fill_to(HEADER_LEN).await.map_err(End::Client)?;
+        let Some(header) = Header::parse(client.buffer.filled()) else { return Err(End::ClientLeft) };
+        let mut left = HEADER_LEN + header.len;
+        while left > 0 {
+            if client.buffer.is_empty() && client.fill().await.map_err(End::Client)? == 0 {
+                return Err(End::ClientLeft);
+            }
+            let count = left.min(client.buffer.len());
+            client.buffer.consume(count);
+            left -= count;
+        }
+        if !header.continues() {
+            return Ok(header.sequence);
+        }
     }
 }
 
@@ -476,3 +485,7 @@ impl Session {
         End::Backend(error.to_string())
     }
 }
+
+#[cfg(test)]
+#[path = "task_tests.rs"]
+mod tests;

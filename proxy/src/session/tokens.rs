@@ -108,6 +108,11 @@ impl<'a> Tokens<'a> {
         self.at = at;
     }
 
+    /// What wasn't looked at so far.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
     #[inline]
     fn peek(&self, ahead: usize) -> u8 {
         self.text.get(self.at + ahead).copied().unwrap_or(0)

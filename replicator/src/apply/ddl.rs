@@ -14,8 +14,8 @@ pub(super) fn refused(meta: &TransactionMeta, schema: &str, sql: &str) -> Error 
         place(meta, meta),
         format!(
             "{}{schema}: a statement that changes definitions can't be replayed yet. Everything before it is \
-             applied. Abandon this migration, empty the migrated schemas on the target and start again; leave \
-             definitions as they are until the cutover",
+             applied. Stop Changeover, drop the migrated schemas on the target, start it with an empty state_dir, and \
+             leave definitions as they are until the cutover",
             kind(sql)
         ),
     )

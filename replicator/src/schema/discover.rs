@@ -76,6 +76,16 @@ impl Discovery {
     }
 }
 
+impl Discovery {
+    /// Leaves out every table but those that the migration began with: what came later is none of its business before
+    /// the statement that made it comes up in the binlog. Returns the first one that isn't there any more.
+    pub(crate) fn keep_only(&mut self, began_with: &[TableName]) -> std::result::Result<(), TableName> {
+        self.tables.retain(|table| began_with.contains(&table.schema.name));
+        let gone = |name: &&TableName| !self.tables.iter().any(|table| table.schema.name == **name);
+        began_with.iter().find(gone).map_or(Ok(()), |name| Err(name.clone()))
+    }
+}
+
 /// Reads what a migration moves. The connection is one of [`crate::server::connect`].
 pub async fn discover(side: Side, conn: &mut Conn, migration: &MigrationConfig) -> Result<Discovery> {
     let mut reader = Reader { side, conn };

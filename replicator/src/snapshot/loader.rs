@@ -28,13 +28,31 @@ const HARMLESS_WARNINGS: [u16; 4] = [1287, 3719, 3720, 3778];
 /// "Data truncated for column": what an ENUM answers that is given its own error value 0 back.
 const DATA_TRUNCATED: u16 = 1265;
 
-/// Whether the target takes LOAD DATA LOCAL.
-pub(super) async fn form_of(target: &mut Conn) -> Result<Form> {
-    let allowed: Option<u8> = target
-        .query_first("SELECT @@GLOBAL.local_infile")
+/// Whether the target takes LOAD DATA LOCAL, and the largest packet that it takes.
+pub(super) async fn form_of(target: &mut Conn) -> Result<(Form, u64)> {
+    let answer: Option<(u8, u64)> = target
+        .query_first("SELECT @@GLOBAL.local_infile, @@SESSION.max_allowed_packet")
         .await
         .map_err(|e| Error::database(Side::Target, "asking for local_infile", &e))?;
-    Ok(if allowed == Some(1) { Form::LoadData } else { Form::Insert })
+    let (allowed, packet_bytes_max) = answer.unwrap_or_default();
+    Ok((if allowed == 1 { Form::LoadData } else { Form::Insert }, packet_bytes_max))
+}
+
+/// A statement that is too long makes the server hang up, often without a word: without this it would be tried
+/// again for ever.
+fn refuse_what_never_fits(table: &TableSchema, bytes: usize, packet_bytes_max: u64) -> Result<()> {
+    const PROTOCOL_BYTES: u64 = 64;
+    if bytes as u64 + PROTOCOL_BYTES <= packet_bytes_max {
+        return Ok(());
+    }
+    Err(Error::definite(
+        Side::Target,
+        table.name.to_string(),
+        format!(
+            "some rows need a statement of {bytes} bytes, and the target's max_allowed_packet is {packet_bytes_max} \
+             bytes; raise it (or set local_infile = ON there), then RESUME MIGRATION"
+        ),
+    ))
 }
 
 /// Prepares a session to load: parents may come after children, and a duplicate must not lock the gap it is in.
@@ -56,7 +74,7 @@ pub(super) async fn prepare(target: &mut Conn) -> Result<()> {
 pub(super) async fn load_chunk(
     target: &mut Conn,
     table: &TableSchema,
-    form: Form,
+    (form, packet_bytes_max): (Form, u64),
     replace: bool,
     mut batches: mpsc::Receiver<Batch>,
 ) -> Result<u64> {
@@ -71,7 +89,7 @@ pub(super) async fn load_chunk(
     target.query_drop("START TRANSACTION").await.map_err(database)?;
     let rows = match form {
         Form::LoadData => load_data(target, table, replace, first, batches).await?,
-        Form::Insert => insert(target, table, replace, first, batches).await?,
+        Form::Insert => insert(target, table, (replace, packet_bytes_max), first, batches).await?,
     };
     target.query_drop("COMMIT").await.map_err(database)?;
     Ok(rows)
@@ -127,7 +145,7 @@ async fn load_data(
 async fn insert(
     target: &mut Conn,
     table: &TableSchema,
-    replace: bool,
+    (replace, packet_bytes_max): (bool, u64),
     first: (Bytes, u64),
     mut batches: mpsc::Receiver<Batch>,
 ) -> Result<u64> {
@@ -137,6 +155,7 @@ async fn insert(
     let mut total = 0;
     loop {
         let sql = [head.as_bytes(), &bytes].concat();
+        refuse_what_never_fits(table, sql.len(), packet_bytes_max)?;
         target.query_drop(sql).await.map_err(|e| Error::database(Side::Target, place(), &e))?;
         // A row that replaces others counts them as well.
         let affected = target.affected_rows();
@@ -250,6 +269,20 @@ impl Stream for Infile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
+    use crate::schema::table::SchemaSet;
+
+    #[test]
+    fn a_statement_that_never_fits_is_an_error_and_no_broken_connection() {
+        let tables: SchemaSet = crate::binlog::fixture::tables();
+        for table in tables.sorted() {
+            assert!(refuse_what_never_fits(&table, 1000, 1064).is_ok());
+            let error = refuse_what_never_fits(&table, 1001, 1064).err();
+            assert!(error.is_some_and(
+                |e| e.kind == ErrorKind::Definite && e.message.contains("max_allowed_packet is 1064")
+            ));
+        }
+    }
 
     #[test]
     fn the_servers_counts_are_read() {

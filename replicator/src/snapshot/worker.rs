@@ -33,7 +33,8 @@ pub(super) struct Worker {
     limit: Arc<RateLimit>,
     stop: CancellationToken,
     source: Option<Conn>,
-    target: Option<(Conn, Form)>,
+    /// With how rows travel to it, and the largest packet that it takes.
+    target: Option<(Conn, (Form, u64))>,
 }
 
 impl Worker {
@@ -148,7 +149,7 @@ impl Worker {
         let replace = chunk.again || table.unique_keys.len() > 1;
         let (sender, receiver) = mpsc::channel(BATCHES_MAX);
         let (read, loaded) = tokio::join!(
-            read_chunk(&mut source, &chunk.range, form, &self.limit, sender),
+            read_chunk(&mut source, &chunk.range, form.0, &self.limit, sender),
             load_chunk(&mut target, table, form, replace, receiver),
         );
         // After an error both connections are dropped here: one may have rows in it, the other a transaction.
@@ -176,7 +177,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn connect_target(&self) -> Result<(Conn, Form)> {
+    async fn connect_target(&self) -> Result<(Conn, (Form, u64))> {
         let mut target = connect(Side::Target, &self.target_config).await?;
         prepare(&mut target).await?;
         let form = form_of(&mut target).await?;

@@ -128,6 +128,13 @@ impl Spool {
         segments.front().map_or(0, |oldest| end.saturating_sub(oldest.base_bytes))
     }
 
+    /// Bytes ever written whose space was given back.
+    #[must_use]
+    pub fn released_bytes(&self) -> u64 {
+        let segments = self.shared.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        segments.front().map_or(0, |oldest| oldest.base_bytes)
+    }
+
     /// Transactions up to `upto_seq` are on the target for good: their space is given back.
     pub fn release(&self, upto_seq: u64) -> Result<()> {
         self.shared.release(upto_seq)

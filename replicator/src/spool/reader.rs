@@ -39,6 +39,8 @@ pub struct Reader {
     buffer: BytesMut,
     /// Transactions before this one are passed over.
     from_seq: u64,
+    /// The segment that it begins in, where the spool didn't begin there.
+    begins_in: Option<u64>,
     open: Option<Transaction>,
     /// Events of the present record that are still to be decoded.
     events: Bytes,
@@ -98,7 +100,7 @@ impl Reader {
                 place(),
                 format!(
                     "the target has transactions up to {}, the spool ends with {}: one of them was set back (state_dir or \
-                     target restored from a backup?). ABANDON MIGRATION and begin again",
+                     target restored from a backup?). Begin again with an empty state_dir and an empty target",
                     from_seq - 1,
                     next_seq - 1
                 ),
@@ -112,8 +114,8 @@ impl Reader {
                     None,
                     place(),
                     format!(
-                        "transaction {from_seq} is no longer in the spool: the target was set back. ABANDON MIGRATION \
-                         and begin again"
+                        "transaction {from_seq} is no longer in the spool: the target was set back. Begin again \
+                         with an empty state_dir and an empty target"
                     ),
                 )
             })?
@@ -126,6 +128,7 @@ impl Reader {
             segment,
             buffer: BytesMut::new(),
             from_seq,
+            begins_in: (number > 1).then_some(number),
             open: None,
             events: Bytes::new(),
             rows: None,
@@ -174,6 +177,11 @@ impl Reader {
 
     fn take(&mut self, record: Record) -> Result<()> {
         match record {
+            // What went on behind the last transaction of the segment before is in the header alone for a reader
+            // that begins here, and the source may have nothing more to say for long.
+            Record::Header(header) if self.begins_in == Some(header.number) && self.open.is_none() => {
+                self.ready.push_back(SpoolItem::Coordinates(header.coordinates));
+            }
             Record::Header(_) | Record::Durable { .. } => {}
             Record::Begin { meta, file } if self.open.is_none() => {
                 self.decoder.begin();

@@ -67,8 +67,8 @@ pub(super) fn damaged(path: &Path, what: &str) -> Error {
         None,
         path.display().to_string(),
         format!(
-            "the spool is damaged: {what}. What is in it can't be trusted: check the disk, then ABANDON MIGRATION and \
-             begin again with an empty state_dir"
+            "the spool is damaged: {what}. What is in it can't be trusted: check the disk, then begin \
+             again with an empty state_dir and an empty target"
         ),
     )
 }

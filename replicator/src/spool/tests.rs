@@ -115,6 +115,27 @@ async fn what_is_written_is_read_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn coordinates_that_ended_a_segment_reach_a_reader_of_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, mut writer) = open(dir.path(), 32_768).await;
+    transaction(&mut writer, 1, 1, 1);
+    let mut offset = 2000;
+    // An idle source whose log goes on without transactions, until that fills the segment.
+    while !segment_path(dir.path(), 2).exists() {
+        offset += 100;
+        writer.coordinates(position(offset));
+        writer.flush().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    writer.close().await.unwrap();
+    let (spool, _writer) = open(dir.path(), 32_768).await;
+    let expected = format!("at {}", super::segment::read_header(dir.path(), 2).unwrap().coordinates);
+    let mut reader = spool.reader(2, fixture::tables()).unwrap();
+    let item = tokio::time::timeout(Duration::from_secs(5), reader.next()).await.expect("nothing came");
+    assert_eq!(shown(&item.unwrap()), expected);
+}
+
+#[tokio::test]
 async fn a_torn_tail_is_cut_at_every_byte_and_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let whole = filled(dir.path()).await;

@@ -64,6 +64,11 @@ pub type Passed = Arc<dyn Fn(BinlogPosition) -> Pin<Box<dyn Future<Output = ()> 
 /// How often an idle verifier looks whether a listed difference was repaired.
 const LISTED_AGAIN: Duration = Duration::from_secs(2);
 
+/// Attempts at the verdict of a cutover, where the first one fails for a moment.
+const STANDING_ATTEMPTS: usize = 2;
+/// How often connections that have nothing to do are looked after, so that those of a cutover needn't be dialled.
+const REVIVED_AGAIN: Duration = Duration::from_secs(60);
+
 /// Compares both sides, from the end of the copy to the verdict of the cutover. Uses two connections a side.
 pub struct Verifier {
     tables: Vec<Arc<TableSchema>>,
@@ -178,10 +183,17 @@ impl Verifier {
     pub async fn verdict_standing_still(&self) -> Verdict {
         let _still = StandStill::begin(&self.standing_still);
         let (mut walker, mut follower) = tokio::join!(self.walker.lock(), self.follower.lock());
-        let mut compared = self.compare_rest(&mut walker, &mut follower).await;
-        if compared.as_ref().is_err_and(|error| error.kind == ErrorKind::Transient) {
-            // A connection that died while it was idle shows only now.
-            compared = self.compare_rest(&mut walker, &mut follower).await;
+        let mut compared = Ok(());
+        for _ in 0..STANDING_ATTEMPTS {
+            // Each of the four may have died while it was idle, and every one of them would show it by itself.
+            let (a, b) = tokio::join!(walker.revive(), follower.revive());
+            compared = match a.and(b) {
+                Ok(()) => self.compare_rest(&mut walker, &mut follower).await,
+                Err(error) => Err(error),
+            };
+            if !compared.as_ref().is_err_and(|error| error.kind == ErrorKind::Transient) {
+                break;
+            }
         }
         match compared {
             Ok(()) => self.verdict(),

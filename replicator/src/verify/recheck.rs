@@ -37,9 +37,9 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// Opens what isn't open, so that a verdict doesn't wait for it.
-    pub(super) async fn open(&mut self) -> Result<()> {
-        let (source, target) = tokio::join!(self.source.open(), self.target.open());
+    /// Opens what isn't open any more, so that a verdict doesn't wait for it.
+    pub(super) async fn revive(&mut self) -> Result<()> {
+        let (source, target) = tokio::join!(self.source.revive(), self.target.revive());
         source.and(target)
     }
 

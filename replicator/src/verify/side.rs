@@ -9,7 +9,7 @@ use mysql_async::{Conn, Row};
 
 use super::checksum::{ChunkSum, Combining, TableSql};
 use super::key::RowKey;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::schema::table::Column;
 use crate::server::{self, ServerInfo};
 use crate::snapshot::cell::value_of_cell;
@@ -18,6 +18,8 @@ use crate::value::Value;
 
 /// A statement that takes longer is given up with its connection, and tried again.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(300);
+/// A connection that doesn't answer for so long is dead.
+const PING_LIMIT: Duration = Duration::from_secs(1);
 /// Below this a row's canonical form may not fit into a CONCAT.
 const PACKET_BYTES_MIN: u64 = 1 << 20;
 /// Keys and bytes of literals in one statement.
@@ -58,6 +60,19 @@ impl Backend {
         Ok(())
     }
 
+    /// Opens the connection, or another one where it died while nobody used it: of old age (wait_timeout), by a
+    /// firewall, with its server.
+    ///
+    /// Cancel safety: a question that isn't waited for to its end takes its connection with it.
+    pub(super) async fn revive(&mut self) -> Result<()> {
+        if let Some((mut conn, info)) = self.open.take()
+            && matches!(tokio::time::timeout(PING_LIMIT, conn.ping()).await, Ok(Ok(())))
+        {
+            self.open = Some((conn, info));
+        }
+        self.open().await
+    }
+
     /// Cancel safety: a statement that isn't waited for to its end takes its connection with it.
     async fn query(&mut self, place: &str, sql: Vec<u8>) -> Result<Vec<Row>> {
         self.open().await?;
@@ -71,10 +86,13 @@ impl Backend {
                 Ok(rows)
             }
             Ok(Err(error)) => {
-                if matches!(error, mysql_async::Error::Server(_)) {
+                let server = matches!(error, mysql_async::Error::Server(_));
+                let error = Error::database(self.side, place, &error);
+                // A server that ends a connection may say so first.
+                if server && error.kind != ErrorKind::Transient {
                     self.open = Some((conn, info));
                 }
-                Err(Error::database(self.side, place, &error))
+                Err(error)
             }
             Err(_) => {
                 let what =

@@ -4,10 +4,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
+
 use super::checksum::TableSql;
 use super::pass::Walk;
 use super::recheck::{Comparison, Pair};
-use super::{LISTED_AGAIN, Verifier};
+use super::{LISTED_AGAIN, REVIVED_AGAIN, Verifier};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::table::TableSchema;
 
@@ -30,6 +32,7 @@ const STANDING_ROUNDS_MAX: usize = 5;
 impl Verifier {
     /// Passes over the tables that want one.
     pub(super) async fn walk(&self) {
+        let mut revived_at = tokio::time::Instant::now();
         loop {
             let next = self.tables.iter().find(|table| self.wants_pass(table));
             match next {
@@ -41,7 +44,13 @@ impl Verifier {
                     self.say_when_covered();
                 }
                 // An overflow has no signal of its own, hence the look every second.
-                None => drop(tokio::time::timeout(Duration::from_secs(1), self.wanted.notified()).await),
+                None => {
+                    drop(tokio::time::timeout(Duration::from_secs(1), self.wanted.notified()).await);
+                    if revived_at.elapsed() >= REVIVED_AGAIN {
+                        self.revive(&self.walker).await;
+                        revived_at = tokio::time::Instant::now();
+                    }
+                }
             }
         }
     }
@@ -109,11 +118,14 @@ impl Verifier {
     /// Compares what was touched, for ever, and listed differences now and then.
     pub(super) async fn follow(&self) {
         let mut listed_at = tokio::time::Instant::now();
-        if let Err(error) = self.follower.lock().await.open().await {
-            tracing::debug!("the verifier's connections are opened later: {error}");
-        }
+        let mut revived_at = listed_at;
+        self.revive(&self.follower).await;
         loop {
-            drop(tokio::time::timeout(LISTED_AGAIN, self.touched.wait()).await);
+            let touched = tokio::time::timeout(LISTED_AGAIN, self.touched.wait()).await.is_ok();
+            if !touched && revived_at.elapsed() >= REVIVED_AGAIN {
+                self.revive(&self.follower).await;
+                revived_at = tokio::time::Instant::now();
+            }
             tokio::time::sleep(GATHER).await;
             self.while_standing_still().await;
             let mut pair = self.follower.lock().await;
@@ -222,6 +234,14 @@ impl Verifier {
 
     fn comparison<'a>(&'a self, table: &'a Arc<TableSchema>, sql: &'a TableSql<'a>) -> Comparison<'a> {
         Comparison { table, sql, passed: &self.passed, differences: &self.differences }
+    }
+
+    async fn revive(&self, pair: &Mutex<Pair>) {
+        self.while_standing_still().await;
+        let mut pair = pair.lock().await;
+        if let Some(Err(error)) = self.unless_standing_still(pair.revive()).await {
+            tracing::debug!("the verifier's connections are opened later: {error}");
+        }
     }
 
     async fn while_standing_still(&self) {

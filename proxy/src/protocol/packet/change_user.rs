@@ -1,8 +1,9 @@
 //! COM_CHANGE_USER: a login within a session.
 
 use config::Secret;
+use zeroize::Zeroizing;
 
-use super::codec::{Malformed, Reader};
+use super::codec::{Malformed, Reader, put_lenenc_bytes, put_nul_bytes};
 use crate::protocol::capability::Capabilities;
 
 /// A client wants its session to begin again as somebody else, or as itself.
@@ -52,6 +53,34 @@ impl ChangeUser {
         let schema = Some(schema).filter(|name| !name.is_empty());
         Ok(Self { user, auth, schema, collation, plugin, attributes })
     }
+
+    /// The command for a session with these capabilities. Fields that they have no place for are left out;
+    /// attributes need a plugin's name before them, and that needs a collation.
+    #[must_use]
+    pub fn encode(&self, capabilities: Capabilities) -> Zeroizing<Vec<u8>> {
+        let has = |flag| capabilities.contains(flag);
+        let mut out = Zeroizing::new(vec![Self::COMMAND]);
+        put_nul_bytes(&mut out, &self.user);
+        let auth = self.auth.expose();
+        match u8::try_from(auth.len()) {
+            Ok(len) if has(Capabilities::SECURE_CONNECTION) => {
+                out.push(len);
+                out.extend_from_slice(auth);
+            }
+            _ => put_nul_bytes(&mut out, auth),
+        }
+        put_nul_bytes(&mut out, self.schema.as_deref().unwrap_or_default());
+        let Some(collation) = self.collation else { return out };
+        out.extend_from_slice(&collation.to_le_bytes());
+        let Some(plugin) = self.plugin.as_ref().filter(|_| has(Capabilities::PLUGIN_AUTH)) else {
+            return out;
+        };
+        put_nul_bytes(&mut out, plugin);
+        if let Some(attributes) = self.attributes.as_ref().filter(|_| has(Capabilities::CONNECT_ATTRS)) {
+            put_lenenc_bytes(&mut out, attributes);
+        }
+        out
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +101,7 @@ mod tests {
         assert_eq!(command.collation, Some(45));
         assert_eq!(command.plugin.as_deref(), Some(&b"mysql_native_password"[..]));
         assert_eq!(command.attributes.as_deref(), Some(&b"\x01k\x01v"[..]));
+        assert_eq!(command.encode(ALL).as_slice(), payload);
     }
 
     #[test]
