@@ -1,6 +1,6 @@
 //! SHOW ACCOUNTS, and what the cutover makes of accounts, on real servers.
 
-use mysql_async::Conn;
+use mysql_async::{ChangeUserOpts, Conn};
 
 use crate::support::changeover::Record;
 use crate::support::server::opts;
@@ -116,6 +116,7 @@ async fn of_mysql97() {
     let Some(pair) = Pair::start(Engine::MySql97, 100).await else { return };
     for server in [&pair.source, &pair.target] {
         server.run(&["CREATE USER locked@'%' IDENTIFIED BY 'x'", "CREATE USER open@'%'"]).await;
+        server.run(&["CREATE USER late@'%' IDENTIFIED BY 'x'"]).await;
         server.run(&["INSTALL PLUGIN auth_socket SONAME 'auth_socket.so'", "CREATE ROLE clerk"]).await;
         server.run(&["CREATE USER two@'%' IDENTIFIED BY 'x' AND IDENTIFIED WITH auth_socket"]).await;
     }
@@ -146,6 +147,13 @@ async fn of_mysql97() {
     assert_account(&rows, "'cert'@'%'", "0", "on the source it requires TLS");
     assert_account(&rows, "'two'@'%'", "0", "more than one factor");
     assert_account(&rows, "'clerk'@'%'", "1", "locked on the source");
+
+    // After COM_CHANGE_USER the new user's password is what counts.
+    let mut changed = log_in(&changeover, "open", "").await;
+    let user = ChangeUserOpts::new().with_user(Some("late".into())).with_pass(Some("x".into()));
+    changed.change_user(user).await.unwrap();
+    assert_account(&accounts(&changeover).await, "'late'@'%'", "1", "checked with the password");
+    changed.disconnect().await.unwrap();
 
     // The password of a live session is held against the target's hash.
     let app = changeover.app(None).await;

@@ -5,9 +5,10 @@
 
 use std::net::IpAddr;
 
-/// False where an account with the host `pattern` surely doesn't take in a client that the server calls `seen`.
+/// False where an account with the host `pattern` surely doesn't take in a client that the server calls `seen`. Nothing
+/// is sure of a client of which nothing is known.
 pub(super) fn may_take(pattern: &str, seen: &str) -> bool {
-    if pattern.is_empty() || like(pattern, seen) {
+    if pattern.is_empty() || seen.is_empty() || like(pattern, seen) {
         return true;
     }
     let looks_like_address =
@@ -81,6 +82,7 @@ mod tests {
         };
         check("%", "10.0.0.9", true);
         check("", "10.0.0.9", true);
+        check("10.0.0.9", "", true);
         check("10.0.0.9", "10.0.0.9", true);
         check("10.0.0.8", "10.0.0.9", false);
         check("10.0.%", "10.0.0.9", true);

@@ -29,7 +29,7 @@ pub(crate) struct Roster {
     pub(crate) accounts: Vec<Account>,
     /// User and host of the service account.
     pub(crate) service: (String, String),
-    /// What the server calls the host that Changeover connects from.
+    /// What the server calls the host that Changeover connects from. Empty where it sees the clients' own addresses.
     pub(crate) seen: String,
     /// True where a fence can be made with `super_read_only`, which holds everybody.
     pub(crate) has_super_read_only: bool,
