@@ -11,6 +11,7 @@ mod cutovers;
 mod definitions;
 mod garbage;
 mod moves;
+mod proxy_protocol;
 mod refusals;
 mod servers;
 mod sessions;

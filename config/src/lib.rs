@@ -5,12 +5,14 @@
 //! on each other.
 
 pub mod durable;
+pub mod entrance;
 pub mod events;
 pub mod failpoint;
 pub mod load;
 pub mod migration;
 pub mod names;
 mod nearest;
+pub mod network;
 pub mod position;
 pub mod progress;
 pub mod proxy;
@@ -19,12 +21,14 @@ pub mod secret;
 mod url;
 mod validate;
 
+pub use entrance::{EntranceConfig, ProxyHeaders, SentHeader};
 pub use load::{ConfigErrors, Overrides, load};
 pub use migration::{
     ApplyConfig, CutoverConfig, DdlPolicy, FencePolicy, MigrationConfig, OpenTransactions, SnapshotConfig,
     StartPolicy,
 };
 pub use names::{Flavor, ServerVersion, Side, TableName};
+pub use network::Network;
 pub use position::{BinlogPosition, Gtid, GtidSet, ParsePositionError};
 pub use proxy::{AdminConfig, BackendConfig, ConsoleConfig, ProxyConfig, TlsMode};
 pub use secret::Secret;

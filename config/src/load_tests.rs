@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{DdlPolicy, FencePolicy, OpenTransactions, StartPolicy, TlsMode};
+use crate::{
+    DdlPolicy, EntranceConfig, FencePolicy, OpenTransactions, ProxyHeaders, SentHeader, StartPolicy, TlsMode,
+};
 
 struct Loaded {
     result: Result<Config, ConfigErrors>,
@@ -75,6 +77,8 @@ fn everything_has_its_default() {
     );
     assert_eq!((config.proxy.tls, config.proxy.cert, config.proxy.key), (TlsMode::Preferred, None, None));
     assert_eq!((config.admin.listen.as_str(), config.admin.user.as_str()), ("127.0.0.1:6032", "admin"));
+    assert_eq!(config.proxy.entrance, EntranceConfig::default());
+    assert_eq!(config.source.proxy_protocol, SentHeader::Off);
     assert!(config.admin.password.is_empty());
     assert_eq!((config.console.listen.as_str(), config.console.named), ("127.0.0.1:8032", false));
     assert_eq!((config.source.address(), config.target.address()), ("s:1".to_owned(), "t:1".to_owned()));
@@ -98,7 +102,7 @@ fn every_key_is_read() {
     }
     let text = r#"
 state_dir = "state"
-proxy = { listen = "[::1]:1", workers = 2, max_connections = 3, drain_ms = 4, move_every = 5, tls = "required", cert = "D/cert", key = "D/key" }
+proxy = { listen = "[::1]:1", workers = 2, max_connections = 3, drain_ms = 4, move_every = 5, tls = "required", cert = "D/cert", key = "D/key", proxy_protocol = "optional", proxy_protocol_from = ["127.0.0.1", "10.0.0.0/8"], max_connects_per_s = 6 }
 [admin]
 listen = "0.0.0.0:2"
 user = "boss"
@@ -109,7 +113,9 @@ listen = "localhost:3"
 url = "mysql://a@one"
 password = { env = "PW" }
 replica_url = ""
+proxy_protocol = "v1"
 [target]
+proxy_protocol = "v2"
 url = "mysql://b@two:3307"
 password = { file = "D/pw" }
 [migration]
@@ -141,6 +147,14 @@ fence = "none"
     );
     assert_eq!((config.proxy.drain_ms, config.proxy.tls), (4, TlsMode::Required));
     assert_eq!(config.proxy.move_every, 5);
+    let entrance = &config.proxy.entrance;
+    let from: Vec<String> = entrance.headers_from.iter().map(ToString::to_string).collect();
+    assert_eq!((entrance.headers, entrance.max_connects_per_s), (ProxyHeaders::Optional, 6));
+    assert_eq!(from, ["127.0.0.1/32", "10.0.0.0/8"]);
+    assert_eq!(
+        (config.source.proxy_protocol, config.target.proxy_protocol),
+        (SentHeader::V1, SentHeader::V2)
+    );
     assert!(config.proxy.cert.unwrap().ends_with("cert") && config.proxy.key.unwrap().ends_with("key"));
     assert_eq!((config.admin.user.as_str(), config.admin.password.expose()), ("boss", &b"secret"[..]));
     assert!(config.console.named);
@@ -231,6 +245,17 @@ fn impossible_values() {
     refused("[proxy]\nmax_connections = -1", &["C:2: 1 to 1000000"]);
     refused("[proxy]\nmax_connections = 99999999999999999999", &["C:2: 1 to 1000000"]);
     refused("[proxy]\ncert = \"/nonexistent\"", &["C:2: proxy.key isn't", "C:2: can't be read"]);
+    refused("[proxy]\nmax_connects_per_s = -1", &["C:2: 0 to 1000000"]);
+    refused("[proxy]\nproxy_protocol = \"requird\"", &["C:2: did you mean \"required\"?"]);
+    refused("[proxy]\nproxy_protocol = \"optional\"", &["C:2: proxy.proxy_protocol_from names nobody"]);
+    refused(
+        "[proxy]\nproxy_protocol = \"required\"\nproxy_protocol_from = []",
+        &["C:2: proxy.proxy_protocol_from names nobody"],
+    );
+    refused(
+        "[proxy]\nproxy_protocol = \"required\"\nproxy_protocol_from = [\"10.1.0.0/8\", \"here\", \"::1\"]",
+        &["C:3: write 10.0.0.0/8", "C:3: \"here\" isn't a network"],
+    );
     refused("[admin]\nlisten = \"0.0.0.0:6032\"", &["C: admin.password is empty"]);
     refused("[admin]\nuser = \"\"", &["C:2: admin.user"]);
     refused("[admin]\npassword = { env = \"NOPE\" }", &["C:2: \"NOPE\" isn't set"]);
@@ -262,6 +287,14 @@ fn backends() {
     check(
         "[source]\nurl = \"mysql://a:pw@H:3306\"\npassword = \"pw\"\n[target]\nurl = \"mysql://b@h\"",
         &["C:3: keep one of them", "C:5: the target is the source: both are H:3306"],
+    );
+    check(
+        "[source]\nproxy_protocol = \"v3\"\n[target]\nurl = \"mysql://b@h\"\nproxy_protocol = 1",
+        &[
+            "C:2: source.proxy_protocol has to be one of: off, v1, v2",
+            "C:5: target.proxy_protocol has to be a text",
+            "C: there is no source",
+        ],
     );
     check(
         "[source]\nurl = \"mysql://a@127.0.0.1\"\n[target]\nurl = \"mysql://b@localhost:3306\"",

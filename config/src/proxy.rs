@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::Secret;
+use crate::{EntranceConfig, Secret, SentHeader};
 
 /// The proxy that applications connect to.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct ProxyConfig {
     pub cert: Option<PathBuf>,
     /// Private key (PEM) of `cert`.
     pub key: Option<PathBuf>,
+    /// Who may come in, and how fast.
+    pub entrance: EntranceConfig,
 }
 
 /// Whether a listener speaks TLS.
@@ -68,6 +70,8 @@ pub struct BackendConfig {
     pub user: String,
     /// The service account's password.
     pub password: Secret,
+    /// The PROXY header that connections of the application begin with.
+    pub proxy_protocol: SentHeader,
 }
 
 impl BackendConfig {

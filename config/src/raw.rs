@@ -99,6 +99,7 @@ pub(crate) struct RawBackend {
     pub(crate) url: Setting<zeroize::Zeroizing<String>>,
     pub(crate) password: Setting<RawPassword>,
     pub(crate) replica_url: Setting<zeroize::Zeroizing<String>>,
+    pub(crate) proxy_protocol: Setting<String>,
 }
 
 /// Every setting of INTERFACE.md, as far as it was said.
@@ -113,6 +114,9 @@ pub(crate) struct RawConfig {
     pub(crate) proxy_tls: Setting<String>,
     pub(crate) proxy_cert: Setting<String>,
     pub(crate) proxy_key: Setting<String>,
+    pub(crate) proxy_headers: Setting<String>,
+    pub(crate) proxy_headers_from: Setting<Vec<String>>,
+    pub(crate) proxy_max_connects: Setting<i64>,
     pub(crate) admin_listen: Setting<String>,
     pub(crate) admin_user: Setting<String>,
     pub(crate) admin_password: Setting<RawPassword>,
@@ -139,11 +143,26 @@ pub(crate) struct RawConfig {
 /// The names of INTERFACE.md: every section with its keys. `""` is the top level.
 const SECTIONS: &[(&str, &[&str])] = &[
     ("", &["state_dir"]),
-    ("proxy", &["listen", "workers", "max_connections", "drain_ms", "move_every", "tls", "cert", "key"]),
+    (
+        "proxy",
+        &[
+            "listen",
+            "workers",
+            "max_connections",
+            "drain_ms",
+            "move_every",
+            "tls",
+            "cert",
+            "key",
+            "proxy_protocol",
+            "proxy_protocol_from",
+            "max_connects_per_s",
+        ],
+    ),
     ("admin", &["listen", "user", "password"]),
     ("console", &["listen"]),
-    ("source", &["url", "password", "replica_url"]),
-    ("target", &["url", "password"]),
+    ("source", &["url", "password", "replica_url", "proxy_protocol"]),
+    ("target", &["url", "password", "proxy_protocol"]),
     ("migration", &["name", "schemas", "exclude_tables", "start", "ddl", "reverse"]),
     ("snapshot", &["readers", "chunk_rows", "max_rows_per_s"]),
     ("apply", &["workers", "spool_max_gb"]),
@@ -282,6 +301,7 @@ impl<'a> Reader<'a> {
         RawBackend {
             url: self.hidden_text(p, section, "url"),
             password: self.password(p, section),
+            proxy_protocol: self.text(p, section, "proxy_protocol"),
             replica_url: if section == "source" { self.hidden_text(p, section, "replica_url") } else { None },
         }
     }
@@ -297,6 +317,9 @@ impl<'a> Reader<'a> {
             proxy_tls: self.text(p, "proxy", "tls"),
             proxy_cert: self.text(p, "proxy", "cert"),
             proxy_key: self.text(p, "proxy", "key"),
+            proxy_headers: self.text(p, "proxy", "proxy_protocol"),
+            proxy_headers_from: self.texts(p, "proxy", "proxy_protocol_from"),
+            proxy_max_connects: self.number(p, "proxy", "max_connects_per_s"),
             admin_listen: self.text(p, "admin", "listen"),
             admin_user: self.text(p, "admin", "user"),
             admin_password: self.password(p, "admin"),

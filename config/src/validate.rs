@@ -3,13 +3,15 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::entrance::{HEADERS, SENT_HEADERS, networks};
 use crate::load::read_file;
 use crate::nearest::nearest;
 use crate::raw::{Place, Problems, RawBackend, RawConfig, RawPassword, Said};
 use crate::url::{BackendUrl, host_and_port};
 use crate::{
-    AdminConfig, ApplyConfig, BackendConfig, Config, ConsoleConfig, CutoverConfig, DdlPolicy, FencePolicy,
-    MigrationConfig, OpenTransactions, ProxyConfig, Secret, Side, SnapshotConfig, StartPolicy, TlsMode,
+    AdminConfig, ApplyConfig, BackendConfig, Config, ConsoleConfig, CutoverConfig, DdlPolicy, EntranceConfig,
+    FencePolicy, MigrationConfig, OpenTransactions, ProxyConfig, ProxyHeaders, Secret, SentHeader, Side,
+    SnapshotConfig, StartPolicy, TlsMode,
 };
 
 /// Schemas that belong to the servers or to us.
@@ -59,6 +61,7 @@ pub(crate) fn validate(
         tls: check.choice("proxy.tls", raw.proxy_tls, TLS, TlsMode::Preferred),
         cert,
         key,
+        entrance: check.entrance(raw.proxy_headers, raw.proxy_headers_from, raw.proxy_max_connects),
     };
     let admin = check.admin(admin_listen, raw.admin_user, raw.admin_password);
     let migration = MigrationConfig {
@@ -252,6 +255,26 @@ impl Check<'_> {
         (existing("proxy.cert", cert), existing("proxy.key", key))
     }
 
+    fn entrance(
+        &mut self,
+        headers: Option<Said<String>>,
+        from: Option<Said<Vec<String>>>,
+        max_connects: Option<Said<i64>>,
+    ) -> EntranceConfig {
+        let place = place_of(&headers);
+        let headers = self.choice("proxy.proxy_protocol", headers, HEADERS, ProxyHeaders::Off);
+        if headers != ProxyHeaders::Off && from.as_ref().is_none_or(|said| said.value.is_empty()) {
+            let what = "proxy.proxy_protocol is on and proxy.proxy_protocol_from names nobody; name the load balancers \
+                        that may send the header, such as [\"10.0.0.5\"]: whoever may can claim any address";
+            self.problems.add(place, what);
+        }
+        EntranceConfig {
+            headers,
+            headers_from: networks(from, self.problems),
+            max_connects_per_s: self.number("proxy.max_connects_per_s", max_connects, 0, 0, 1_000_000),
+        }
+    }
+
     fn admin(
         &mut self,
         listen: String,
@@ -315,6 +338,8 @@ impl Check<'_> {
         // Read even where the URL is wrong, so that both are said at once.
         let password_place = place_of(&raw.password);
         let had_key = raw.password.is_some();
+        let header = format!("{side}.proxy_protocol");
+        let proxy_protocol = self.choice(&header, raw.proxy_protocol, SENT_HEADERS, SentHeader::Off);
         let key = raw.password.and_then(|said| self.password(&format!("{side}.password"), said));
         let Some(url) = raw.url else {
             if !self.broken {
@@ -343,7 +368,13 @@ impl Check<'_> {
         }
         // A URL of a flag or of the environment wins over the file with all it says.
         let password = parsed.password.or(key).unwrap_or_default();
-        Some(BackendConfig { host: parsed.host, port: parsed.port, user: parsed.user, password })
+        Some(BackendConfig {
+            host: parsed.host,
+            port: parsed.port,
+            user: parsed.user,
+            password,
+            proxy_protocol,
+        })
     }
 
     fn migration_name(&mut self, said: Option<Said<String>>) -> String {

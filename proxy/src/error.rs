@@ -18,9 +18,14 @@ pub enum ClientError {
     /// The TLS handshake failed.
     #[error("TLS: {0}")]
     Tls(io::Error),
-    /// The login wasn't finished in time.
-    #[error("the login wasn't finished within {0} ms")]
-    Timeout(u64),
+    /// A step of the login, or the login, took too long.
+    #[error("its {what} didn't come within {ms} ms")]
+    Late {
+        /// What was waited for.
+        what: &'static str,
+        /// For so long.
+        ms: u64,
+    },
     /// It was refused with this error.
     #[error("refused with {0}")]
     Refused(ErrPacket),

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use config::{Config, Side};
-use tokio::io::AsyncWriteExt;
+use config::{Config, ProxyConfig, Side};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -21,9 +21,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::auth::accounts::Accounts;
+use crate::auth::arrival::Origin;
 use crate::auth::server::{FrontDoor, Hello, Keeper, accept};
 use crate::backend::connect::{Greeting, connect, probe};
+use crate::entrance::{Entrance, Unwelcome};
 use crate::error::{ClientError, ConnectError};
+use crate::pace::Pace;
 use crate::protocol::frame::put_packet;
 use crate::protocol::packet::ErrPacket;
 use crate::protocol::stream::Stream;
@@ -43,6 +46,10 @@ const PROBE_AGAIN: Duration = Duration::from_secs(2);
 const REMIND_EVERY: Duration = Duration::from_secs(2);
 /// A client that is turned away gets so long to hear why.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// So much of what it sent is read before that.
+const UNREAD_MAX: u64 = 64 * 1024;
+/// So many who are turned away are waited for at once; in a flood the others are closed without that.
+static LINGERING: Semaphore = Semaphore::const_new(256);
 /// Sessions that outlived the drain get so long to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -93,7 +100,7 @@ impl Proxy {
         let door = FrontDoor::new(keys.tls, keys.rsa, Keeper::Backend(Arc::new(hashes)));
         let shared =
             Shared { gate, routes, registry, door, move_every: NonZeroU32::new(config.proxy.move_every) };
-        let listener = Listener::bind(&config.proxy.listen, shared).await?;
+        let listener = Listener::bind(&config.proxy, shared).await?;
         let address = listener.address;
         info!(area = "proxy", "listening on {address}");
         if config.proxy.move_every > 0 {
@@ -105,6 +112,7 @@ impl Proxy {
         }
         let limits = Limits {
             max_connections: config.proxy.max_connections,
+            max_connects_per_s: config.proxy.entrance.max_connects_per_s,
             drain: Duration::from_millis(config.proxy.drain_ms),
         };
         let task = tokio::spawn(Box::pin(listener.run(limits, cancel)));
@@ -130,6 +138,8 @@ impl Proxy {
 pub struct Limits {
     /// Clients at once; one more is answered with error 1040.
     pub max_connections: usize,
+    /// New clients a second; more wait to be accepted. 0 is no limit.
+    pub max_connects_per_s: u32,
     /// How long a shutdown waits for statements and transactions to end.
     pub drain: Duration,
 }
@@ -146,6 +156,7 @@ pub struct Listener {
 #[derive(Debug)]
 struct House {
     shared: Arc<Shared>,
+    entrance: Entrance,
     greetings: Greetings,
     next_id: AtomicU32,
 }
@@ -167,12 +178,13 @@ impl Greetings {
 }
 
 impl Listener {
-    /// Binds `address` (`host:port`).
-    async fn bind(address: &str, shared: Shared) -> Result<Self, StartError> {
-        let failed = |source| StartError::Bind { address: address.to_owned(), source };
-        let socket = TcpListener::bind(address).await.map_err(failed)?;
+    /// Binds the configured address.
+    async fn bind(config: &ProxyConfig, shared: Shared) -> Result<Self, StartError> {
+        let failed = |source| StartError::Bind { address: config.listen.clone(), source };
+        let socket = TcpListener::bind(&config.listen).await.map_err(failed)?;
         let shared = Arc::new(shared);
-        let house = House { shared, greetings: Greetings::default(), next_id: AtomicU32::new(1) };
+        let entrance = Entrance::new(&config.entrance);
+        let house = House { shared, entrance, greetings: Greetings::default(), next_id: AtomicU32::new(1) };
         Ok(Self { address: socket.local_addr().map_err(failed)?, socket, house: Arc::new(house) })
     }
 
@@ -193,12 +205,14 @@ impl Listener {
         }
         keepers.spawn(until(over.clone(), Arc::clone(&house).pass_on_signals()));
         keepers.spawn(until(over.clone(), Arc::clone(&house).remind_idle_sessions()));
+        let mut pace = Pace::new(limits.max_connects_per_s);
         let places = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
         loop {
             let accepted = tokio::select! {
                 () = cancel.cancelled() => break,
-                accepted = socket.accept() => accepted,
+                accepted = async { pace.wait().await; socket.accept().await } => accepted,
             };
+            pace.count();
             let socket = match accepted {
                 Ok((socket, _)) => socket,
                 Err(error) => {
@@ -236,7 +250,8 @@ async fn until(over: CancellationToken, work: impl Future<Output = ()>) {
     }
 }
 
-/// An error in place of a greeting; such a packet has no SQLSTATE.
+/// An error in place of a greeting; such a packet has no SQLSTATE. What the client may have sent is read, because
+/// closing over it would reset the connection, and the error could be lost with it.
 async fn turn_away(mut socket: TcpStream, code: u16, message: &str) {
     let mut payload = vec![ErrPacket::MARKER];
     payload.extend_from_slice(&code.to_le_bytes());
@@ -246,6 +261,10 @@ async fn turn_away(mut socket: TcpStream, code: u16, message: &str) {
     let told = async {
         if socket.write_all(&bytes).await.is_ok() {
             let _ = socket.shutdown().await;
+            if let Ok(_place) = LINGERING.try_acquire() {
+                let mut rest = (&mut socket).take(UNREAD_MAX);
+                let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
+            }
         }
     };
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, told).await;
@@ -253,14 +272,26 @@ async fn turn_away(mut socket: TcpStream, code: u16, message: &str) {
 
 impl House {
     /// One client, from its first byte to its last.
-    async fn serve(&self, socket: TcpStream) {
-        let client = socket.peer_addr().map_or_else(|_| String::new(), |address| address.to_string());
+    async fn serve(&self, mut socket: TcpStream) {
+        let peer = socket.peer_addr().ok();
+        let origin = match self.entrance.origin(&mut socket, peer).await {
+            Ok(origin) => origin,
+            Err(Unwelcome::NoHeader) => return,
+            Err(Unwelcome::Stranger) => {
+                let message = "This address is for the load balancers that speak the PROXY protocol";
+                return turn_away(socket, 1130, message).await;
+            }
+        };
+        let client = match origin {
+            Origin::Named(client) => client.to_string(),
+            Origin::Socket | Origin::MayBeNamed => peer.map_or_else(String::new, |peer| peer.to_string()),
+        };
         let Some((serving, other)) = self.greetings().await else {
             let message = "Changeover can't reach the database server at the moment";
             return turn_away(socket, 2003, message).await;
         };
         let id = self.new_id();
-        let hello = Hello::new(id, &serving, &other);
+        let hello = Hello { origin, ..Hello::new(id, &serving, &other) };
         let Ok(stream) = Stream::tcp(socket) else { return };
         if let Some(session) = Box::pin(self.let_in(stream, &hello, client)).await {
             Box::pin(session.run()).await;
@@ -276,6 +307,7 @@ impl House {
                 return None;
             }
         };
+        let client = accepted.login.client.map_or(client, |client| client.to_string());
         let route = self.shared.routes.load_full();
         let backend = &route.backend;
         let dialled = connect(&backend.config, &accepted.login, &accepted.credential, DIAL_TIMEOUT).await;

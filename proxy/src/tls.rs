@@ -261,6 +261,7 @@ mod tests {
             tls,
             cert: None,
             key: None,
+            entrance: Default::default(),
         }
     }
 

@@ -103,11 +103,15 @@ def mariadb(processes, statements):
         [tool["mariadb-install-db"], "--no-defaults", *user, f"--datadir={data}", "--skip-test-db",
          "--auth-root-authentication-method=normal"],
         check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Made by hand, because this version has no certificate of its own, and drivers test TLS.
+    key, certificate = processes.folder / "key.pem", processes.folder / "cert.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test",
+                    "-keyout", key, "-out", certificate], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     server = processes.start("mariadb", [
         tool["mariadbd"], "--no-defaults", *user, f"--datadir={data}", f"--socket={sock}", f"--port={port}",
         "--bind-address=127.0.0.1", "--local-infile=ON",
         "--skip-name-resolve", "--max-allowed-packet=64M", "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0",
-        "--innodb-flush-method=nosync", "--skip-innodb-doublewrite"])
+        f"--ssl-key={key}", f"--ssl-cert={certificate}", "--innodb-flush-method=nosync", "--skip-innodb-doublewrite"])
     processes.client = client = [tool["mariadb"], "--no-defaults", f"--socket={sock}", "-uroot"]
     wait_for("MariaDB", server, lambda: subprocess.run(
         [*client, "-e", "SELECT 1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0)
@@ -202,7 +206,7 @@ def run(processes, ports, once):
         logins[way] = processes.connections() - before
         print(f"{way}: {logins[way]} logins at the server, {time.monotonic() - began:.1f} s", flush=True)
     # A suite that was never moved would prove nothing.
-    assert logins["moved"] > 3 * logins["direct"], "the sessions weren't moved"
+    assert logins["moved"] > 2 * logins["proxy"], "the sessions weren't moved"
     return results
 
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::AdminContext;
 use super::gateway::{self, OFFERED};
 use super::talk::VERSION;
+use crate::auth::arrival::Origin;
 use crate::auth::plugin::Plugin;
 use crate::auth::server::{FrontDoor, Hello, Keeper, accept};
 use crate::error::ClientError;
@@ -131,6 +132,7 @@ async fn welcome(stream: Stream, door: &FrontDoor, id: u32, clients: &Arc<Semaph
         capabilities: OFFERED,
         collation: COLLATION,
         plugin: Plugin::CachingSha2,
+        origin: Origin::Socket,
     };
     let accepted = match accept(stream, door, &hello).await {
         Ok(accepted) => accepted,

@@ -121,6 +121,7 @@ async fn port() -> Port {
             port: 1,
             user: "x".into(),
             password: Secret::default(),
+            proxy_protocol: Default::default(),
         },
     };
     let routes = RouteTable::new(backend(Side::Source), backend(Side::Target), Side::Source);

@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use super::Credential;
+use super::arrival::{Patience, late};
 use super::plugin::{Plugin, SCRAMBLE_LEN, is_empty_answer, recover_sha1};
 use super::server::NativeHashes;
 use crate::error::ClientError;
@@ -36,6 +37,7 @@ pub(super) struct Visitor {
     pub(super) stream: Stream,
     pub(super) frames: Frames,
     pub(super) client: Option<SocketAddr>,
+    pub(super) patience: Patience,
 }
 
 impl Visitor {
@@ -44,14 +46,16 @@ impl Visitor {
     }
 
     pub(super) async fn receive(&mut self) -> Result<Zeroizing<Vec<u8>>, ClientError> {
-        Ok(self.frames.read(&mut self.stream).await?)
+        let packet = tokio::time::timeout(self.patience.step, self.frames.read(&mut self.stream)).await;
+        Ok(packet.map_err(|_| late("next packet", self.patience.step))??)
     }
 
     pub(super) async fn secured(self, acceptor: TlsAcceptor) -> Result<Self, ClientError> {
         let Stream::Plain(tcp) = self.stream else {
             return Err(ClientError::NotALogin("it began TLS twice"));
         };
-        let tls = acceptor.accept(tcp).await.map_err(ClientError::Tls)?;
+        let tls = tokio::time::timeout(self.patience.step, acceptor.accept(tcp)).await;
+        let tls = tls.map_err(|_| late("TLS handshake", self.patience.step))?.map_err(ClientError::Tls)?;
         Ok(Self { stream: Stream::Tls(Box::new(tls)), ..self })
     }
 

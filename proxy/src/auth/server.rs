@@ -9,11 +9,11 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use config::{Flavor, Secret};
 use tokio_rustls::TlsAcceptor;
 
+use super::arrival::{Origin, Patience, late};
 use super::challenge::{Challenge, Visitor, random_scramble};
 use super::plugin::{Plugin, SCRAMBLE_LEN};
 use super::{Credential, Login};
@@ -25,8 +25,6 @@ use crate::protocol::packet::{ChangeUser, ErrPacket, Handshake, HandshakeRespons
 use crate::protocol::stream::Stream;
 use crate::tls::{RsaKey, Tls};
 
-/// A login that takes longer is cut off.
-pub const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// More than any server takes, in bytes: it keeps what a session remembers small.
 const NAME_MAX: usize = 512;
 
@@ -39,15 +37,15 @@ pub struct FrontDoor {
     pub rsa: Arc<RsaKey>,
     /// Who decides.
     pub keeper: Keeper,
-    /// A login that takes longer is cut off.
-    pub timeout: Duration,
+    /// How long clients may take.
+    pub patience: Patience,
 }
 
 impl FrontDoor {
-    /// A front door with the usual timeout.
+    /// A front door with the usual patience.
     #[must_use]
     pub fn new(tls: Tls, rsa: Arc<RsaKey>, keeper: Keeper) -> Self {
-        Self { tls, rsa, keeper, timeout: LOGIN_TIMEOUT }
+        Self { tls, rsa, keeper, patience: Patience::default() }
     }
 }
 
@@ -96,6 +94,8 @@ pub struct Hello {
     pub collation: u8,
     /// The plugin that the client is asked for first.
     pub plugin: Plugin,
+    /// Where its address is known from.
+    pub origin: Origin,
 }
 
 impl Hello {
@@ -114,6 +114,7 @@ impl Hello {
             capabilities: Capabilities::offered(&both.map(|greeting| greeting.handshake.capabilities)),
             collation: serving.handshake.collation,
             plugin: if mariadb { Plugin::Native } else { Plugin::CachingSha2 },
+            origin: Origin::Socket,
         }
     }
 }
@@ -191,7 +192,7 @@ pub async fn change_user(
         attributes,
         ..login.clone()
     };
-    let visitor = Visitor { client: stream.peer_addr(), stream, frames: Frames::after(0) };
+    let visitor = Visitor { client: login.client, stream, frames: Frames::after(0), patience: door.patience };
     in_time(door, learn_again(visitor, door, challenge, login)).await
 }
 
@@ -217,12 +218,16 @@ async fn in_time(
     door: &FrontDoor,
     login: impl Future<Output = Result<Accepted, ClientError>>,
 ) -> Result<Accepted, ClientError> {
-    let late = |_| ClientError::Timeout(door.timeout.as_millis().try_into().unwrap_or(u64::MAX));
-    tokio::time::timeout(door.timeout, Box::pin(login)).await.map_err(late)?
+    let login = tokio::time::timeout(door.patience.login, Box::pin(login));
+    login.await.map_err(|_| late("login", door.patience.login))?
 }
 
 async fn welcome(stream: Stream, door: &FrontDoor, hello: &Hello) -> Result<Accepted, ClientError> {
-    let mut visitor = Visitor { client: stream.peer_addr(), stream, frames: Frames::new() };
+    let client = match hello.origin {
+        Origin::Named(client) => Some(client),
+        Origin::Socket | Origin::MayBeNamed => stream.peer_addr(),
+    };
+    let mut visitor = Visitor { client, stream, frames: Frames::new(), patience: door.patience };
     let scramble = random_scramble()?;
     let offers_tls = door.tls.offered().is_some() && visitor.stream.plain().is_some();
     let mut offered = hello.capabilities;
@@ -230,7 +235,7 @@ async fn welcome(stream: Stream, door: &FrontDoor, hello: &Hello) -> Result<Acce
         offered = offered | Capabilities::SSL;
     }
     visitor.send(&greeting(hello, offered, &scramble).encode()).await?;
-    let mut payload = visitor.receive().await?;
+    let mut payload = visitor.receive_first(hello.origin).await?;
     if SslRequest::parse(&payload).is_some() {
         let tls = door.tls.offered().ok_or(ClientError::NotALogin("it began TLS, which wasn't offered"))?;
         visitor = visitor.secured(TlsAcceptor::from(Arc::clone(tls))).await?;

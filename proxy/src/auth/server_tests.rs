@@ -1,6 +1,8 @@
 //! The two ends of a login against each other: our front door and our own client.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::time::Duration;
+
 use config::ServerVersion;
 use proptest::prelude::*;
 use sha1::{Digest, Sha1};
@@ -36,12 +38,24 @@ fn nothing_stored() -> Keeper {
 fn door(keeper: Keeper) -> FrontDoor {
     static RSA: std::sync::OnceLock<Arc<RsaKey>> = std::sync::OnceLock::new();
     let rsa = RSA.get_or_init(|| Arc::new(RsaKey::generate().unwrap()));
-    FrontDoor { timeout: Duration::from_secs(5), ..FrontDoor::new(Tls::Off, Arc::clone(rsa), keeper) }
+    FrontDoor { patience: patience(5000), ..FrontDoor::new(Tls::Off, Arc::clone(rsa), keeper) }
+}
+
+fn patience(ms: u64) -> Patience {
+    let time = Duration::from_millis(ms);
+    Patience { first_byte: time, step: time, login: time }
 }
 
 fn hello(plugin: Plugin) -> Hello {
     let capabilities = Capabilities::offered(&[Capabilities::from_bits(0xFFFF_FFFF)]);
-    Hello { server_version: b"8.4.0".to_vec(), connection_id: 42, capabilities, collation: 255, plugin }
+    Hello {
+        server_version: b"8.4.0".to_vec(),
+        connection_id: 42,
+        capabilities,
+        collation: 255,
+        plugin,
+        origin: Origin::Socket,
+    }
 }
 
 fn login(user: &str) -> Login {
@@ -145,7 +159,7 @@ async fn a_known_account_is_compared() {
 
 #[tokio::test]
 async fn a_backend_that_wants_more_than_is_known_is_named() {
-    let door = FrontDoor { timeout: Duration::from_millis(50), ..door(nothing_stored()) };
+    let door = FrontDoor { patience: patience(50), ..door(nothing_stored()) };
     let credential = Credential::Sha1(sha1_of(&Secret::new(PASSWORD)));
     let (client, server) = meet(&door, &hello(Plugin::CachingSha2), USER, &credential).await;
     let Err(LoginError::Credential(packet)) = client else { panic!("{client:?}") };
@@ -158,7 +172,7 @@ async fn a_backend_that_wants_more_than_is_known_is_named() {
 async fn a_capability_that_the_backend_lacks_is_named() {
     let mut hello = hello(Plugin::Native);
     hello.capabilities = hello.capabilities.without(Capabilities::FOUND_ROWS);
-    let door = FrontDoor { timeout: Duration::from_millis(50), ..door(nothing_stored()) };
+    let door = FrontDoor { patience: patience(50), ..door(nothing_stored()) };
     let (client, _) = meet(&door, &hello, USER, &Credential::Empty).await;
     let Err(LoginError::Protocol(reason)) = client else { panic!("{client:?}") };
     assert!(reason.contains("FOUND_ROWS"), "{reason}");
@@ -176,6 +190,7 @@ async fn without_tls_where_it_is_required() {
         tls: config::TlsMode::Required,
         cert: None,
         key: None,
+        entrance: Default::default(),
     };
     let required = FrontDoor { tls: Tls::load(&config, folder.path()).unwrap(), ..door(nothing_stored()) };
     let (client, server) = meet(&required, &hello(Plugin::Native), USER, &Credential::Empty).await;
@@ -215,9 +230,9 @@ async fn a_session_may_change_its_user() {
 
 #[tokio::test]
 async fn silence_is_cut_off() {
-    let door = FrontDoor { timeout: Duration::from_millis(50), ..door(nothing_stored()) };
+    let door = FrontDoor { patience: patience(50), ..door(nothing_stored()) };
     let (ours, _theirs) = pipe();
-    assert!(matches!(accept(ours, &door, &hello(Plugin::Native)).await, Err(ClientError::Timeout(50))));
+    assert!(matches!(accept(ours, &door, &hello(Plugin::Native)).await, Err(ClientError::Late { .. })));
 }
 
 #[test]
@@ -264,4 +279,83 @@ proptest! {
         });
         prop_assert!(outcome.is_err());
     }
+}
+
+/// What a client that sends `bytes` after the greeting, and then nothing, is closed for.
+async fn closed_for(patience: Patience, origin: Origin, bytes: &[u8]) -> String {
+    let door = FrontDoor { patience, ..door(nothing_stored()) };
+    let hello = Hello { origin, ..hello(Plugin::Native) };
+    let (ours, mut theirs) = pipe();
+    theirs.write_all(bytes).await.unwrap();
+    accept(ours, &door, &hello).await.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn every_step_has_its_time() {
+    let long = Duration::from_secs(60);
+    let short = Duration::from_millis(30);
+    let step = Patience { first_byte: long, step: short, login: long };
+    let first = Patience { first_byte: short, step: long, login: long };
+    let login = Patience { first_byte: long, step: long, login: short };
+    let check = async |patience, origin, bytes: &[u8], says: &str| {
+        let said = closed_for(patience, origin, bytes).await;
+        assert!(said.contains(says), "{said}, not {says}");
+    };
+    check(first, Origin::Socket, b"", "its first byte").await;
+    check(login, Origin::Socket, b"", "its login").await;
+    check(step, Origin::Socket, b"\x20", "its first packet").await;
+    check(step, Origin::Socket, b"\x20\0\0\x01", "its first packet").await;
+    check(step, Origin::MayBeNamed, b"PROXY TCP4", "its PROXY header").await;
+    check(first, Origin::MayBeNamed, b"PROXY UNKNOWN\r\n", "its first byte").await;
+    let mut response = Vec::new();
+    let mut answer = HandshakeResponse::parse(&a_login().await).unwrap();
+    answer.auth = Secret::new([1; 20]);
+    crate::protocol::frame::put_packet(&mut response, 1, &answer.encode());
+    check(step, Origin::Socket, &response, "its next packet").await;
+}
+
+/// The response of our own client to our own greeting.
+async fn a_login() -> Vec<u8> {
+    let (mut ours, mut theirs) = pipe();
+    let client = async {
+        let mut frames = Frames::new();
+        let greeting = read_greeting(&mut theirs, &mut frames).await.unwrap();
+        let _ = log_in(&mut theirs, &mut frames, &greeting, &login(USER), &clear(PASSWORD)).await;
+    };
+    let server = async {
+        let mut frames = Frames::new();
+        let greeting = greeting(&hello(Plugin::Native), hello(Plugin::Native).capabilities, &[1; 20]);
+        frames.write(&mut ours, &greeting.encode()).await.unwrap();
+        let response = frames.read(&mut ours).await.unwrap().to_vec();
+        drop(ours);
+        response
+    };
+    tokio::join!(client, server).1
+}
+
+#[tokio::test]
+async fn a_header_before_the_first_packet() {
+    let header = "PROXY TCP4 10.9.8.7 1.1.1.1 55 1\r\n";
+    let mut response = Vec::new();
+    let mut answer = HandshakeResponse::parse(&a_login().await).unwrap();
+    answer.auth = Secret::default();
+    crate::protocol::frame::put_packet(&mut response, 1, &answer.encode());
+    let check = async |origin, bytes: &[u8], client: Option<Option<&str>>| {
+        let hello = Hello { origin, ..hello(Plugin::Native) };
+        let (ours, mut theirs) = pipe();
+        theirs.write_all(bytes).await.unwrap();
+        let accepted = accept(ours, &door(nothing_stored()), &hello).await;
+        let named = accepted.as_ref().ok().map(|accepted| accepted.login.client);
+        assert_eq!(named, client.map(|client| client.map(|text| text.parse().unwrap())), "{accepted:?}");
+    };
+    let with_header = [header.as_bytes(), &response].concat();
+    let named = "10.9.8.7:55";
+    check(Origin::MayBeNamed, &with_header, Some(Some(named))).await;
+    check(Origin::MayBeNamed, &response, Some(None)).await;
+    check(Origin::MayBeNamed, &[b"PROXY UNKNOWN\r\n", response.as_slice()].concat(), Some(None)).await;
+    check(Origin::MayBeNamed, &[header.as_bytes(), &with_header].concat(), None).await;
+    check(Origin::MayBeNamed, &[b"PROXY NONSENSE\r\n", response.as_slice()].concat(), None).await;
+    check(Origin::Socket, &with_header, None).await;
+    check(Origin::Named(named.parse().unwrap()), &response, Some(Some(named))).await;
+    check(Origin::Named(named.parse().unwrap()), &with_header, None).await;
 }

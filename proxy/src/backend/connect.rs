@@ -4,9 +4,11 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-use config::{BackendConfig, ServerVersion};
+use config::{BackendConfig, SentHeader, ServerVersion};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use super::whom::Whom;
 use crate::auth::client::{self, LoginError, log_in, read_greeting};
 use crate::auth::{Credential, Login};
 use crate::error::ConnectError;
@@ -83,9 +85,19 @@ pub async fn change_user(
 /// It logs in as the service account and quits, whatever comes of it, because MySQL counts connections that
 /// end at the greeting and blocks a host that makes too many (max_connect_errors).
 ///
+/// Where the application's connections begin with a PROXY header, a second one does so too, and it is an error
+/// where the backend doesn't take it: that is to be known before a cutover, and not from the sessions that move.
+///
 /// Cancel safety: dropping it closes the connection.
 pub async fn probe(backend: &BackendConfig, timeout: Duration) -> Result<Greeting, ConnectError> {
-    within(backend, timeout, Box::pin(dial_and_quit(backend))).await
+    let work = async {
+        let greeting = dial_and_quit(backend, Whom::Nobody).await?;
+        if backend.proxy_protocol != SentHeader::Off {
+            dial_and_quit(backend, Whom::Ourselves).await?;
+        }
+        Ok(greeting)
+    };
+    within(backend, timeout, Box::pin(work)).await
 }
 
 async fn within<T>(
@@ -116,8 +128,10 @@ async fn dial_and_log_in(
     login: &Login,
     credential: &Credential,
 ) -> Result<BackendConnection, LoginError> {
-    let (mut stream, mut frames, greeting) = dial(backend).await?;
-    let ok = log_in(&mut stream, &mut frames, &greeting.handshake, login, credential).await?;
+    let whom = Whom::from(login.client);
+    let (mut stream, mut frames, greeting) = dial(backend, whom).await?;
+    let logged_in = log_in(&mut stream, &mut frames, &greeting.handshake, login, credential).await;
+    let ok = logged_in.map_err(|error| whom.explain(error, backend.proxy_protocol, greeting.version))?;
     let status = OkPacket::parse(&ok, login.capabilities)?.status;
     Ok(BackendConnection {
         stream,
@@ -129,8 +143,8 @@ async fn dial_and_log_in(
     })
 }
 
-async fn dial_and_quit(backend: &BackendConfig) -> Result<Greeting, LoginError> {
-    let (mut stream, mut frames, greeting) = dial(backend).await?;
+async fn dial_and_quit(backend: &BackendConfig, whom: Whom) -> Result<Greeting, LoginError> {
+    let (mut stream, mut frames, greeting) = dial(backend, whom).await?;
     let login = Login {
         user: backend.user.clone().into_bytes(),
         schema: None,
@@ -145,14 +159,23 @@ async fn dial_and_quit(backend: &BackendConfig) -> Result<Greeting, LoginError> 
         false => Credential::Clear(backend.password.clone()),
     };
     // Whether the service account may enter is the control connection's business, which says it better.
-    if log_in(&mut stream, &mut frames, &greeting.handshake, &login, &credential).await.is_ok() {
-        let _ = Frames::new().write(&mut stream, COM_QUIT).await;
+    match log_in(&mut stream, &mut frames, &greeting.handshake, &login, &credential).await {
+        Ok(_) => drop(Frames::new().write(&mut stream, COM_QUIT).await),
+        Err(error) if whom.may_be_why(&error, backend.proxy_protocol) => {
+            return Err(whom.explain(error, backend.proxy_protocol, greeting.version));
+        }
+        Err(_) => {}
     }
     Ok(greeting)
 }
 
-async fn dial(backend: &BackendConfig) -> Result<(Stream, Frames, Greeting), LoginError> {
-    let socket = TcpStream::connect((backend.host.as_str(), backend.port)).await?;
+/// Connects, and says for whom. The header goes out before the greeting is read, because a load balancer in front of the server waits for it.
+async fn dial(backend: &BackendConfig, whom: Whom) -> Result<(Stream, Frames, Greeting), LoginError> {
+    let mut socket = TcpStream::connect((backend.host.as_str(), backend.port)).await?;
+    let header = whom.header(backend.proxy_protocol, socket.peer_addr()?);
+    if !header.is_empty() {
+        socket.write_all(&header).await?;
+    }
     let mut stream = Stream::tcp(socket)?;
     let mut frames = Frames::new();
     let handshake = read_greeting(&mut stream, &mut frames).await?;

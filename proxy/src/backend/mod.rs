@@ -2,3 +2,4 @@
 
 pub mod connect;
 pub mod fence;
+mod whom;

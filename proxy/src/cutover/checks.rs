@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use config::{FencePolicy, OpenTransactions, Side};
+use config::{FencePolicy, OpenTransactions, SentHeader, Side};
 
 use super::coordinator::Coordinator;
 use super::step::Stage;
 use crate::auth::inventory::{Survey, survey};
+use crate::backend::connect::probe;
 use crate::backend::fence::Fence;
 
 pub(super) const ANOTHER: &str = "another cutover is under way";
@@ -45,12 +46,14 @@ pub(super) async fn all(of: &Coordinator) -> Vec<DryRunRow> {
         rows.push(row("replication", Ok(format!("it follows and the verifier has no objection{lag}"))));
     }
     rows.extend(refusals.into_iter().map(|why| row("replication", Err(why))));
-    let (target, fence, accounts) = tokio::join!(
+    let (target, header, fence, accounts) = tokio::join!(
         writable(of.fence(from.other())),
+        takes_header(of, from.other()),
         fence(of, from),
         survey(&of.routes, &of.registry, WITHIN),
     );
     rows.push(row("target", target));
+    rows.extend(header.err().map(|why| row("target", Err(why))));
     rows.push(row("fence", fence));
     rows.push(row("accounts", said_of_accounts(accounts)));
     rows
@@ -100,6 +103,16 @@ async fn writable(fence: &Fence) -> Result<String, String> {
     } else {
         Err("the target is read-only: SET GLOBAL read_only = OFF on it first".to_owned())
     }
+}
+
+/// Sessions that move begin with a PROXY header where one is set. Where the backend doesn't take it none of them
+/// would arrive.
+async fn takes_header(of: &Coordinator, to: Side) -> Result<(), String> {
+    let backend = &of.routes.backend(to).config;
+    if backend.proxy_protocol == SentHeader::Off {
+        return Ok(());
+    }
+    probe(backend, WITHIN).await.map(drop).map_err(|error| error.to_string())
 }
 
 async fn fence(of: &Coordinator, from: Side) -> Result<String, String> {

@@ -8,4 +8,5 @@ pub mod collation;
 pub mod command;
 pub mod frame;
 pub mod packet;
+pub mod proxy_header;
 pub mod stream;

@@ -140,6 +140,7 @@ mod tests {
                 port,
                 user: "repl".into(),
                 password: Secret::default(),
+                proxy_protocol: Default::default(),
             },
         };
         RouteTable::new(backend(Side::Source, 1), backend(Side::Target, 2), serving)

@@ -104,6 +104,10 @@ impl Session {
         let route = self.shared.routes.load_full();
         if route.epoch == self.backend.epoch {
             let config = &self.shared.routes.backend(self.backend.side).config;
+            if !self.backend.is_quiet() {
+                let source = std::io::Error::other("it said something unasked, or closed");
+                return Err(ConnectError::Unreachable { backend: config.address(), source });
+            }
             let Connection { leg, version, .. } = &mut self.backend;
             self.at_rest = false;
             let changed =

@@ -42,6 +42,7 @@ fn session() -> (Session, DuplexStream, DuplexStream) {
             port: 1,
             user: "nobody".into(),
             password: Secret::default(),
+            proxy_protocol: Default::default(),
         },
     };
     let shared = Arc::new(Shared {

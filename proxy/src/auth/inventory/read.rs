@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use config::{BackendConfig, Flavor, ServerVersion, Side};
+use config::{BackendConfig, Flavor, SentHeader, ServerVersion, Side};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row, Value};
 use serde_json::Value as Json;
@@ -63,7 +63,12 @@ async fn read(backend: &BackendConfig) -> Result<Roster, String> {
     let roster = roster(&mut conn).await;
     // Whatever became of the questions, the connection isn't needed any more.
     let _ = conn.disconnect().await;
-    roster
+    let mut roster = roster?;
+    if backend.proxy_protocol != SentHeader::Off {
+        // The server sees each client's own address, and ours on this connection only.
+        roster.seen.clear();
+    }
+    Ok(roster)
 }
 
 fn sentence(error: &mysql_async::Error) -> String {
