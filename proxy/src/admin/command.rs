@@ -17,6 +17,8 @@ pub enum Command {
     ShowMigrationTables,
     /// SHOW SESSIONS
     ShowSessions,
+    /// SHOW ACCOUNTS
+    ShowAccounts,
     /// SHOW DIFFERENCES
     ShowDifferences,
     /// SHOW CUTOVERS
@@ -84,7 +86,10 @@ pub(super) const STATEMENTS: &[Statement] = &[
     later("SHOW CONVERSIONS", "What of the schema is converted for the target"),
     built("SHOW DIFFERENCES", "A row a differing row: its key, its columns, SQL that repairs it"),
     built("SHOW SESSIONS", "A row a client of the proxy: backend, state, and what keeps it from moving"),
-    later("SHOW ACCOUNTS", "Accounts of the source, and whether they can log in on the target"),
+    built(
+        "SHOW ACCOUNTS",
+        "A row an account of the source: whether its sessions can move, or why not (NULL: not known)",
+    ),
     built("SHOW CUTOVERS", "A row a cutover: outcome, pause, sessions moved, positions, reason"),
     built("SHOW EVENTS [LIMIT n]", "What happened, the newest first"),
     later("SHOW REHEARSAL", "How the target answers what the application asks the source"),
@@ -179,6 +184,7 @@ fn statement(tokens: &[Token]) -> Parsed {
         ("SHOW MIGRATION STATUS", Command::ShowMigrationStatus),
         ("SHOW MIGRATION TABLES", Command::ShowMigrationTables),
         ("SHOW SESSIONS", Command::ShowSessions),
+        ("SHOW ACCOUNTS", Command::ShowAccounts),
         ("SHOW DIFFERENCES", Command::ShowDifferences),
         ("SHOW CUTOVERS", Command::ShowCutovers),
         ("START MIGRATION", Command::Migration(Verb::Start)),
@@ -315,6 +321,7 @@ mod tests {
         check("SHOW MIGRATION TABLES;", Command::ShowMigrationTables);
         check("Show  Sessions ;\n", Command::ShowSessions);
         check("SHOW DIFFERENCES", Command::ShowDifferences);
+        check("show accounts;", Command::ShowAccounts);
         check("SHOW /* all */ CUTOVERS", Command::ShowCutovers);
         check("SHOW EVENTS", Command::ShowEvents { limit: 100 });
         check("SHOW EVENTS LIMIT 5", Command::ShowEvents { limit: 5 });
@@ -340,7 +347,6 @@ mod tests {
         let check =
             |text: &str, form: &'static str| assert_eq!(parse(text), Ok(Command::NotYet(form)), "{text}");
         check("SHOW CONVERSIONS", "SHOW CONVERSIONS");
-        check("SHOW ACCOUNTS", "SHOW ACCOUNTS");
         check("SHOW REHEARSAL", "SHOW REHEARSAL");
         check("ABANDON MIGRATION", "ABANDON MIGRATION");
         check("REPAIR", "REPAIR");

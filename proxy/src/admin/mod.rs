@@ -3,6 +3,7 @@
 //! `server` (listener) → `gateway` (one packet at a time) → opensrv-mysql → `shim` → [`command`] (text to statement)
 //! → one file a group of statements → [`answer`] (statement to rows).
 
+mod accounts;
 pub mod answer;
 pub mod command;
 mod cutovers;
@@ -75,6 +76,7 @@ impl AdminContext {
             Command::ShowDifferences => status::differences(self),
             Command::ShowSessions => sessions::show(self),
             Command::KillSession(id) => sessions::kill(self, id),
+            Command::ShowAccounts => accounts::show(self).await,
             Command::ShowCutovers => cutovers::show(self),
             Command::Cutover { dry_run: true, .. } => cutovers::dry_run(self).await,
             Command::Cutover { dry_run: false, timeout } => cutovers::cutover(self, timeout).await,

@@ -245,7 +245,8 @@ async fn statements_that_do_not_fit_are_refused_with_all_reasons() {
         assert!(refused.message.contains(part), "{part}: {}", refused.message);
     }
     assert_eq!(code(conn.query_drop("START MIGRATION").await), 1105);
-    assert_eq!(code(conn.query_drop("SHOW ACCOUNTS").await), 1235);
+    assert_eq!(code(conn.query_drop("SHOW ACCOUNTS").await), 1105);
+    assert_eq!(code(conn.query_drop("SHOW CONVERSIONS").await), 1235);
     assert_eq!(code(conn.query_drop("SHOW SESSIONZ").await), 1064);
     assert_eq!(code(conn.query_drop("KILL SESSION 9").await), 1094);
     assert_eq!(code(conn.query_drop("VERIFY TABLE shop.orders").await), 0);

@@ -130,7 +130,7 @@ impl Known {
     }
 }
 
-async fn dial(backend: Option<&BackendConfig>) -> Result<Conn, mysql_async::Error> {
+pub(super) async fn dial(backend: Option<&BackendConfig>) -> Result<Conn, mysql_async::Error> {
     let backend = backend.ok_or_else(|| mysql_async::Error::Other("no backend".into()))?;
     let options = OptsBuilder::default()
         .ip_or_hostname(backend.host.clone())

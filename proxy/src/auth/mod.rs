@@ -10,13 +10,16 @@ pub mod accounts;
 pub mod arrival;
 mod challenge;
 pub mod client;
+pub(crate) mod inventory;
 pub mod plugin;
 pub mod server;
+mod sha_crypt;
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use config::Secret;
+use sha1::{Digest, Sha1};
 use zeroize::Zeroizing;
 
 use crate::protocol::capability::Capabilities;
@@ -57,6 +60,27 @@ pub enum Credential {
     Clear(Secret),
     /// SHA1 of the password: enough for mysql_native_password only.
     Sha1(Zeroizing<[u8; 20]>),
+}
+
+impl Credential {
+    /// What a server keeps of it for mysql_native_password: SHA1 of SHA1. `None` where there is no password.
+    pub(crate) fn native_hash(&self) -> Option<[u8; 20]> {
+        match self {
+            Self::Empty => None,
+            Self::Clear(password) => Some(Sha1::digest(*plugin::sha1_of(password)).into()),
+            Self::Sha1(once) => Some(Sha1::digest(**once).into()),
+        }
+    }
+
+    /// True where both are known in the same way and of the same password.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Empty, Self::Empty) => true,
+            (Self::Clear(a), Self::Clear(b)) => a == b,
+            (Self::Sha1(a), Self::Sha1(b)) => a == b,
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Debug for Credential {

@@ -6,6 +6,7 @@ use config::{FencePolicy, OpenTransactions, SentHeader, Side};
 
 use super::coordinator::Coordinator;
 use super::step::Stage;
+use crate::auth::inventory::{Survey, survey};
 use crate::backend::connect::probe;
 use crate::backend::fence::Fence;
 
@@ -45,11 +46,16 @@ pub(super) async fn all(of: &Coordinator) -> Vec<DryRunRow> {
         rows.push(row("replication", Ok(format!("it follows and the verifier has no objection{lag}"))));
     }
     rows.extend(refusals.into_iter().map(|why| row("replication", Err(why))));
-    let (target, header, fence) =
-        tokio::join!(writable(of.fence(from.other())), takes_header(of, from.other()), fence(of, from));
+    let (target, header, fence, accounts) = tokio::join!(
+        writable(of.fence(from.other())),
+        takes_header(of, from.other()),
+        fence(of, from),
+        survey(&of.routes, &of.registry, WITHIN),
+    );
     rows.push(row("target", target));
     rows.extend(header.err().map(|why| row("target", Err(why))));
     rows.push(row("fence", fence));
+    rows.push(row("accounts", said_of_accounts(accounts)));
     rows
 }
 
@@ -126,6 +132,45 @@ async fn fence(of: &Coordinator, from: Side) -> Result<String, String> {
             "the {from} can be made read_only; accounts that may write in spite of it have to be kept away"
         ),
     })
+}
+
+/// Sessions that surely can't log in on the target refuse the cutover; everything else is for the operator to weigh.
+fn said_of_accounts(found: Result<Survey, String>) -> Result<String, String> {
+    let found = match found {
+        Ok(found) => found,
+        Err(why) => return Ok(format!("not known whether every session can log in on the target: {why}")),
+    };
+    if !found.absent.is_empty() {
+        let users =
+            listed(found.absent.iter().map(|(user, sessions)| format!("{user:?} ({sessions} session(s))")));
+        return Err(format!(
+            "users with live sessions have no account on the target: {users}; create them there. SHOW ACCOUNTS \
+             lists all accounts"
+        ));
+    }
+    let not_ready: Vec<_> = found.rows.iter().filter(|row| row.ready == Some(false)).collect();
+    let unknown = found.rows.iter().filter(|row| row.ready.is_none()).count();
+    let all = found.rows.len();
+    if not_ready.is_empty() && unknown == 0 {
+        return Ok(format!("all {all} account(s) of the source are ready"));
+    }
+    let names = if not_ready.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", listed(not_ready.iter().map(|row| row.account.clone())))
+    };
+    Ok(format!(
+        "of {all} account(s) of the source {} are not ready{names} and {unknown} not known to be; SHOW ACCOUNTS says why",
+        not_ready.len()
+    ))
+}
+
+/// The first few, and how many more.
+fn listed(names: impl ExactSizeIterator<Item = String>) -> String {
+    const NAMED: usize = 5;
+    let more = names.len().saturating_sub(NAMED);
+    let named = names.take(NAMED).collect::<Vec<_>>().join(", ");
+    if more == 0 { named } else { format!("{named} and {more} more") }
 }
 
 fn drain(of: &Coordinator) -> Result<String, String> {

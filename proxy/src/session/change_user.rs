@@ -43,6 +43,7 @@ impl Session {
         self.state.begin_again(self.backend.status, login.schema.clone());
         let entry = &self.registered.entry;
         entry.set_user(login.user_text());
+        entry.set_credential(login.user_text(), credential.clone());
         entry.set_schema(login.schema.as_deref().unwrap_or_default());
         (self.login, self.credential) = (login, credential);
         // What was prepared was the old user's.

@@ -3,6 +3,7 @@
 //! Each session writes what others may see of it into an entry of its own; nobody else writes there but to
 //! give it an order. The statement path touches only that entry.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,8 @@ use dashmap::DashMap;
 use tokio::sync::Notify;
 
 use super::pins::Pins;
+use crate::auth::Credential;
+use crate::auth::inventory::LiveUser;
 
 /// A row of SHOW SESSIONS.
 #[derive(Debug, Clone)]
@@ -89,6 +92,9 @@ pub(crate) struct Entry {
     client: String,
     born: Instant,
     schema: Mutex<String>,
+    /// Whose password it is, and what is known of it, for as long as the session lives: SHOW ACCOUNTS checks it
+    /// against the other server's hash.
+    credential: Mutex<Option<(String, Credential)>>,
     side: AtomicU8,
     activity: AtomicU8,
     pins: AtomicU32,
@@ -127,6 +133,17 @@ impl Entry {
         let mut text = self.schema.lock().unwrap_or_else(PoisonError::into_inner);
         text.clear();
         text.push_str(&String::from_utf8_lossy(schema));
+    }
+
+    /// What `user` logged in with.
+    pub(crate) fn set_credential(&self, user: String, credential: Credential) {
+        *self.credential.lock().unwrap_or_else(PoisonError::into_inner) = Some((user, credential));
+    }
+
+    /// What the session's user logged in with; `None` where what is kept is of a user that it was before.
+    fn credential_of(&self, user: &str) -> Option<Credential> {
+        let kept = self.credential.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.as_ref().filter(|(of, _)| of == user).map(|(_, credential)| credential.clone())
     }
 
     pub(crate) fn set_user(&self, user: String) {
@@ -213,6 +230,21 @@ impl SessionRegistry {
         rows
     }
 
+    /// Each user that has a session, with what its sessions logged in with.
+    pub(crate) fn live_users(&self) -> Vec<LiveUser> {
+        let mut users: HashMap<String, LiveUser> = HashMap::new();
+        for entry in &self.sessions {
+            let user = entry.row().user;
+            let credential = entry.credential_of(&user);
+            let live = users.entry(user).or_insert_with_key(|user| LiveUser::new(user.clone()));
+            live.sessions += 1;
+            if let Some(credential) = credential {
+                live.saw(credential);
+            }
+        }
+        users.into_values().collect()
+    }
+
     /// Live sessions.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -282,6 +314,7 @@ impl SessionRegistry {
             client,
             born: Instant::now(),
             schema: Mutex::default(),
+            credential: Mutex::default(),
             side: AtomicU8::new(u8::from(side == Side::Target)),
             activity: AtomicU8::new(Activity::Idle as u8),
             pins: AtomicU32::new(0),

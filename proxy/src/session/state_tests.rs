@@ -262,13 +262,14 @@ fn what_is_remembered_is_bounded() {
     assert_eq!(state.pins, Pins::STATEMENTS, "another statement's end brings no variable back");
 }
 
+/// A list that was searched for each of them would take minutes here.
 #[test]
-fn many_names_take_little_time() {
+fn many_names_are_one_pass() {
     let state = session();
     let names: Vec<_> = (0..150_000).map(|n| format!("@a{n}")).collect();
-    let began = std::time::Instant::now();
-    state.query(format!("SELECT {}", names.join(",")).as_bytes());
-    assert!(began.elapsed() < std::time::Duration::from_secs(5));
+    let request = state.query(format!("SELECT {}", names.join(",")).as_bytes());
+    let found = request.details.map_or(0, |details| details.user_variables.len());
+    assert!(found >= USER_VARIABLES_MAX, "{found}");
 }
 
 #[test]

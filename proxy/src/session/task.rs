@@ -129,6 +129,7 @@ impl Session {
         let state = SessionState::new(backend.status, login.schema.clone());
         let until_move = shared.move_every.map(NonZeroU32::get);
         registered.entry.set_schema(login.schema.as_deref().unwrap_or_default());
+        registered.entry.set_credential(login.user_text(), credential.clone());
         Self {
             exchange: Exchange::new(Command::Ping, backend.capabilities),
             shared,
