@@ -138,7 +138,7 @@ async fn the_mysql97_client() {
     let Some((_pair, changeover)) = idle().await else { return };
     let Some(mut command) = crate::support::server::mysql97_client() else { return };
     let output = command
-        .args(["-h127.0.0.1", "-u", ADMIN, "-e", "HELP; SHOW MIGRATION STATUS\\G"])
+        .args(["-h127.0.0.1", "-u", ADMIN, "-E", "-e", "HELP; SHOW MIGRATION STATUS"])
         .arg(format!("-P{}", changeover.admin_port()))
         .arg(format!("-p{ADMIN_PASSWORD}"))
         .output()

@@ -164,6 +164,7 @@ async fn a_difference_forbids_it() {
     assert_eq!(changeover.status_of("differences").await, "3");
     still_on_the_source(&changeover, &ledger).await;
     for row in &found {
+        println!("{}", row["repair_sql"]);
         pair.target.run(&[&row["repair_sql"]]).await;
     }
     changeover.admin("VERIFY").await;

@@ -67,9 +67,10 @@ impl Error {
             }
             E::Server(server) => {
                 let kind = match server.code {
-                    1040 | 1053 | 1077 | 1079 | 1129 | 1203 | 1205 | 1213 | 1927 | 4031 => {
-                        ErrorKind::Transient
-                    }
+                    // A killed statement (1317), or one that ran into a server's time limit (1969, 3024), says nothing
+                    // of the next one.
+                    1040 | 1053 | 1077 | 1079 | 1129 | 1203 | 1205 | 1213 | 1317 | 1927 | 1969 | 3024
+                    | 4031 => ErrorKind::Transient,
                     _ => ErrorKind::Definite,
                 };
                 let text = server.message.split(" near ").next().unwrap_or_default();

@@ -56,8 +56,9 @@ impl LagClock {
     }
 
     fn forget(&mut self, applied_seq: u64) {
-        while let Some(sample) = self.samples.pop_front_if(|sample| sample.seq <= applied_seq) {
+        while let Some(sample) = self.samples.front().filter(|sample| sample.seq <= applied_seq) {
             self.applied_bytes = sample.bytes;
+            self.samples.pop_front();
         }
     }
 }

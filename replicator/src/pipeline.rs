@@ -16,6 +16,7 @@ use crate::schema::convert;
 use crate::schema::discover::{Discovery, discover};
 use crate::schema::table::SchemaSet;
 use crate::server::{self, ServerInfo};
+use crate::snapshot::journal::ChunkJournal;
 use crate::snapshot::{Copied, Snapshot, SnapshotProgress};
 use crate::spool::fetch::FetchConfig;
 use crate::spool::{self, Spool};
@@ -199,6 +200,7 @@ async fn prepare(context: &Arc<Context>, source: &ServerInfo) -> Result<(Discove
     let start = server::start_position(Side::Source, source, &mut from).await?;
     let discovery = discover(Side::Source, &mut from, &config.migration).await?;
     let mut to = server::connect(Side::Target, &config.target).await?;
+    forget_former(config, &mut to).await?;
     convert::create_on_target(&mut to, &discovery, &config.migration).await?;
     from.disconnect().await.ok();
     to.disconnect().await.ok();
@@ -208,6 +210,20 @@ async fn prepare(context: &Arc<Context>, source: &ServerInfo) -> Result<(Discove
     })?;
     tracing::info!(area = "migration", "{} tables prepared; start position {start}", discovery.tables.len());
     Ok((discovery, start))
+}
+
+/// What an earlier migration of this name has left, here or on the target, is of no use to this one. The preflight
+/// has seen that the target holds none of its tables.
+async fn forget_former(config: &Config, target: &mut mysql_async::Conn) -> Result<()> {
+    apply::checkpoint::forget(target, &config.migration.name).await?;
+    ChunkJournal::discard(&config.state_dir)?;
+    let spool = config.state_dir.join(SPOOL);
+    match std::fs::remove_dir_all(&spool) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::definite(None, spool.display().to_string(), format!("it can't be removed: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What the stages of one attempt share.

@@ -250,7 +250,11 @@ async fn start_position_mariadb(side: Side, conn: &mut Conn) -> Result<Replicati
 
 /// Coordinates up to which every transaction is visible to every read that begins after this call returned, without
 /// the GTID set of [`start_position`], for which MariaDB reads its binlog file from the start.
-pub(crate) async fn visible_coordinates(side: Side, info: &ServerInfo, conn: &mut Conn) -> Result<BinlogPosition> {
+pub(crate) async fn visible_coordinates(
+    side: Side,
+    info: &ServerInfo,
+    conn: &mut Conn,
+) -> Result<BinlogPosition> {
     match info.version.flavor {
         Flavor::MySql => Ok(start_position_mysql(side, info, conn).await?.coordinates),
         Flavor::MariaDb => snapshot_coordinates_mariadb(side, conn).await,

@@ -76,17 +76,17 @@ impl Serve {
                 Err(error) if began.elapsed() > START_MAX => {
                     bail!("changeover serve doesn't answer: {error:#}\n{}", serve.log_tail())
                 }
-                Err(_) => serve.alive()?,
+                Err(_) => serve.alive().with_context(|| serve.log_tail())?,
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
     }
 
-    /// An error with the end of its log where it is gone.
+    /// An error where it is gone.
     pub(crate) fn alive(&mut self) -> Result<()> {
         match self.process.ended() {
             None => Ok(()),
-            Some(status) => bail!("changeover serve ended ({status})\n{}", self.log_tail()),
+            Some(status) => bail!("changeover serve ended ({status})"),
         }
     }
 

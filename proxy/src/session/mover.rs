@@ -26,6 +26,8 @@ use crate::route::table::{Epoch, Route};
 /// A client that was silent for so long won't ask how its last statement went, unless that left something
 /// to ask about.
 const SILENCE: Duration = Duration::from_millis(250);
+/// The same after a statement that changed rows, whose number is asked for more often (ROW_COUNT).
+const SILENCE_AFTER_WRITE: Duration = Duration::from_secs(2);
 /// A closed gate, or a backend that couldn't be dialled, is tried again after this.
 const RETRY: Duration = Duration::from_millis(20);
 const REDIAL: Duration = Duration::from_millis(500);
@@ -100,7 +102,7 @@ impl Session {
 
     /// The questions wait for silence, or for the next statement where the client is likely to look back.
     async fn restore_while_silent(&mut self) -> Result<(), End> {
-        let silent_at = self.heard + SILENCE;
+        let silent_at = self.silent_at();
         if self.state.looks_back {
             return Ok(());
         }
@@ -111,6 +113,11 @@ impl Session {
         let done = self.restore_ahead().await;
         self.settle();
         done
+    }
+
+    /// When questions of ours won't be noticed any more.
+    fn silent_at(&self) -> Instant {
+        self.heard + if self.state.wrote { SILENCE_AFTER_WRITE } else { SILENCE }
     }
 
     fn dial_failed(&mut self, error: &ConnectError) {
@@ -188,7 +195,7 @@ impl Session {
         if asks && self.state.looks_back {
             return Ok(());
         }
-        let silent_at = self.heard + SILENCE;
+        let silent_at = self.silent_at();
         if asks && Instant::now() < silent_at {
             self.look_at = Some(silent_at);
             return Ok(());

@@ -359,11 +359,13 @@ impl WayBack<'_> {
                         self.wait().await?;
                         continue;
                     }
+                    let first = Header::parse(self.backend.leg.buffer.filled());
                     let count = self.exchange.feed(self.backend.leg.buffer.filled());
                     if self.was_interrupted() {
                         self.backend.leg.buffer.consume(count);
+                        let sequence = first.map_or(1, |header| header.sequence);
                         let mut bytes = Vec::new();
-                        put_packet(&mut bytes, self.exchange.sequence(), &rolled_back().encode());
+                        put_packet(&mut bytes, sequence, &rolled_back().encode());
                         return self.client.write(&bytes).await.map_err(End::Client);
                     }
                     self.sent += count;

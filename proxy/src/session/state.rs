@@ -172,6 +172,8 @@ pub(crate) struct SessionState {
     long_data: BTreeSet<ClientStatementId>,
     /// The next statement may well ask how the last one went.
     pub(crate) looks_back: bool,
+    /// The last statement changed rows.
+    pub(crate) wrote: bool,
 }
 
 impl SessionState {
@@ -199,6 +201,7 @@ impl SessionState {
             cursors: BTreeSet::new(),
             long_data: BTreeSet::new(),
             looks_back: false,
+            wrote: false,
         }
     }
 
@@ -302,6 +305,7 @@ impl SessionState {
         self.looks_back = outcome.warnings > 0
             || outcome.error.is_some()
             || request.effects.contains(Effects::LEAVES_FOUND_ROWS);
+        self.wrote = outcome.affected_rows > 0;
         if outcome.last_insert_id != 0 {
             self.versions.last_id += 1;
         }

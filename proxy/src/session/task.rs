@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::connection::Connection;
+use super::execute::query_text;
 use super::lexer::Effects;
 use super::mover::Standby;
 use super::pins::Pins;
@@ -21,6 +22,7 @@ use super::question;
 use super::registry::{Activity, Order, Registered, SessionRegistry};
 use super::replay::Context;
 use super::state::{Request, SessionState};
+use super::tokens::Tokens;
 use crate::auth::{Credential, Login};
 use crate::protocol::command::{Command, Reply};
 use crate::protocol::frame::{HEADER_LEN, Header, put_packet};
@@ -236,9 +238,11 @@ impl Session {
             }
             _ => {}
         }
-        if self.rolled_back && self.tells_of_rollback(&request) {
+        if self.rolled_back && Self::runs_statements(request.command) {
             self.rolled_back = false;
-            return self.answer_instead(&rolled_back()).await;
+            if !self.is_rollback(&request) {
+                return self.answer_instead(&rolled_back()).await;
+            }
         }
         self.enter().await?;
         self.follow_route(&request).await?;
@@ -247,19 +251,21 @@ impl Session {
         served
     }
 
-    /// A request that must not go on as if the transaction were still there. A ROLLBACK may.
-    fn tells_of_rollback(&self, request: &Request) -> bool {
-        let is_rollback = || {
-            let text = self.client.buffer.filled().get(HEADER_LEN..).unwrap_or_default();
-            let text = super::execute::query_text(text, self.backend.capabilities).unwrap_or_default();
-            let mut tokens = super::tokens::Tokens::new(text, false);
-            tokens.next().is_some_and(|token| token.is("ROLLBACK")) && tokens.all(|token| !token.is("TO"))
-        };
-        match request.command {
-            Command::Query => !is_rollback(),
-            Command::StmtExecute | Command::StmtBulkExecute | Command::StmtFetch => true,
-            _ => false,
-        }
+    /// A command that must not go on as if a transaction that was rolled back were still there.
+    fn runs_statements(command: Command) -> bool {
+        matches!(
+            command,
+            Command::Query | Command::StmtExecute | Command::StmtBulkExecute | Command::StmtFetch
+        )
+    }
+
+    /// A ROLLBACK of the whole transaction: what has happened to it already is what it asks for.
+    fn is_rollback(&self, request: &Request) -> bool {
+        let payload = self.client.buffer.filled().get(HEADER_LEN..).unwrap_or_default();
+        let text =
+            query_text(payload, self.backend.capabilities).filter(|_| request.command == Command::Query);
+        let mut tokens = Tokens::new(text.unwrap_or_default(), false);
+        tokens.next().is_some_and(|token| token.is("ROLLBACK")) && tokens.all(|token| !token.is("TO"))
     }
 
     /// Takes a permit, unless one is held already.

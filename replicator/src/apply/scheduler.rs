@@ -269,8 +269,9 @@ impl Scheduler {
             let blocked = self.builder.is_full() || self.held.is_some();
             if self.builder.mode().is_none() {
                 // Nothing in it is to be applied. Beside a batch that is under way there is no hurry.
-                let now = nothing_more && self.running.is_empty();
-                if !now && !(blocked && self.mark.stretches() < STRETCHES_MAX) {
+                let due = nothing_more && self.running.is_empty();
+                let bounded = self.mark.stretches() < STRETCHES_MAX;
+                if !due && (!blocked || !bounded) {
                     return Ok(None);
                 }
                 self.hand_out()?;

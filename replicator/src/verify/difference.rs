@@ -204,22 +204,39 @@ fn printable_condition(key: &Key<'_>, row_key: &RowKey) -> String {
     parts.join(" AND ")
 }
 
-/// A literal that survives being pasted into any client. Text stays text where every byte of it is a printable
-/// character; everything else is written in hexadecimal digits, behind the charset that the bytes are in.
+/// A literal that survives being pasted into any client, whatever its session's time zone and sql_mode. Text stays text
+/// where every character of it is printable; everything else is written in hexadecimal digits, behind the charset that
+/// the bytes are in.
 fn printable(column: &Column, value: &Value) -> String {
-    let mut literal = Vec::new();
-    write_literal(&mut literal, column, value);
-    if let Value::Bytes(bytes) = value {
-        let unicode = matches!(column.charset.as_deref(), Some("utf8mb4" | "utf8mb3" | "utf8"));
-        let readable = std::str::from_utf8(bytes)
-            .is_ok_and(|text| !text.contains(|c: char| c.is_control() || (!c.is_ascii() && !unicode)));
-        if !readable && !matches!(column.kind, ColumnKind::Bit { .. }) {
-            let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            let charset = column.charset.as_deref().unwrap_or("binary");
-            return format!("_{charset} x'{digits}'");
+    match (value, &column.kind) {
+        // The decoded text is in UTC. Zero dates are in no time zone.
+        (Value::Text(text), ColumnKind::Timestamp { .. }) if !text.starts_with("0000") => {
+            format!("CONVERT_TZ('{text}', '+00:00', @@session.time_zone)")
+        }
+        (Value::Text(text), ColumnKind::Json) => quoted("utf8mb4", text.as_bytes()),
+        (Value::Bytes(bytes), ColumnKind::Bit { .. }) => format!("0x{}", hex(bytes)),
+        (Value::Bytes(bytes), _) => quoted(column.charset.as_deref().unwrap_or("binary"), bytes),
+        _ => {
+            let mut literal = Vec::new();
+            write_literal(&mut literal, column, value);
+            String::from_utf8_lossy(&literal).into_owned()
         }
     }
-    String::from_utf8_lossy(&literal).into_owned()
+}
+
+fn quoted(charset: &str, bytes: &[u8]) -> String {
+    let unicode = matches!(charset, "utf8mb4" | "utf8mb3" | "utf8");
+    // ASCII bytes mean themselves in nearly every charset, but a backslash only in some sessions.
+    let ascii = !matches!(charset, "utf16" | "utf16le" | "utf32" | "ucs2");
+    let plain = |c: char| !c.is_control() && c != '\\' && if c.is_ascii() { ascii } else { unicode };
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.chars().all(plain) => format!("_{charset}'{}'", text.replace('\'', "''")),
+        _ => format!("_{charset} x'{}'", hex(bytes)),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -269,7 +286,7 @@ mod tests {
             None,
             Some((
                 "missing ",
-                "INSERT INTO `s`.`t` (`id`, `name`, `old`, `raw`) VALUES (7, _utf8mb4'Zoë\\'s', _latin1'plain', _binary x'00ff')",
+                "INSERT INTO `s`.`t` (`id`, `name`, `old`, `raw`) VALUES (7, _utf8mb4'Zoë''s', _latin1'plain', _binary x'00ff')",
             )),
         );
         check(None, Some(&a), Some(("extra ", "DELETE FROM `s`.`t` WHERE `id` = 7")));
@@ -287,6 +304,29 @@ mod tests {
             Some(&c),
             Some(("different sum", "-- only generated columns differ: compare their definitions")),
         );
+    }
+
+    #[test]
+    fn literals_can_be_pasted() {
+        let check = |kind: ColumnKind, charset: Option<&str>, value: Value, expected: &str| {
+            let column = Column { charset: charset.map(str::to_owned), ..column("c", kind) };
+            assert_eq!(printable(&column, &value), expected);
+        };
+        let bytes = |b: &[u8]| Value::Bytes(b.to_vec().into());
+        let text = |t: &str| Value::Text(t.to_owned());
+        check(ColumnKind::Text, Some("utf8mb4"), bytes("a'b".as_bytes()), "_utf8mb4'a''b'");
+        check(ColumnKind::Text, Some("utf8mb4"), bytes(b"a\\b"), "_utf8mb4 x'615c62'");
+        check(ColumnKind::Text, Some("utf16"), bytes(b"\0a"), "_utf16 x'0061'");
+        check(ColumnKind::Text, Some("utf16"), bytes(b"aa"), "_utf16 x'6161'");
+        check(ColumnKind::Binary { length: 2 }, None, bytes(b"ab"), "_binary'ab'");
+        check(ColumnKind::Bit { bits: 9 }, None, bytes(b"\x01\xff"), "0x01ff");
+        check(ColumnKind::Json, None, text("{\"a\": 1}"), "_utf8mb4'{\"a\": 1}'");
+        check(ColumnKind::Date, None, text("2024-01-02"), "'2024-01-02'");
+        let stamp = ColumnKind::Timestamp { fraction: 0 };
+        check(stamp.clone(), None, text("0000-00-00 00:00:00"), "'0000-00-00 00:00:00'");
+        let converted = "CONVERT_TZ('2024-01-02 03:04:05', '+00:00', @@session.time_zone)";
+        check(stamp, None, text("2024-01-02 03:04:05"), converted);
+        check(ColumnKind::Double, None, Value::Null, "NULL");
     }
 
     #[test]

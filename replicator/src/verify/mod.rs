@@ -139,22 +139,23 @@ impl Verifier {
     /// on their way; see [`Self::refusal`].
     #[must_use]
     pub fn verdict(&self) -> Verdict {
+        // In this order: what a comparison finds is listed before its keys stop to be pending and its table is covered.
+        let pending = self.touched.pending();
+        let not_covered = self.not_covered();
         let differing = self.differences.total();
         if differing > 0 {
             return Verdict::Different { rows: differing };
         }
-        if let Some(why) = self.not_covered() {
+        if let Some(why) = not_covered {
             return Verdict::Unknown { why };
         }
-        match self.touched.pending() {
-            0 => Verdict::Equal { rows: self.progress.rows_verified() },
-            pending => {
-                let why = format!(
-                    "{pending} rows changed since they were compared, and wait for their next comparison"
-                );
-                Verdict::Unknown { why }
-            }
+        if pending > 0 {
+            let why = format!(
+                "{pending} rows changed since they were compared, and wait for their next comparison"
+            );
+            return Verdict::Unknown { why };
         }
+        Verdict::Equal { rows: self.progress.rows_verified() }
     }
 
     /// Why a cutover can't begin: `None` where every table is covered, no difference is open and only the rows of

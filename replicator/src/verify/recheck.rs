@@ -109,16 +109,21 @@ impl Comparison<'_> {
             return Ok(Vec::new());
         }
         let (different, mut again) = self.look(pair, suspects).await?;
-        for key in different {
-            if !self.list(pair, &key).await? {
+        for (key, on_source) in different {
+            if !self.list(pair, &key, on_source).await? {
                 again.push(key);
             }
         }
         Ok(again)
     }
 
-    /// Looks until each row is settled, or left for later. Returns the rows that differ and those left.
-    async fn look(&self, pair: &mut Pair, suspects: Vec<RowKey>) -> Result<(Vec<RowKey>, Vec<RowKey>)> {
+    /// Looks until each row is settled, or left for later. Returns the rows that differ, each with whether the source
+    /// has it, and those left.
+    async fn look(
+        &self,
+        pair: &mut Pair,
+        suspects: Vec<RowKey>,
+    ) -> Result<(Vec<(RowKey, bool)>, Vec<RowKey>)> {
         let place = self.place();
         let mut different = Vec::new();
         let mut open = suspects;
@@ -141,7 +146,7 @@ impl Comparison<'_> {
                     Judgement::Equal => {
                         self.differences.remove(&self.table.name, &key);
                     }
-                    Judgement::Different => different.push(key),
+                    Judgement::Different => different.push((key, after.is_some())),
                     Judgement::Open { strikes } => {
                         left.0.push(key);
                         left.1.push(strikes);
@@ -155,9 +160,15 @@ impl Comparison<'_> {
     }
 
     /// Reads both rows whole and lists what differs. False where they turn out equal.
-    async fn list(&self, pair: &mut Pair, key: &RowKey) -> Result<bool> {
+    async fn list(&self, pair: &mut Pair, key: &RowKey, on_source: bool) -> Result<bool> {
         if self.differences.is_full() && !self.differences.contains(&self.table.name, key) {
             self.differences.count_one(&self.table.name);
+            return Ok(true);
+        }
+        if !on_source {
+            // All that is shown of an extra row is its key.
+            let extra = describe(self.table, key, None, Some(&[]))?;
+            extra.into_iter().for_each(|difference| self.differences.add(key.clone(), difference));
             return Ok(true);
         }
         let (place, columns) = (self.place(), &self.table.columns);

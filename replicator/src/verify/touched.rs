@@ -206,7 +206,7 @@ impl TouchedTransaction<'_> {
     pub fn touch(&mut self, table: &TableName, keys: Vec<Vec<Value>>) {
         if self.touched.lock().tables.get(table).is_none_or(|touched| touched.overflowed) {
             // Nobody may be verifying the table now, and begin with it before this commits.
-            self.tables.insert(table.clone(), None);
+            self.touch_whole_table(table);
             return;
         }
         let Some(known) = self.tables.entry(table.clone()).or_insert_with(|| Some(HashSet::new())) else {
@@ -222,9 +222,15 @@ impl TouchedTransaction<'_> {
         }
         if self.keys > self.touched.keys_max || self.bytes > self.touched.bytes_max {
             // invariant 7: one table after the other, as they come; so large a transaction has one or two.
+            self.touch_whole_table(table);
+        }
+    }
+
+    /// As [`TouchedKeys::touch_whole_table`], at the commit.
+    pub fn touch_whole_table(&mut self, table: &TableName) {
+        if let Some(Some(known)) = self.tables.insert(table.clone(), None) {
             self.keys -= known.len();
             self.bytes -= known.iter().map(RowKey::len).sum::<usize>();
-            self.tables.insert(table.clone(), None);
         }
     }
 }
