@@ -20,7 +20,7 @@ async fn moves_under_traffic(engine: Engine) {
 
     // Invariant 4, looked at from outside: nobody writes for a moment, and every row is compared.
     ledger.rest().await;
-    changeover.wait_applied().await;
+    changeover.wait_applied(&pair.source).await;
     let rows = compare::assert_equal(&pair.source, &pair.target, seed::SCHEMA).await;
     assert!(rows > 20_000, "only {rows} rows were compared");
     ledger.go_on();

@@ -89,7 +89,7 @@ async fn the_tail_keeps_it_equal() {
         let output = tokio::task::spawn_blocking(run).await.unwrap().unwrap();
         assert!(output.status.success(), "{}", text(&output));
         changeover.wait_phase(&["following"]).await;
-        changeover.wait_applied().await;
+        changeover.wait_applied(&source).await;
         assert_eq!(compare::assert_equal(&source, &target, "sbtest").await, 20_000);
         tokio::time::timeout(Duration::from_secs(60), changeover.wait_ready()).await.unwrap();
         changeover.cut_over().await;

@@ -8,7 +8,7 @@ use config::{Config, Side};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply;
+use crate::apply::{self, Origin};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::lock;
 use crate::live::Live;
@@ -30,7 +30,7 @@ const RETRY_MAX: Duration = Duration::from_secs(15);
 /// Folder of the spool, in state_dir.
 const SPOOL: &str = "spool";
 /// How often space of the spool is given back.
-const RELEASE_EVERY: Duration = Duration::from_secs(2);
+const RELEASE_EVERY: Duration = Duration::from_secs(5);
 /// How often progress is looked at where nothing says that it changed.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long the other stages get to end when one has ended.
@@ -137,7 +137,7 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     let scope = cancel.child_token();
     let mut tasks = JoinSet::new();
     tasks.spawn(spool::fetch::run(fetch, writer, scope.clone()));
-    tasks.spawn(release(Arc::clone(context), spool.clone(), scope.clone()));
+    tasks.spawn(release(Arc::clone(context), spool.clone(), stages.origin(), scope.clone()));
     tasks.spawn(sample(Arc::clone(context), scope.clone()));
     tasks.spawn(stages.copy_then_follow(spool, scope.clone()));
     join(tasks, &scope).await
@@ -236,6 +236,15 @@ struct Stages {
 }
 
 impl Stages {
+    /// What the checkpoint on the target belongs to.
+    fn origin(&self) -> Origin {
+        Origin {
+            migration: self.context.config.migration.name.clone(),
+            source_identity: self.source.identity.clone(),
+            start: self.start.clone(),
+        }
+    }
+
     /// Stages `copying`, `catching_up` and `following`.
     async fn copy_then_follow(self, spool: Spool, cancel: CancellationToken) -> Result<()> {
         let Some(copied_at) = self.copy(&cancel).await? else { return Ok(()) };
@@ -254,11 +263,7 @@ impl Stages {
         live.set_verifier(Arc::clone(&verifier));
         let setup = apply::Setup {
             target: config.target.clone(),
-            origin: apply::Origin {
-                migration: config.migration.name.clone(),
-                source_identity: self.source.identity.clone(),
-                start: self.start.clone(),
-            },
+            origin: self.origin(),
             workers: config.apply.workers,
             schemas: self.tables.clone(),
             cascades_in_binlog: self.source.cascades_in_binlog,
@@ -331,15 +336,22 @@ async fn follow(context: Arc<Context>, verifier: Arc<Verifier>, cancel: Cancella
     Ok(())
 }
 
-/// Gives back the space of what is on the target for good.
-async fn release(context: Arc<Context>, spool: Spool, cancel: CancellationToken) -> Result<()> {
+/// Gives back the space of what is applied. The target itself is asked: the low water that is published runs ahead of
+/// what a restart would find there by transactions that have nothing for us.
+async fn release(
+    context: Arc<Context>,
+    spool: Spool,
+    origin: Origin,
+    cancel: CancellationToken,
+) -> Result<()> {
+    let mut conn = server::connect(Side::Target, &context.config.target).await?;
     loop {
         tokio::select! {
             () = tokio::time::sleep(RELEASE_EVERY) => {}
             () = cancel.cancelled() => return Ok(()),
         }
-        if let Some(applied) = context.live.applied().current() {
-            spool.release(applied.low_water)?;
+        if let Some(recovered) = apply::checkpoint::peek(&mut conn, &origin).await? {
+            spool.release(recovered.low_water)?;
         }
     }
 }

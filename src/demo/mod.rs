@@ -96,6 +96,7 @@ async fn perform(options: &DemoOptions, dir: &Path) -> Result<bool> {
         application: felt,
         errors,
         pause,
+        slowest: pulse.slowest_was(),
     };
     let failures = report.failures();
     let mut out = std::io::stdout();

@@ -31,6 +31,8 @@ pub(crate) struct Report {
     pub(crate) errors: Vec<String>,
     /// Longest answer: of all, and at the cutover.
     pub(crate) pause: (Duration, Duration),
+    /// What waited longest.
+    pub(crate) slowest: String,
 }
 
 impl Report {
@@ -56,7 +58,10 @@ impl Report {
         expect(errors == 0, format!("the application saw {errors} errors"));
         expect(self.audit.clean(), "the application's books and the new server don't agree".to_owned());
         expect(self.moved == u64::from(SESSIONS), format!("{} of {SESSIONS} sessions moved", self.moved));
-        expect(self.pause.0 < PAUSE_MAX, format!("the longest pause was {}", ms(self.pause.0)));
+        expect(
+            self.pause.0 < PAUSE_MAX,
+            format!("the longest pause was {} ({})", ms(self.pause.0), self.slowest),
+        );
         expect(self.verified.0 > 0 && self.verified.1 == 0, "the verifier found differences".to_owned());
         failures.extend(self.errors.iter().map(|error| format!("error: {error}")));
         failures.extend(self.audit.findings.iter().cloned());
@@ -107,7 +112,10 @@ impl Display for Report {
         line("duplicated", self.audit.duplicated.to_string())?;
         line("wrong in any other way", self.audit.wrong.to_string())?;
         line("sessions moved", format!("{} of {SESSIONS}", self.moved))?;
-        line("longest pause felt", format!("{} ({} at the cutover)", ms(self.pause.0), ms(self.pause.1)))
+        line(
+            "longest pause felt",
+            format!("{} ({}); {} at the cutover", ms(self.pause.0), self.slowest, ms(self.pause.1)),
+        )
     }
 }
 

@@ -49,7 +49,9 @@ impl Serve {
              [admin]\nlisten = \"127.0.0.1:{admin_port}\"\nuser = \"{ADMIN}\"\npassword = \"{ADMIN_PASSWORD}\"\n\
              [source]\nurl = \"mysql://changeover@127.0.0.1:{source}\"\npassword = \"changeover\"\n\
              [target]\nurl = \"mysql://changeover@127.0.0.1:{target}\"\npassword = \"changeover\"\n\
-             [migration]\nname = \"shop\"\nschemas = [\"shop\", \"shop_stats\"]\n",
+             [migration]\nname = \"shop\"\nschemas = [\"shop\", \"shop_stats\"]\n\
+             # Both servers, the application and Changeover share this machine.\n\
+             [snapshot]\nreaders = 2\n",
             state_dir = dir.join("state").display(),
             source = source.port,
             target = target.port,

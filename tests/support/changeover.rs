@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::process::Process;
 use super::server::{free_port, opts, tail};
 use super::wait::until;
-use super::{Server, accounts};
+use super::{Engine, Server, accounts};
 
 /// Name of the admin account in these tests.
 pub const ADMIN: &str = "admin";
@@ -173,10 +173,13 @@ impl Changeover {
         1024 * line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
     }
 
-    /// Open file descriptors of it.
-    pub fn open_files(&self) -> usize {
+    /// What its open file descriptors are.
+    pub fn open_files(&self) -> Vec<String> {
         let pid = self.process.as_ref().and_then(Process::pid).unwrap();
-        fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap().count()
+        let folder = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap();
+        // One may be closed between the two looks.
+        let targets = folder.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+        targets.map(|target| target.display().to_string()).collect()
     }
 
     /// Port of the proxy.
@@ -258,12 +261,23 @@ impl Changeover {
         .await;
     }
 
-    /// Waits until everything that the source has now is applied.
-    pub async fn wait_applied(&self) {
-        until("no lag", Duration::from_secs(60), async || {
-            let status = self.status().await;
-            let done = status["lag_bytes"] == "0" && status["source_position"] == status["applied_position"];
-            if done { Ok(()) } else { Err(format!("{status:?}")) }
+    /// Waits until everything that the source has now is applied. The source itself says what it has: the status
+    /// only knows what was fetched.
+    pub async fn wait_applied(&self, source: &Server) {
+        let sql = match source.engine() {
+            Engine::MariaDb => "SHOW MASTER STATUS",
+            Engine::MySql97 => "SHOW BINARY LOG STATUS",
+        };
+        let row = source.rows::<Row>(sql).await.remove(0);
+        let end: (String, u64) = (row.get(0).unwrap(), row.get(1).unwrap());
+        until(&format!("{end:?} to be applied"), Duration::from_secs(60), async || {
+            let applied = self.status_of("applied_position").await;
+            // gtids (file:offset); the files' numbers have one width, so their names sort.
+            let coordinates =
+                applied.rsplit_once(" (").and_then(|(_, c)| c.trim_end_matches(')').split_once(':'));
+            let there = coordinates
+                .is_some_and(|(file, offset)| (file.to_owned(), offset.parse().unwrap_or(0_u64)) >= end);
+            if there { Ok(()) } else { Err(applied) }
         })
         .await;
     }

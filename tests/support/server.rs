@@ -156,6 +156,17 @@ impl Server {
     }
 }
 
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A server that ended by itself is the answer to many questions, and its log is about to be removed.
+        let ended = self.process.as_mut().and_then(Process::ended);
+        if let Some(status) = ended.filter(|_| std::thread::panicking()) {
+            let log = tail(&self.dir.path().join("log"));
+            eprintln!("{:?} on port {} had ended by itself ({status}):\n{log}", self.engine, self.port);
+        }
+    }
+}
+
 /// Options of a connection to a port of 127.0.0.1 that ask the server nothing at the start.
 pub fn opts(port: u16, user: &str, password: &str, schema: Option<&str>) -> Opts {
     OptsBuilder::default()

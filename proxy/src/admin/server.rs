@@ -123,7 +123,8 @@ struct Client {
 
 /// Lets a client in that knows the password, where there is room.
 async fn welcome(stream: Stream, door: &FrontDoor, id: u32, clients: &Arc<Semaphore>) -> Option<Client> {
-    let peer = stream.peer_addr().map_or_else(String::new, |peer| peer.to_string());
+    // Without the port, so that repeats are one row of SHOW EVENTS.
+    let peer = stream.peer_addr().map_or_else(String::new, |peer| peer.ip().to_string());
     let hello = Hello {
         server_version: VERSION.as_bytes().to_vec(),
         connection_id: id,

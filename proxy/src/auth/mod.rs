@@ -3,6 +3,9 @@
 //! There is no user list. The front door ([`server`]) learns a client's credential, the backend decides with
 //! it ([`client`]), and only then is the client told.
 
+// Every byte here came from outside.
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 pub mod accounts;
 mod challenge;
 pub mod client;

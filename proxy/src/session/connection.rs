@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use config::{Flavor, ServerVersion, Side};
+use config::{BackendConfig, Flavor, ServerVersion, Side};
 
+use super::pins::Pins;
 use super::question::{self, Answer, QuestionError, backticked};
 use super::replay::{Snapshot, Step, ToPrepare, Variables, set_statement, user_value};
-use super::state::{BackendStatementId, ClientStatementId, SessionState};
+use super::state::{Attempts, BackendStatementId, ClientStatementId, SessionState};
 use crate::auth::{Credential, Login};
 use crate::backend::connect::{BackendConnection, connect};
 use crate::error::ConnectError;
@@ -23,6 +24,10 @@ pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// User variables asked for at once.
 const USER_VARIABLES_AT_ONCE: usize = 64;
 
+/// utf8mb4_general_ci: every server has it.
+const SERVICE_COLLATION: u16 = 45;
+
+const COM_QUIT: u8 = 0x01;
 const COM_INIT_DB: u8 = 0x02;
 const COM_PING: u8 = 0x0E;
 const COM_STMT_PREPARE: u8 = 0x16;
@@ -122,6 +127,9 @@ pub(crate) enum RestoreError {
         /// Why.
         error: QuestionError,
     },
+    /// Something turned up that no move can carry over.
+    #[error("it has a {0}")]
+    Pinned(Pins),
     /// Nothing leads from one state to the other.
     #[error("the state changed in a way that this connection can't follow")]
     Unreachable,
@@ -131,10 +139,23 @@ impl RestoreError {
     /// True where another try on another connection may do better.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::Connect(error) => matches!(error, ConnectError::Unreachable { .. }),
+            Self::Connect(error) => is_transient(error),
             Self::Read(error) | Self::Write { error, .. } => error.is_transient(),
             Self::Unreachable => true,
+            Self::Pinned(_) => false,
         }
+    }
+}
+
+/// Refusals that pass: too many connections, of all or of one user; shutting down, or not up yet.
+const PASSING: [u16; 5] = [1040, 1053, 1203, 1226, 3032];
+
+/// True where dialling again later may do better.
+pub(crate) fn is_transient(error: &ConnectError) -> bool {
+    match error {
+        ConnectError::Unreachable { .. } => true,
+        ConnectError::Refused { packet, .. } => PASSING.contains(&packet.code),
+        ConnectError::Credential { .. } | ConnectError::Protocol { .. } => false,
     }
 }
 
@@ -205,7 +226,7 @@ impl Connection {
     /// Says goodbye.
     pub(crate) async fn quit(mut self) {
         let mut packet = Vec::new();
-        question::put_command(&mut packet, 0x01, self.capabilities, b"");
+        question::put_command(&mut packet, COM_QUIT, self.capabilities, b"");
         let goodbye = async {
             if self.leg.write(&packet).await.is_ok() {
                 self.leg.close().await;
@@ -284,20 +305,67 @@ impl Connection {
         Ok(variables)
     }
 
-    /// Every user variable that the server knows of, where it can be asked.
-    pub(crate) async fn user_variable_names(&mut self) -> Result<BTreeSet<Vec<u8>>, QuestionError> {
-        if self.version.flavor != Flavor::MariaDb {
-            return Ok(BTreeSet::new());
-        }
-        let sql = b"SELECT VARIABLE_NAME FROM information_schema.USER_VARIABLES LIMIT 100000";
-        let answer = match self.query(sql).await {
+    /// Every user variable that the server knows of, where it can be asked. MySQL tells it only to accounts
+    /// that may read its performance schema, so the service account is asked there.
+    pub(crate) async fn user_variable_names(
+        &mut self,
+        service: &BackendConfig,
+    ) -> Result<BTreeSet<Vec<u8>>, QuestionError> {
+        let answer = match self.version.flavor {
+            Flavor::MariaDb => {
+                let sql = b"SELECT VARIABLE_NAME FROM information_schema.USER_VARIABLES LIMIT 100000";
+                self.query(sql).await
+            }
+            Flavor::MySql => {
+                let sql = format!(
+                    "SELECT v.VARIABLE_NAME FROM performance_schema.user_variables_by_thread v \
+                     JOIN performance_schema.threads t ON t.THREAD_ID = v.THREAD_ID \
+                     WHERE t.PROCESSLIST_ID = {} LIMIT 100000",
+                    self.id
+                );
+                as_service(service, &sql).await
+            }
+        };
+        let answer = match answer {
             Ok(answer) => answer,
-            // The plugin isn't there.
-            Err(QuestionError::Refused(_)) => return Ok(BTreeSet::new()),
-            Err(error) => return Err(error),
+            Err(error) if error.is_transient() && self.version.flavor == Flavor::MariaDb => {
+                return Err(error);
+            }
+            // The plugin isn't there, or the account may not ask: the names that the lexer saw remain.
+            Err(error) => {
+                tracing::warn!(
+                    area = "proxy",
+                    "user variables that were set within procedures can't be found: {error}; grant the service \
+                     account SELECT on performance_schema"
+                );
+                return Ok(BTreeSet::new());
+            }
         };
         let names = answer.rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
         Ok(names.map(|name| name.to_ascii_lowercase()).collect())
+    }
+
+    /// What procedures may have left behind: temporary tables, and statements of PREPARE. The server counts
+    /// such commands also where they ran within a procedure.
+    pub(crate) async fn hidden(&mut self, own: Attempts) -> Result<(bool, bool), QuestionError> {
+        let sql = b"SHOW SESSION STATUS WHERE Variable_name IN \
+                    ('Com_create_temporary_table', 'Com_create_table', 'Com_prepare_sql', 'Com_dealloc_sql')";
+        let answer = self.query(sql).await?;
+        let counted = |name: &str| {
+            answer.rows.iter().find_map(|row| {
+                let matches = row.first()?.as_deref()?.eq_ignore_ascii_case(name.as_bytes());
+                let value = std::str::from_utf8(row.get(1)?.as_deref()?).ok()?;
+                matches.then(|| value.parse::<u64>().ok())?
+            })
+        };
+        let tables = match (counted("Com_create_temporary_table"), counted("Com_create_table")) {
+            (Some(temporary), _) => temporary > own.create_temporary,
+            // MySQL counts tables of both sorts together, so a procedure's ordinary table pins as well.
+            (None, all) => all.unwrap_or(u64::MAX) > own.create_table,
+        };
+        let prepared = counted("Com_prepare_sql").unwrap_or(u64::MAX).saturating_sub(own.prepare);
+        let deallocated = counted("Com_dealloc_sql").unwrap_or(0).saturating_sub(own.deallocate);
+        Ok((tables, prepared > deallocated))
     }
 
     /// Values of user variables, as expressions. `Err` names none of them.
@@ -372,7 +440,11 @@ impl Connection {
 
     /// Prepares a binary statement again. That it can't be is the client's business when it executes it, as
     /// it would be on a direct connection whose table went away.
-    async fn prepare(&mut self, id: ClientStatementId, state: &SessionState) -> Result<(), QuestionError> {
+    pub(crate) async fn prepare(
+        &mut self,
+        id: ClientStatementId,
+        state: &SessionState,
+    ) -> Result<(), QuestionError> {
         let Some(statement) = state.statements.get(&id) else { return Ok(()) };
         let prepared = match self.command(COM_STMT_PREPARE, &statement.text).await {
             Ok(answer) => answer.outcome.prepared,
@@ -448,6 +520,32 @@ impl Connection {
             ..Snapshot::default()
         })
     }
+}
+
+/// One statement on a connection of the service account.
+pub(crate) async fn as_service(backend: &BackendConfig, sql: &str) -> Result<Answer, QuestionError> {
+    let login = Login {
+        user: backend.user.clone().into_bytes(),
+        schema: None,
+        collation: SERVICE_COLLATION,
+        capabilities: Capabilities::PROTOCOL_41 | Capabilities::LONG_PASSWORD,
+        max_packet: 1 << 24,
+        attributes: None,
+        client: None,
+    };
+    let credential = match backend.password.is_empty() {
+        true => Credential::Empty,
+        false => Credential::Clear(backend.password.clone()),
+    };
+    let connected = connect(backend, &login, &credential, DIAL_TIMEOUT).await;
+    let connection = connected.map_err(|error| QuestionError::Refused(error.for_client()))?;
+    let capabilities = connection.capabilities;
+    let mut leg = Leg::new(connection.stream);
+    let answer = question::query(&mut leg, capabilities, sql.as_bytes()).await;
+    let mut goodbye = Vec::new();
+    question::put_command(&mut goodbye, COM_QUIT, capabilities, b"");
+    let _ = leg.write(&goodbye).await;
+    answer
 }
 
 /// For messages: never a value (invariant 8).

@@ -36,7 +36,7 @@ fn name(token: Token<'_>) -> Option<Vec<u8>> {
 pub(crate) fn tables(text: &[u8], plain_backslash: bool) -> Option<Vec<Vec<u8>>> {
     let mut tokens = Tokens::new(text, plain_backslash).peekable();
     let drops = tokens.next()?.is("DROP");
-    while let Some(token) = tokens.next() {
+    for token in tokens.by_ref() {
         if token.is("TABLE") || token.is("TABLES") {
             break;
         }

@@ -92,6 +92,8 @@ effects! {
     READS = 33;
     /// SET autocommit; the status flags say what came of it.
     SET_AUTOCOMMIT = 34;
+    /// CREATE [TEMPORARY] TABLE.
+    CREATE_TABLE = 35;
 }
 
 impl Effects {
@@ -192,7 +194,11 @@ pub fn scan(text: &[u8], plain_backslash: bool) -> Effects {
         words: 0,
         statements: 0,
     };
-    while let Some(token) = tokens.next() {
+    loop {
+        if scan.kind == Verb::Plain {
+            tokens.skip_dull();
+        }
+        let Some(token) = tokens.next() else { break };
         match token.kind {
             Kind::Word => {
                 if scan.word(token, &tokens) {
@@ -318,6 +324,9 @@ impl Scan {
         if ["PROCEDURE", "FUNCTION", "TRIGGER", "EVENT", "PACKAGE"].iter().any(|object| token.is(object)) {
             // Its body runs later; that's what [`Effects::PROCEDURE`] of a CALL is for.
             return true;
+        }
+        if token.is("TABLE") {
+            self.effects.add(Effects::CREATE_TABLE);
         }
         if ["TABLE", "VIEW", "INDEX", "DATABASE", "SCHEMA", "USER", "ROLE", "SEQUENCE", "SERVER"]
             .iter()
@@ -494,7 +503,6 @@ mod tests {
             "COMMIT",
             "SELECT LAST_INSERT_ID()",
             "SELECT @@version_comment LIMIT 1",
-            "CREATE TABLE event (a int)",
             "CREATE PROCEDURE p() BEGIN SET sql_mode = ''; CREATE TEMPORARY TABLE t (a int); END",
             "SET GLOBAL max_connections = 5",
             "SET @@global.max_connections = 5",
@@ -504,6 +512,7 @@ mod tests {
         ] {
             check(text, "");
         }
+        check("CREATE TABLE event (a int)", "CREATE_TABLE");
         check("SET autocommit=0", "SET_AUTOCOMMIT");
         check("BEGIN", "BEGIN");
         check("start transaction read only", "BEGIN");
@@ -543,8 +552,8 @@ mod tests {
 
     #[test]
     fn what_pins() {
-        check("CREATE TEMPORARY TABLE t (a int)", "TEMPORARY_CREATE");
-        check("create or replace temporary table t select 1", "TEMPORARY_CREATE");
+        check("CREATE TEMPORARY TABLE t (a int)", "TEMPORARY_CREATE CREATE_TABLE");
+        check("create or replace temporary table t select 1", "TEMPORARY_CREATE CREATE_TABLE");
         check("DROP TEMPORARY TABLE IF EXISTS t", "DROP_TABLE");
         check("RENAME TABLE a TO b", "RENAME_TABLE");
         check("ALTER TABLE a RENAME b", "RENAME_TABLE");
@@ -590,6 +599,26 @@ mod tests {
     }
 
     proptest! {
+        /// What is skipped as dull has no effect.
+        #[test]
+        fn words_mean_the_same_anywhere(
+            words in prop::collection::vec(
+                prop::sample::select(vec![
+                    "a.b", "(", ")", ",", "= 5", "x'41'", "\"q\"", "`n`", "@v", "get_lock(1)", "FOUND_ROWS()",
+                    "row_count()", "release_lock('a')", "LAST_INSERT_ID(5)", "release_all_locks()", "1e5", "-- c\n",
+                    "SQL_CALC_FOUND_ROWS", "_get_lock", "get_lock_", "*", "/* c */", "/*! @w */", "é", "1get_lock",
+                ]),
+                0..12,
+            ),
+        ) {
+            let separated = format!("SELECT {}", words.join(" "));
+            let mut expected = scan(b"SELECT", false);
+            for word in &words {
+                expected = expected.and(scan(format!("SELECT {word}").as_bytes(), false));
+            }
+            prop_assert_eq!(scan(separated.as_bytes(), false), expected);
+        }
+
         #[test]
         fn garbage_never_panics(bytes: Vec<u8>, plain: bool) {
             let _ = scan(&bytes, plain);

@@ -10,6 +10,7 @@ mod question;
 pub mod registry;
 mod relay;
 pub mod replay;
+mod request;
 pub mod state;
 pub mod task;
 mod tokens;

@@ -7,16 +7,18 @@
 
 use std::time::Duration;
 
+use config::Flavor;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::connection::{Connection, RestoreError};
+use super::connection::{Connection, RestoreError, is_transient};
 use super::lexer::Effects;
 use super::pins::Pins;
 use super::registry::Activity;
 use super::replay::{Snapshot, ToPrepare, plan};
-use super::state::{Request, Schema, Versions};
+use super::request::Request;
+use super::state::{Schema, Versions};
 use super::task::{End, Session};
 use crate::error::ConnectError;
 use crate::protocol::packet::ErrPacket;
@@ -122,7 +124,7 @@ impl Session {
 
     fn dial_failed(&mut self, error: &ConnectError) {
         let session_id = self.registered.entry.id;
-        if matches!(error, ConnectError::Unreachable { .. }) {
+        if is_transient(error) {
             info!(session_id, "a session couldn't be prepared yet: {error}");
             self.standby = Standby::Later(Instant::now() + REDIAL);
             self.look_at = Some(Instant::now() + REDIAL);
@@ -329,6 +331,11 @@ impl Session {
                 self.look_at = Some(Instant::now() + REDIAL);
                 Ok(())
             }
+            Err(RestoreError::Pinned(pins)) => {
+                info!(area = "proxy", session_id = entry.id, "a session can't be moved now: {pins}");
+                self.standby = Standby::Dialled(connection);
+                Ok(())
+            }
             Err(error) => {
                 warn!(area = "proxy", session_id = entry.id, "a session can't be moved: {error}");
                 self.set_pin(Pins::NOT_RESTORABLE, true);
@@ -360,8 +367,7 @@ impl Session {
             snapshot.schema.clone_from(schema);
         }
         if !same(|v| v.procedures) {
-            let names = self.backend.user_variable_names().await.map_err(read)?;
-            self.state.user_variables.extend(names);
+            self.look_for_hidden().await?;
         }
         if !same(|v| v.user_variables) && !self.state.user_variables.is_empty() {
             snapshot.user_variables =
@@ -371,6 +377,30 @@ impl Session {
         snapshot.multi_statements = self.state.multi_statements;
         snapshot.prepared = self.prepared();
         Ok(snapshot)
+    }
+
+    /// What code that wasn't seen may have left: names of user variables, and things that pin.
+    async fn look_for_hidden(&mut self) -> Result<(), RestoreError> {
+        let called = self.state.versions.procedures > 0;
+        if called || self.backend.version.flavor == Flavor::MariaDb {
+            let service = &self.shared.routes.backend(self.backend.side).config;
+            let names = self.backend.user_variable_names(service).await.map_err(RestoreError::Read)?;
+            self.state.user_variables.extend(names);
+        }
+        if called {
+            let hidden = self.backend.hidden(self.state.attempts).await;
+            let (tables, prepared) = hidden.map_err(RestoreError::Read)?;
+            if tables {
+                self.state.pin_hidden_tables();
+            }
+            if prepared {
+                self.set_pin(Pins::PREPARED_TEXT, true);
+            }
+        }
+        match self.state.pins {
+            Pins::NONE => Ok(()),
+            pins => Err(RestoreError::Pinned(pins)),
+        }
     }
 
     fn prepared(&self) -> Vec<(ToPrepare, u64)> {

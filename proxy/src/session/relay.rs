@@ -5,17 +5,15 @@ use std::time::Duration;
 
 use tracing::debug;
 
-use super::connection::{BackendStatement, Connection};
+use super::connection::{BackendStatement, Connection, as_service};
 use super::execute::{Types, query_text};
 use super::lexer::Effects;
 use super::pins::Pins;
-use super::question::{self, QuestionError};
 use super::registry::{Entry, Order};
 use super::replay::{CONTEXT_VARIABLES, Context};
-use super::state::{BackendStatementId, ClientStatementId, Request};
+use super::request::Request;
+use super::state::{BackendStatementId, ClientStatementId};
 use super::task::{End, Session, Shared, rolled_back};
-use crate::auth::{Credential, Login};
-use crate::backend::connect::connect;
 use crate::protocol::capability::Capabilities;
 use crate::protocol::command::{Command, Reply};
 use crate::protocol::frame::{HEADER_LEN, Header, PAYLOAD_MAX, put_packet};
@@ -115,6 +113,9 @@ impl Session {
         }
         std::mem::swap(&mut self.backend, &mut previous);
         let mut done = self.relay_to_backend(&request).await;
+        if done.is_ok() && self.state.in_transaction() {
+            done = self.end_look_back().await;
+        }
         std::mem::swap(&mut self.backend, &mut previous);
         if done.is_ok() && request.effects.contains(Effects::USER_VARIABLES) {
             done = self.take_user_variables(&mut previous).await;
@@ -124,9 +125,15 @@ impl Session {
     }
 
     async fn relay_to_backend(&mut self, request: &Request) -> Result<(), End> {
-        match self.way(request) {
-            Way::AsItIs => send(&mut self.client, &mut self.backend.leg).await?,
-            Way::Instead(packet) => send_instead(&mut self.client, &mut self.backend.leg, &packet).await?,
+        self.prepare_failed(request).await?;
+        let way = self.way(request);
+        let (client, backend) = (&mut self.client, &mut self.backend.leg);
+        let (entry, woken) = (&self.registered.entry, &mut self.woken);
+        match way {
+            Way::AsItIs => unless_ended(entry, woken, send(client, backend)).await??,
+            Way::Instead(packet) => {
+                unless_ended(entry, woken, send_instead(client, backend, &packet)).await??;
+            }
             Way::Answered(packet) => {
                 if request.command == Command::StmtClose {
                     self.forget(request);
@@ -145,6 +152,22 @@ impl Session {
                 self.stream().await
             }
             _ => self.relay_answer(request).await,
+        }
+    }
+
+    /// What couldn't be prepared again when the session moved may be preparable by now.
+    async fn prepare_failed(&mut self, request: &Request) -> Result<(), End> {
+        let executes = matches!(
+            request.command,
+            Command::StmtExecute | Command::StmtBulkExecute | Command::StmtReset | Command::StmtFetch
+        );
+        let Some(id) = request.statement.filter(|_| executes) else { return Ok(()) };
+        match self.backend.statements.get(&id) {
+            Some(BackendStatement::Failed(_)) => {
+                let prepared = self.backend.prepare(id, &self.state).await;
+                prepared.map_err(|error| Self::backend_end(&error))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -369,7 +392,8 @@ impl WayBack<'_> {
                         return self.client.write(&bytes).await.map_err(End::Client);
                     }
                     self.sent += count;
-                    self.backend.leg.forward(self.client, count).await.map_err(End::Client)?;
+                    let sent = self.backend.leg.forward(self.client, count);
+                    unless_ended(self.entry, self.woken, sent).await?.map_err(End::Client)?;
                 }
             }
         }
@@ -418,15 +442,8 @@ impl WayBack<'_> {
 
     /// LOAD DATA LOCAL: the client's file, up to its empty packet. It never touches a disk of ours.
     async fn local_file(&mut self) -> Result<(), End> {
-        let mut file = ClientData::new();
-        while !file.ended() {
-            if self.client.buffer.is_empty() && self.client.fill().await.map_err(End::Client)? == 0 {
-                return Err(End::ClientLeft);
-            }
-            let count = file.feed(self.client.buffer.filled());
-            let sent = self.client.forward(&mut self.backend.leg, count).await;
-            sent.map_err(|error| End::Backend(error.to_string()))?;
-        }
+        let sent = send_file(self.client, &mut self.backend.leg);
+        unless_ended(self.entry, self.woken, sent).await??;
         self.exchange.data_sent();
         Ok(())
     }
@@ -434,35 +451,47 @@ impl WayBack<'_> {
     /// KILL on a connection of the service account; given up after a while, because the connection that is
     /// killed is about to close anyway.
     async fn kill(&self, what: &str) {
-        let backend = &self.shared.routes.backend(self.backend.side).config;
-        let login = Login {
-            user: backend.user.clone().into_bytes(),
-            schema: None,
-            collation: 45,
-            capabilities: Capabilities::PROTOCOL_41 | Capabilities::LONG_PASSWORD,
-            max_packet: 1 << 24,
-            attributes: None,
-            client: None,
-        };
-        let credential = match backend.password.is_empty() {
-            true => Credential::Empty,
-            false => Credential::Clear(backend.password.clone()),
-        };
+        let service = &self.shared.routes.backend(self.backend.side).config;
         let sql = format!("KILL {what} {}", self.backend.id);
-        let killing = async {
-            let connection =
-                connect(backend, &login, &credential, KILL_TIMEOUT).await.map_err(|e| e.to_string())?;
-            let capabilities = connection.capabilities;
-            let mut leg = Leg::new(connection.stream);
-            let answer = question::query(&mut leg, capabilities, sql.as_bytes()).await;
-            answer.map(drop).map_err(|error: QuestionError| error.to_string())
-        };
+        let killing = as_service(service, &sql);
         match tokio::time::timeout(KILL_TIMEOUT, killing).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(_)) => {}
             Ok(Err(error)) => debug!(session_id = self.entry.id, "a statement couldn't be killed: {error}"),
             Err(_) => debug!(session_id = self.entry.id, "a statement couldn't be killed in time"),
         }
     }
+}
+
+/// Does work that may hang on a client which neither reads nor writes, and gives it up when the session is
+/// told to end.
+async fn unless_ended<T>(entry: &Entry, woken: &mut bool, work: impl Future<Output = T>) -> Result<T, End> {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            () = entry.wake.notified() => {
+                *woken = true;
+                if entry.order() >= Order::EndTransaction {
+                    return Err(End::Killed);
+                }
+            }
+        }
+    }
+}
+
+/// The file of LOAD DATA LOCAL, up to its empty packet.
+async fn send_file(client: &mut Leg, backend: &mut Leg) -> Result<(), End> {
+    let mut file = ClientData::new();
+    while !file.ended() {
+        if client.buffer.is_empty() && client.fill().await.map_err(End::Client)? == 0 {
+            return Err(End::ClientLeft);
+        }
+        let count = file.feed(client.buffer.filled());
+        let sent = client.forward(backend, count).await;
+        sent.map_err(|error| End::Backend(error.to_string()))?;
+    }
+    Ok(())
 }
 
 /// The request in the client's buffer, and what of it is still to come.

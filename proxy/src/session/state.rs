@@ -9,9 +9,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::detail::{self, TextPrepare};
+use super::detail::TextPrepare;
 use super::lexer::{self, Effects};
 use super::pins::Pins;
+use super::request::{Details, Request, effects_of};
 use crate::protocol::command::Command;
 use crate::protocol::packet::ok::{OkPacket, SessionTrack, StatusFlags};
 use crate::relay::exchange::Outcome;
@@ -31,6 +32,16 @@ pub struct ClientStatementId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BackendStatementId(pub u32);
 
+/// How often the client itself did something, whether it succeeded or not; the server counts the same, so
+/// what it has counted beyond this was done by code that isn't seen here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Attempts {
+    pub(crate) create_temporary: u64,
+    pub(crate) create_table: u64,
+    pub(crate) prepare: u64,
+    pub(crate) deallocate: u64,
+}
+
 /// How often something may have changed. Equal versions: it hasn't.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Versions {
@@ -46,70 +57,6 @@ pub(crate) struct Versions {
     pub(crate) context: u64,
     /// Runs of code that wasn't seen.
     pub(crate) procedures: u64,
-}
-
-/// What the second pass read, for when the server has answered.
-#[derive(Debug, Default)]
-pub(crate) struct Details {
-    user_variables: Vec<Vec<u8>>,
-    schema: Option<Vec<u8>>,
-    /// `None`: there are some, and they can't be told.
-    tables: Option<Vec<Vec<u8>>>,
-    locks: Option<Vec<Vec<u8>>>,
-    prepare: Option<TextPrepare>,
-    prepared_name: Option<Vec<u8>>,
-    text: Option<Arc<[u8]>>,
-}
-
-impl Details {
-    fn read(text: &[u8], effects: Effects, plain_backslash: bool) -> Self {
-        let mut details = Self::default();
-        let single = !effects.any(Effects::MULTIPLE.and(Effects::UNSURE));
-        if effects.contains(Effects::USER_VARIABLES) {
-            details.user_variables = detail::user_variables(text, plain_backslash);
-        }
-        if !single {
-            return details;
-        }
-        if effects.contains(Effects::SCHEMA) {
-            details.schema = detail::used_schema(text, plain_backslash);
-        }
-        if effects.any(Effects::TEMPORARY_CREATE.and(Effects::DROP_TABLE)) {
-            details.tables = detail::tables(text, plain_backslash);
-        }
-        if effects.contains(Effects::GET_LOCK) {
-            details.locks = detail::lock_names(text, "GET_LOCK", plain_backslash);
-        } else if effects.contains(Effects::RELEASE_LOCK) {
-            details.locks = detail::lock_names(text, "RELEASE_LOCK", plain_backslash);
-        }
-        if effects.contains(Effects::TEXT_PREPARE) {
-            details.prepare = detail::text_prepare(text, plain_backslash);
-            details.text = Some(text.into());
-        }
-        if effects.any(Effects::TEXT_DEALLOCATE.and(Effects::TEXT_EXECUTE)) {
-            details.prepared_name = detail::prepared_name(text, plain_backslash);
-        }
-        details
-    }
-}
-
-/// What a request may do, known before it is sent on.
-#[derive(Debug, Clone)]
-pub(crate) struct Request {
-    pub(crate) command: Command,
-    pub(crate) effects: Effects,
-    /// For the commands of prepared statements.
-    pub(crate) statement: Option<ClientStatementId>,
-    /// COM_INIT_DB's schema, COM_SET_OPTION's option, COM_STMT_PREPARE's text.
-    pub(crate) argument: Option<Arc<[u8]>>,
-    details: Option<Arc<Details>>,
-}
-
-impl Request {
-    /// A request without effects.
-    pub(crate) fn plain(command: Command) -> Self {
-        Self { command, effects: Effects::NONE, statement: None, argument: None, details: None }
-    }
 }
 
 /// A binary prepared statement.
@@ -163,6 +110,7 @@ pub(crate) struct SessionState {
     pub(crate) texts: BTreeMap<Vec<u8>, TextStatement>,
     next_text: u64,
     pub(crate) multi_statements: Option<bool>,
+    pub(crate) attempts: Attempts,
     temporary_tables: Vec<Vec<u8>>,
     temporary_blind: bool,
     locks: Vec<Vec<u8>>,
@@ -193,6 +141,7 @@ impl SessionState {
             texts: BTreeMap::new(),
             next_text: 0,
             multi_statements: None,
+            attempts: Attempts::default(),
             temporary_tables: Vec::new(),
             temporary_blind: false,
             locks: Vec::new(),
@@ -224,7 +173,7 @@ impl SessionState {
     /// A COM_QUERY.
     pub(crate) fn query(&self, text: &[u8]) -> Request {
         let plain_backslash = self.plain_backslash();
-        let mut effects = lexer::scan(text, plain_backslash);
+        let mut effects = effects_of(text, plain_backslash);
         let mut details = None;
         if !effects.is_plain() {
             let read = Details::read(text, effects, plain_backslash);
@@ -317,7 +266,8 @@ impl SessionState {
         }
         let failed = outcome.error.is_some();
         self.commit_command(request, outcome, prepared_as, failed);
-        if !request.effects.is_plain() {
+        // A plain BEGIN ends what LOCK TABLES began.
+        if !request.effects.is_plain() || !self.pins.is_empty() {
             self.commit_effects(request, failed);
         }
         self.use_up_next_transaction(request.effects, was_in_transaction, failed);
@@ -436,6 +386,7 @@ impl SessionState {
         let effects = request.effects;
         let nothing = Details::default();
         let details = request.details.as_deref().unwrap_or(&nothing);
+        self.count_attempts(effects);
         // What is asked for later may be asked once too often, also where the statement failed halfway.
         if effects.contains(Effects::VARIABLES) {
             self.variables_touched = true;
@@ -476,6 +427,19 @@ impl SessionState {
         if !failed && !several {
             self.unpin(effects, details);
         }
+    }
+
+    fn count_attempts(&mut self, effects: Effects) {
+        self.attempts.create_temporary += u64::from(effects.contains(Effects::TEMPORARY_CREATE));
+        self.attempts.create_table += u64::from(effects.contains(Effects::CREATE_TABLE));
+        self.attempts.prepare += u64::from(effects.contains(Effects::TEXT_PREPARE));
+        self.attempts.deallocate += u64::from(effects.contains(Effects::TEXT_DEALLOCATE));
+    }
+
+    /// The server counts temporary tables that the client didn't make: a procedure did.
+    pub(crate) fn pin_hidden_tables(&mut self) {
+        self.temporary_blind = true;
+        self.pins.set(Pins::TEMPORARY_TABLE, true);
     }
 
     fn pin(&mut self, effects: Effects, details: &Details) {
@@ -637,3 +601,7 @@ fn remove_names(names: &mut Vec<Vec<u8>>, gone: Option<&[Vec<u8>]>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

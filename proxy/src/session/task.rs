@@ -21,7 +21,8 @@ use super::pins::Pins;
 use super::question;
 use super::registry::{Activity, Order, Registered, SessionRegistry};
 use super::replay::Context;
-use super::state::{Request, SessionState};
+use super::request::Request;
+use super::state::SessionState;
 use super::tokens::Tokens;
 use crate::auth::{Credential, Login};
 use crate::protocol::command::{Command, Reply};
@@ -99,6 +100,9 @@ pub(crate) struct Session {
     pub(super) look_at: Option<Instant>,
     /// It was woken in the middle of a statement, and looks afterwards.
     pub(super) woken: bool,
+    /// No statement is under way. Where one is, nothing more is said to the backend: the rest of a request
+    /// that was cut off must not be made up from a farewell.
+    at_rest: bool,
 }
 
 impl Session {
@@ -129,6 +133,7 @@ impl Session {
             heard: Instant::now(),
             look_at: None,
             woken: false,
+            at_rest: true,
         }
     }
 
@@ -246,7 +251,12 @@ impl Session {
         }
         self.enter().await?;
         self.follow_route(&request).await?;
+        self.at_rest = false;
         let served = self.relay(request).await;
+        self.at_rest = served.is_ok();
+        if served.is_ok() && self.state.in_transaction() && self.is_left_behind() {
+            self.end_look_back().await?;
+        }
         self.settle();
         served
     }
@@ -409,9 +419,13 @@ impl Session {
         };
         let _ = tokio::time::timeout(Duration::from_secs(1), last_words).await;
         // The permit goes back last: until then the backend may still be at work for this session.
-        let Self { backend, previous, client, permit, registered, .. } = self;
+        let Self { backend, previous, client, permit, registered, at_rest, .. } = self;
         let _ = tokio::time::timeout(Duration::from_secs(1), client.close()).await;
-        backend.quit().await;
+        if at_rest {
+            backend.quit().await;
+        } else {
+            drop(backend);
+        }
         if let Some(previous) = previous {
             previous.quit().await;
         }
@@ -430,6 +444,20 @@ pub(super) fn rolled_back() -> ErrPacket {
 }
 
 impl Session {
+    /// True where the connection is of a route that is no longer the present one.
+    fn is_left_behind(&self) -> bool {
+        self.backend.epoch != self.shared.routes.load().epoch
+    }
+
+    /// With autocommit off a look back may have opened a transaction on the connection that is to be left.
+    /// It has only read, so ending it loses nothing, and what follows belongs to the new backend.
+    pub(super) async fn end_look_back(&mut self) -> Result<(), End> {
+        let ended = self.backend.query(b"COMMIT AND NO CHAIN NO RELEASE").await;
+        ended.map_err(|error| Self::backend_end(&error))?;
+        self.state.status = self.backend.status;
+        Ok(())
+    }
+
     /// True where the request asks how the statement before it went, and does nothing else that the old
     /// backend couldn't do behind its fence.
     pub(super) fn only_looks_back(request: &Request) -> bool {

@@ -55,6 +55,27 @@ const CLASS: [u8; 256] = {
     class
 };
 
+/// In a statement whose first word leaves nothing open only a few words mean something: those that begin as
+/// the names of the functions do that [`super::lexer`] looks for. All else but quotes, variables, comments and
+/// semicolons is dull there.
+const DULL: [u8; 256] = {
+    let mut class = CLASS;
+    let mut byte = 0;
+    while byte < 256 {
+        class[byte] = match byte as u8 {
+            b'f' | b'F' | b'g' | b'G' | b'l' | b'L' | b'r' | b'R' | b's' | b'S' => SIGN,
+            b'\'' | b'"' | b'`' | b'@' | b'#' | b'-' | b'/' | b'*' | b';' => SIGN,
+            _ => match CLASS[byte] {
+                DIGIT => WORD,
+                SIGN => SPACE,
+                other => other,
+            },
+        };
+        byte += 1;
+    }
+    class
+};
+
 /// Iterates over the tokens of a text.
 #[derive(Debug, Clone)]
 pub(crate) struct Tokens<'a> {
@@ -73,6 +94,20 @@ impl<'a> Tokens<'a> {
         Self { text, at: 0, plain_backslash, in_code_comment: false, unterminated: false }
     }
 
+    /// To the next token that isn't dull.
+    #[inline]
+    pub(crate) fn skip_dull(&mut self) {
+        let mut at = self.at;
+        while let Some(&byte) = self.text.get(at) {
+            match DULL[usize::from(byte)] {
+                SPACE => at += 1,
+                WORD => at += 1 + word_len(&self.text[at + 1..]),
+                _ => break,
+            }
+        }
+        self.at = at;
+    }
+
     #[inline]
     fn peek(&self, ahead: usize) -> u8 {
         self.text.get(self.at + ahead).copied().unwrap_or(0)
@@ -81,9 +116,7 @@ impl<'a> Tokens<'a> {
     #[inline]
     fn take_word(&mut self) -> &'a [u8] {
         let start = self.at;
-        let len =
-            self.text[start..].iter().take_while(|b| matches!(CLASS[usize::from(**b)], WORD | DIGIT)).count();
-        self.at = start + len;
+        self.at = start + word_len(&self.text[start..]);
         &self.text[start..self.at]
     }
 
@@ -194,6 +227,12 @@ impl<'a> Iterator for Tokens<'a> {
             }
         }
     }
+}
+
+/// Bytes of the word that `text` goes on with.
+#[inline]
+fn word_len(text: &[u8]) -> usize {
+    text.iter().position(|b| !matches!(CLASS[usize::from(*b)], WORD | DIGIT)).unwrap_or(text.len())
 }
 
 /// What a server makes of the inside of quotes: doubled quotes don't reach here, escapes do.

@@ -20,6 +20,7 @@ pub mod progress;
 mod sample;
 mod scheduler;
 mod statement;
+mod table_text;
 mod worker;
 mod writeset;
 

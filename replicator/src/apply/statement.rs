@@ -9,14 +9,12 @@
 
 use std::sync::Arc;
 
-use config::names::quote_identifier;
-
-use super::net::{ExactSteps, Net, Row, SafeSteps, same_columns, same_value};
+use super::net::{ExactSteps, Net, Row, SafeSteps, same_columns};
+use super::table_text::TableText;
 use super::writeset::Plans;
 use crate::binlog::transaction::{RowChange, RowsChange};
 use crate::error::{Error, Result};
-use crate::literal::write_literal;
-use crate::schema::table::{ColumnKind, TableSchema};
+use crate::schema::table::TableSchema;
 use crate::value::Value;
 
 /// How a batch is replayed.
@@ -41,6 +39,12 @@ const LIST_ROWS_MAX: u64 = 500;
 const QUERY_BYTES: usize = 512 * 1024;
 /// What the protocol adds to a query.
 const PACKET_OVERHEAD: usize = 64;
+
+/// So many updates of a table, and more, are written as one statement of many rows.
+const TOGETHER_ROWS_MIN: usize = 4;
+
+/// Images of a row before and after.
+type Change<'a> = (&'a Row, &'a Row);
 
 /// What a statement does, for an error message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,9 +147,14 @@ impl Script {
 
     fn exact(&mut self, table: &TableText<'_>, steps: &ExactSteps<'_>) -> Result<()> {
         self.delete(table, &steps.deletes, Mode::Exact)?;
-        for (before, after) in &steps.updates {
+        let (together, single): (Vec<Change<'_>>, Vec<Change<'_>>) =
+            steps.updates.iter().partition(|(before, after)| {
+                steps.updates.len() >= TOGETHER_ROWS_MIN && table.fits_together(before, after)
+            });
+        for (before, after) in single {
             self.update(table, before, after)?;
         }
+        self.update_together(table, &together)?;
         self.insert(table, &steps.inserts, Mode::Exact)
     }
 
@@ -278,6 +287,36 @@ impl Script {
         self.lenient(false)
     }
 
+    /// Updates as `INSERT … ON DUPLICATE KEY UPDATE`, which takes a fraction of the time of single statements.
+    ///
+    /// The server counts 2 for a row that it finds and changes, 1 for one that it finds unchanged or doesn't find.
+    /// Every row here has changed, so anything but twice the number of rows is a target that isn't as it should
+    /// be. No row can be taken for another one, since none gets a unique value that it didn't have.
+    fn update_together(&mut self, table: &TableText<'_>, changes: &[Change<'_>]) -> Result<()> {
+        let mut sql = Vec::new();
+        let mut rows = changes.iter().map(|(_, after)| *after).peekable();
+        while let Some(first) = rows.peek() {
+            let lenient = table.needs_lenient(first);
+            self.lenient(lenient)?;
+            sql.clear();
+            sql.extend_from_slice(b"INSERT INTO ");
+            sql.extend_from_slice(table.name.as_bytes());
+            sql.extend_from_slice(table.column_list.as_bytes());
+            let mut count = 0;
+            while sql.len() < STATEMENT_BYTES
+                && let Some(row) = rows.next_if(|row| table.needs_lenient(row) == lenient)
+            {
+                sql.push(if count > 0 { b',' } else { b' ' });
+                table.write_row(&mut sql, row);
+                count += 1;
+            }
+            sql.extend_from_slice(b" ON DUPLICATE KEY UPDATE ");
+            table.write_new_values(&mut sql);
+            self.statement(table, &sql, Verb::Update, 2 * count, Mode::Exact)?;
+        }
+        self.lenient(false)
+    }
+
     fn statement(
         &mut self,
         table: &TableText<'_>,
@@ -322,131 +361,6 @@ impl Script {
     }
 }
 
-/// The parts of a table's statements that are the same for every row.
-#[derive(Debug)]
-struct TableText<'a> {
-    schema: &'a Arc<TableSchema>,
-    name: String,
-    /// ` (a,b,c) VALUES`
-    column_list: String,
-    key_names: Vec<String>,
-    key: &'a [usize],
-    stored: Vec<usize>,
-    has_enum: bool,
-}
-
-impl<'a> TableText<'a> {
-    fn new(schema: &'a Arc<TableSchema>) -> Result<Self> {
-        let key = schema.row_key().ok_or_else(|| {
-            // invariant 5: without a key there is no telling which row is meant.
-            Error::definite(
-                config::Side::Source,
-                schema.name.to_string(),
-                "the table has no primary key and no unique key without nullable columns; give it one",
-            )
-        })?;
-        let stored: Vec<usize> = schema.stored_columns().collect();
-        let names = |columns: &[usize]| -> Vec<String> {
-            columns.iter().filter_map(|&c| schema.columns.get(c)).map(|c| quote_identifier(&c.name)).collect()
-        };
-        Ok(Self {
-            schema,
-            name: schema.name.quoted(),
-            column_list: format!(" ({}) VALUES", names(&stored).join(",")),
-            key_names: names(&key.columns),
-            key: &key.columns,
-            has_enum: schema.columns.iter().any(|c| matches!(c.kind, ColumnKind::Enum { .. })),
-            stored,
-        })
-    }
-
-    fn write_list(&self, out: &mut Vec<u8>, columns: &[usize], row: &Row) {
-        for (i, &c) in columns.iter().enumerate() {
-            if i > 0 {
-                out.push(b',');
-            }
-            if let (Some(column), Some(value)) = (self.schema.columns.get(c), row.get(c)) {
-                write_literal(out, column, value);
-            }
-        }
-    }
-
-    /// `(1,'a')`
-    fn write_row(&self, out: &mut Vec<u8>, row: &Row) {
-        out.push(b'(');
-        self.write_list(out, &self.stored, row);
-        out.push(b')');
-    }
-
-    /// The next part of a condition by key: `a IN (1`, `,2`; or, for a key of several columns, `a=1 AND b=2`,
-    /// ` OR a=1 AND b=3`. Row constructors would be shorter, but MariaDB reads the whole table for one.
-    fn write_condition(&self, out: &mut Vec<u8>, row: &Row, before: u64) {
-        if let &[column] = self.key {
-            if before == 0 {
-                out.extend_from_slice(self.key_names.first().map_or("", String::as_str).as_bytes());
-                out.extend_from_slice(b" IN (");
-            } else {
-                out.push(b',');
-            }
-            self.write_list(out, &[column], row);
-            return;
-        }
-        if before > 0 {
-            out.extend_from_slice(b" OR ");
-        }
-        for (i, (column, name)) in self.key.iter().zip(&self.key_names).enumerate() {
-            if i > 0 {
-                out.extend_from_slice(b" AND ");
-            }
-            out.extend_from_slice(name.as_bytes());
-            out.push(b'=');
-            self.write_list(out, std::slice::from_ref(column), row);
-        }
-    }
-
-    fn end_condition(&self, out: &mut Vec<u8>) {
-        if self.key.len() == 1 {
-            out.push(b')');
-        }
-    }
-
-    /// `a=1,b='x'` for the columns that changed, and for every TIMESTAMP and DATETIME: one that isn't named is
-    /// set to the present time where it is declared ON UPDATE CURRENT_TIMESTAMP.
-    fn write_assignments(&self, out: &mut Vec<u8>, before: &Row, after: &Row) {
-        let changed = |c: usize| match (before.get(c), after.get(c)) {
-            (Some(a), Some(b)) => !same_value(a, b),
-            _ => true,
-        };
-        let timed = |c: usize| {
-            let kind = self.schema.columns.get(c).map(|column| &column.kind);
-            matches!(kind, Some(ColumnKind::Timestamp { .. } | ColumnKind::Datetime { .. }))
-        };
-        let mut named: Vec<usize> = self.stored.iter().copied().filter(|&c| timed(c) || changed(c)).collect();
-        if named.is_empty() {
-            // Nothing that is stored has changed; the statement still has to find its row.
-            named.extend(self.key.first());
-        }
-        for (i, &c) in named.iter().enumerate() {
-            if let (Some(column), Some(value)) = (self.schema.columns.get(c), after.get(c)) {
-                if i > 0 {
-                    out.push(b',');
-                }
-                out.extend_from_slice(quote_identifier(&column.name).as_bytes());
-                out.push(b'=');
-                write_literal(out, column, value);
-            }
-        }
-    }
-
-    /// True where the row holds the error value of an ENUM.
-    fn needs_lenient(&self, row: &Row) -> bool {
-        self.has_enum
-            && self.schema.columns.iter().zip(row).any(|(column, value)| {
-                matches!(column.kind, ColumnKind::Enum { .. }) && *value == Value::UInt(0)
-            })
-    }
-}
-
 /// The row-key values, old and new, that changes touch; each of them once where they follow each other.
 pub(super) fn touched_keys(change: &RowsChange) -> Vec<Vec<Value>> {
     let Some(key) = change.table.row_key() else { return Vec::new() };
@@ -474,7 +388,7 @@ mod tests {
 
     use super::super::sample::{change, column, delete, insert, int_row, schema, table, text, update};
     use super::*;
-    use crate::schema::table::{ForeignKey, SchemaSet};
+    use crate::schema::table::{ColumnKind, ForeignKey, SchemaSet};
 
     fn plans(tables: &[&Arc<TableSchema>]) -> Plans {
         Plans::new(&SchemaSet::new(tables.iter().map(|t| (***t).clone()).collect()), false)
@@ -531,6 +445,21 @@ mod tests {
         );
         check(Mode::Exact, vec![update(r(&[1, 1]), r(&[1, 1]))], "UPDATE s.t SET c0=1 WHERE c0 IN (1) [1]");
         check(Mode::Exact, vec![], "");
+    }
+
+    #[test]
+    fn many_small_updates_become_one_statement() {
+        let t = table("t", 3, &[&[0]]);
+        let plans = plans(&[&t]);
+        let change_of = |row: i64| update(int_row(&[row, 1, 2]), int_row(&[row, 1, 3]));
+        let unchanged = update(int_row(&[9, 1, 2]), int_row(&[9, 1, 2]));
+        let rows = (1..=4).map(change_of).chain([unchanged]).collect();
+        assert_eq!(
+            shown(&plans, Mode::Exact, &[change(&t, rows)]),
+            "UPDATE s.t SET c0=9 WHERE c0 IN (9);\
+             INSERT INTO s.t (c0,c1,c2) VALUES (1,1,3),(2,1,3),(3,1,3),(4,1,3) \
+             ON DUPLICATE KEY UPDATE c1=VALUES(c1),c2=VALUES(c2) [1 8]"
+        );
     }
 
     #[test]

@@ -369,7 +369,7 @@ impl Problem {
                     Side::Target,
                     place(statement),
                     format!(
-                        "{} matched {matched} rows instead of {}: the target's rows aren't those the source had at this \
+                        "{} counted {matched} rows where {} were due: the target's rows aren't those the source had at this \
                          position. Something else writes to the target, or did; stop it, and start the migration again \
                          on an empty target",
                         verb.as_str(),

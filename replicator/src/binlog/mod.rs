@@ -1,5 +1,8 @@
 //! The source's binary log: fetched, checked and decoded by our own code (docs/binlog.md says why).
 
+// Every byte here came from outside.
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 mod compress;
 pub(crate) mod cursor;
 mod decimal;

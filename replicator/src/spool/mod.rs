@@ -3,6 +3,9 @@
 //! [`fetch`] fills it, [`reader::Reader`] yields from it, and [`Spool::release`] gives space back once the target
 //! holds what is in it.
 
+// Every byte here came from outside.
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 pub mod fetch;
 mod format;
 pub mod reader;

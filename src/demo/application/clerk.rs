@@ -3,11 +3,10 @@
 use std::collections::VecDeque;
 
 use anyhow::{Result, ensure};
-use mysql_async::Statement;
 
 use super::books::Books;
 use super::pulse::Pulse;
-use super::session::Session;
+use super::session::{Prepared, Session};
 use super::{Dice, Role};
 use crate::demo::shop::{CUSTOMERS, PRODUCTS};
 
@@ -18,10 +17,10 @@ const REVIEWS_KEPT: usize = 10;
 pub(super) struct Clerk {
     worker: u32,
     dice: Dice,
-    add: Statement,
-    read: Statement,
-    review: Statement,
-    remove: Statement,
+    add: Prepared,
+    read: Prepared,
+    review: Prepared,
+    remove: Prepared,
     own: VecDeque<(u32, u32)>,
     /// What is being asked for.
     pending: Option<Pending>,

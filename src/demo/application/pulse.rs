@@ -20,6 +20,17 @@ pub(crate) enum Stage {
     After,
 }
 
+impl Stage {
+    fn name(self) -> &'static str {
+        match self {
+            Stage::Before => "before the migration",
+            Stage::Replicating => "during copy and verification",
+            Stage::Cutover => "at the cutover",
+            Stage::After => "after the cutover",
+        }
+    }
+}
+
 const STAGES: [Stage; 4] = [Stage::Before, Stage::Replicating, Stage::Cutover, Stage::After];
 
 /// Counters of all sessions together.
@@ -30,6 +41,7 @@ pub(crate) struct Pulse {
     statements: AtomicU64,
     errors: AtomicU64,
     slowest_us: [AtomicU64; STAGES.len()],
+    slowest_was: Mutex<String>,
     first_errors: Mutex<Vec<String>>,
 }
 
@@ -41,8 +53,13 @@ impl Pulse {
 
     /// A statement was answered. It counts for the stage in which it ended and the one in which it began,
     /// since the caller passes both.
-    pub(crate) fn answered(&self, began_in: usize, took: Duration) {
+    pub(crate) fn answered(&self, began_in: usize, took: Duration, what: &str) {
         self.statements.fetch_add(1, Ordering::Relaxed);
+        if took > self.slowest() {
+            let stage = STAGES.get(began_in).map_or("", |stage| stage.name());
+            let what: String = what.split_whitespace().take(3).collect::<Vec<_>>().join(" ");
+            *self.slowest_was.lock().unwrap_or_else(PoisonError::into_inner) = format!("{what}, {stage}");
+        }
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         for stage in [began_in, self.stage()] {
             if let Some(slowest) = self.slowest_us.get(stage) {
@@ -94,6 +111,11 @@ impl Pulse {
     pub(crate) fn slowest_in(&self, stage: Stage) -> Duration {
         let us = self.slowest_us.get(stage as usize).map_or(0, |us| us.load(Ordering::Relaxed));
         Duration::from_micros(us)
+    }
+
+    /// What had the slowest answer, and when.
+    pub(crate) fn slowest_was(&self) -> String {
+        self.slowest_was.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The slowest answer of all.

@@ -1,22 +1,21 @@
 //! Reads over several tables from a schema of its own, and counts page views.
 
 use anyhow::{Context, Result};
-use mysql_async::Statement;
 
 use super::books::Books;
 use super::pulse::Pulse;
-use super::session::Session;
+use super::session::{Prepared, Session};
 use super::{Dice, Role, SESSIONS};
 
-/// The day on which the application's views are counted; the shop's old ones are on earlier days.
+/// The day on which the application's views are counted, as below; the shop's old ones are on earlier days.
 pub(crate) const VIEWS_DAY: &str = "2026-01-01";
 
 /// A worker that reads.
 pub(super) struct Reporter {
     worker: u32,
     dice: Dice,
-    view: Statement,
-    sales: Statement,
+    view: Prepared,
+    sales: Prepared,
     pending: Option<u32>,
 }
 
@@ -26,10 +25,10 @@ impl Role for Reporter {
     async fn start(worker: u32, session: &mut Session) -> Result<Self> {
         // No schema is named: it is the session's own, and has to be that on the other server, too.
         let view = session
-            .prepare(&format!(
-                "INSERT INTO page_views (day, product_id, views) VALUES ('{VIEWS_DAY}', ?, 1)
-                 ON DUPLICATE KEY UPDATE views = views + 1"
-            ))
+            .prepare(
+                "INSERT INTO page_views (day, product_id, views) VALUES ('2026-01-01', ?, 1)
+                 ON DUPLICATE KEY UPDATE views = views + 1",
+            )
             .await?;
         let sales = session
             .prepare(

@@ -13,6 +13,9 @@ use super::pulse::Pulse;
 const STATE: &str = "SELECT CONCAT_WS('|', @worker, @motto, @@time_zone, @@sql_mode, DATABASE(), \
                      @@character_set_client, @@collation_connection, @@session.group_concat_max_len)";
 
+/// A prepared statement with its text.
+pub(crate) type Prepared = (&'static str, Statement);
+
 /// A session that remembers what its state has to be.
 pub(crate) struct Session {
     conn: Conn,
@@ -45,27 +48,27 @@ impl Session {
     }
 
     /// Prepares a statement, for as long as the session lives.
-    pub(crate) async fn prepare(&mut self, sql: &str) -> Result<Statement> {
-        self.conn.prep(sql).await.with_context(|| format!("preparing {sql}"))
+    pub(crate) async fn prepare(&mut self, sql: &'static str) -> Result<Prepared> {
+        Ok((sql, self.conn.prep(sql).await.with_context(|| format!("preparing {sql}"))?))
     }
 
     /// Runs a statement as text and forgets its rows.
     pub(crate) async fn text(&mut self, sql: &str) -> Result<()> {
         let (stage, began) = (self.pulse.stage(), Instant::now());
         let done = self.conn.query_drop(sql).await;
-        self.pulse.answered(stage, began.elapsed());
+        self.pulse.answered(stage, began.elapsed(), sql);
         done.with_context(|| sql.to_owned())
     }
 
     /// Runs a prepared statement and returns its rows.
     pub(crate) async fn run(
         &mut self,
-        statement: &Statement,
+        statement: &Prepared,
         params: impl Into<Params> + Send,
     ) -> Result<Vec<Row>> {
         let (stage, began) = (self.pulse.stage(), Instant::now());
-        let rows = self.conn.exec(statement, params.into()).await;
-        self.pulse.answered(stage, began.elapsed());
+        let rows = self.conn.exec(&statement.1, params.into()).await;
+        self.pulse.answered(stage, began.elapsed(), statement.0);
         if let Some(id @ 1..) = self.conn.last_insert_id() {
             self.last_insert_id = id;
         }
@@ -100,7 +103,7 @@ impl Session {
     async fn one<T: mysql_async::prelude::FromValue + Send + 'static>(&mut self, sql: &str) -> Result<T> {
         let (stage, began) = (self.pulse.stage(), Instant::now());
         let value = self.conn.query_first(sql).await;
-        self.pulse.answered(stage, began.elapsed());
+        self.pulse.answered(stage, began.elapsed(), sql);
         value.with_context(|| sql.to_owned())?.with_context(|| format!("{sql}: no row"))
     }
 

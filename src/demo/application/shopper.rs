@@ -1,11 +1,10 @@
 //! Places orders: a transaction over four tables, and later a second one that ships the order.
 
 use anyhow::{Context, Result, ensure};
-use mysql_async::Statement;
 
 use super::books::{Books, Item, Order};
 use super::pulse::Pulse;
-use super::session::Session;
+use super::session::{Prepared, Session};
 use super::{Dice, Role, money};
 use crate::demo::shop::{CUSTOMERS, PRODUCTS, WAREHOUSES};
 
@@ -22,12 +21,12 @@ pub(super) struct Shopper {
 }
 
 struct Statements {
-    look: Statement,
-    order: Statement,
-    line: Statement,
-    stock: Statement,
-    pay: Statement,
-    ship: Statement,
+    look: Prepared,
+    order: Prepared,
+    line: Prepared,
+    stock: Prepared,
+    pay: Prepared,
+    ship: Prepared,
 }
 
 impl Role for Shopper {

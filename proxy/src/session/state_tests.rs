@@ -1,0 +1,216 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use super::*;
+use crate::relay::exchange::Prepared;
+
+const AUTOCOMMIT: StatusFlags = StatusFlags::AUTOCOMMIT;
+const IN_TRANSACTION: StatusFlags = StatusFlags(0x0003);
+
+fn session() -> SessionState {
+    SessionState::new(AUTOCOMMIT, None)
+}
+
+fn ok() -> Outcome {
+    Outcome { status: Some(AUTOCOMMIT), results: 1, ..Outcome::default() }
+}
+
+fn error() -> Outcome {
+    Outcome { error: Some(1064), ..Outcome::default() }
+}
+
+fn run(state: &mut SessionState, text: &str, outcome: &Outcome) -> bool {
+    let request = state.query(text.as_bytes());
+    state.answered(&request, outcome, None)
+}
+
+/// After these statements, all answered with OK, the session is pinned by this.
+fn check(texts: &[&str], expected: Pins) {
+    let mut state = session();
+    for text in texts {
+        run(&mut state, text, &ok());
+    }
+    assert_eq!(state.pins, expected, "{texts:?}");
+}
+
+#[test]
+fn pins_come_and_go() {
+    check(&["SELECT 1", "SET NAMES latin1", "SET @a = 1"], Pins::NONE);
+    check(&["CREATE TEMPORARY TABLE a (i int)"], Pins::TEMPORARY_TABLE);
+    check(&["CREATE TEMPORARY TABLE a (i int)", "DROP TABLE x.A"], Pins::NONE);
+    check(&["CREATE TEMPORARY TABLE a (i int)", "DROP TABLE b"], Pins::TEMPORARY_TABLE);
+    check(
+        &["CREATE TEMPORARY TABLE x.a (i int)", "CREATE TEMPORARY TABLE y.a (i int)", "DROP TABLE a"],
+        Pins::TEMPORARY_TABLE,
+    );
+    check(
+        &["CREATE TEMPORARY TABLE a (i int)", "ALTER TABLE a RENAME b", "DROP TABLE a"],
+        Pins::TEMPORARY_TABLE,
+    );
+    check(&["LOCK TABLES t READ"], Pins::LOCK_TABLES);
+    check(&["LOCK TABLES t READ", "UNLOCK TABLES"], Pins::NONE);
+    check(&["LOCK TABLES t READ", "START TRANSACTION"], Pins::NONE);
+    check(&["FLUSH TABLES WITH READ LOCK", "START TRANSACTION"], Pins::READ_LOCK);
+    check(&["UNLOCK TABLES; LOCK TABLES t READ"], Pins::LOCK_TABLES);
+    check(&["SELECT GET_LOCK('a', 1)", "SELECT GET_LOCK('B', 1)", "DO RELEASE_LOCK('b')"], Pins::USER_LOCK);
+    check(&["SELECT GET_LOCK('a', 1)", "DO RELEASE_LOCK('A')"], Pins::NONE);
+    check(&["SELECT GET_LOCK(@a, 1)", "DO RELEASE_LOCK(@a)"], Pins::USER_LOCK);
+    check(&["SELECT GET_LOCK(@a, 1)", "DO RELEASE_ALL_LOCKS()"], Pins::NONE);
+    check(&["HANDLER a OPEN", "HANDLER b OPEN", "HANDLER a CLOSE"], Pins::HANDLER);
+    check(&["HANDLER a OPEN", "HANDLER a CLOSE"], Pins::NONE);
+    check(&["XA START 'a'", "XA END 'a'", "XA PREPARE 'a'"], Pins::XA);
+    check(&["XA START 'a'", "XA END 'a'", "XA ROLLBACK 'a'"], Pins::NONE);
+    check(&["SET timestamp = 5"], Pins::REPLICATION_VARIABLE);
+    check(&["PREPARE s FROM @a"], Pins::PREPARED_TEXT);
+    check(&["PREPARE s FROM 'CREATE TEMPORARY TABLE a (i int)'"], Pins::NONE);
+    check(&["PREPARE s FROM 'CREATE TEMPORARY TABLE a (i int)'", "EXECUTE s"], Pins::TEMPORARY_TABLE);
+    check(&["SET TRANSACTION READ ONLY"], Pins::NEXT_TRANSACTION);
+    check(&["SET TRANSACTION READ ONLY", "SELECT 1"], Pins::NEXT_TRANSACTION);
+    check(&["SET TRANSACTION READ ONLY", "COMMIT"], Pins::NONE);
+}
+
+#[test]
+fn what_failed_changes_nothing() {
+    let mut state = session();
+    run(&mut state, "CREATE TEMPORARY TABLE a (i int)", &error());
+    run(&mut state, "LOCK TABLES t READ", &error());
+    run(&mut state, "USE nowhere", &error());
+    assert_eq!((state.pins, &state.schema), (Pins::NONE, &Schema::Known(None)));
+    run(&mut state, "CREATE TEMPORARY TABLE a (i int)", &ok());
+    run(&mut state, "DROP TABLE a", &error());
+    assert_eq!(state.pins, Pins::TEMPORARY_TABLE);
+    // Of several statements some may have succeeded.
+    run(&mut state, "LOCK TABLES t READ; SELECT", &error());
+    assert!(state.pins.contains(Pins::LOCK_TABLES));
+}
+
+#[test]
+fn a_one_shot_isolation_lasts_for_one_transaction() {
+    let mut state = session();
+    run(&mut state, "SET TRANSACTION READ ONLY", &ok());
+    run(&mut state, "BEGIN", &Outcome { status: Some(IN_TRANSACTION), ..ok() });
+    run(&mut state, "UPDATE t SET a = 1", &Outcome { status: Some(IN_TRANSACTION), ..ok() });
+    assert!(state.pins.contains(Pins::NEXT_TRANSACTION) && state.in_transaction());
+    run(&mut state, "COMMIT", &ok());
+    assert!(state.is_movable());
+}
+
+#[test]
+fn an_error_leaves_the_transaction_in_doubt_only_where_there_may_be_one() {
+    let mut state = session();
+    assert!(!run(&mut state, "SELECT", &error()));
+    assert!(run(&mut state, "BEGIN; SELECT", &error()));
+    assert!(run(&mut state, "CALL p()", &error()));
+    run(&mut state, "BEGIN", &Outcome { status: Some(IN_TRANSACTION), ..ok() });
+    assert!(run(&mut state, "SELECT", &error()));
+    let mut state = session();
+    run(&mut state, "SET autocommit = 0", &Outcome { status: Some(StatusFlags(0)), ..ok() });
+    assert!(state.is_movable(), "autocommit off is no transaction");
+    assert!(run(&mut state, "SELECT", &error()));
+}
+
+#[test]
+fn versions_count_what_may_have_changed() {
+    let mut state = session();
+    let before = state.versions;
+    run(&mut state, "SELECT a FROM t", &ok());
+    assert_eq!(state.versions, before);
+    run(&mut state, "SELECT @a := 1", &ok());
+    assert!(state.versions.user_variables > before.user_variables);
+    assert!(state.user_variables.contains(&b"a"[..]));
+    run(&mut state, "SET sql_mode = ''", &ok());
+    assert!(state.variables_touched && state.versions.context > before.context);
+    run(&mut state, "INSERT INTO t VALUES ()", &Outcome { last_insert_id: 7, ..ok() });
+    assert!(state.versions.last_id > before.last_id);
+    run(&mut state, "USE shop", &ok());
+    assert_eq!(state.schema, Schema::Known(Some(b"shop".to_vec())));
+    run(&mut state, "DROP DATABASE shop", &ok());
+    assert_eq!(state.schema, Schema::Ask);
+    let tracks = vec![1, 5, 4, b'm', b'o', b'r', b'e'];
+    run(&mut state, "SELECT 1", &Outcome { tracks, ..ok() });
+    assert_eq!(state.schema, Schema::Known(Some(b"more".to_vec())));
+}
+
+fn prepare(state: &mut SessionState, text: &str) -> ClientStatementId {
+    let request = state.prepare(text.as_bytes());
+    let id = state.new_statement_id();
+    let prepared = Some(Prepared { id: 99, columns: 1, params: 2 });
+    state.answered(&request, &Outcome { prepared, ..ok() }, Some(id));
+    id
+}
+
+#[test]
+fn prepared_statements_are_remembered_until_they_are_closed() {
+    let mut state = session();
+    let select = prepare(&mut state, "SELECT ?, ?");
+    let create = prepare(&mut state, "CREATE TEMPORARY TABLE a (i int)");
+    assert_eq!((select, create), (ClientStatementId(1), ClientStatementId(2)));
+    assert!(state.is_movable());
+    let request = state.execute(Command::StmtExecute, create);
+    state.answered(&request, &ok(), None);
+    assert_eq!(state.pins, Pins::TEMPORARY_TABLE);
+    let request = state.about(Command::StmtClose, select);
+    state.answered(&request, &Outcome::default(), None);
+    assert_eq!(state.statements.keys().collect::<Vec<_>>(), [&create]);
+}
+
+#[test]
+fn cursors_and_long_data_pin_until_they_end() {
+    let mut state = session();
+    let id = prepare(&mut state, "SELECT ?, ?");
+    let step = |state: &mut SessionState, command, status: u16| {
+        let request = match command {
+            Command::StmtExecute => state.execute(command, id),
+            _ => state.about(command, id),
+        };
+        state.answered(&request, &Outcome { status: Some(StatusFlags(status)), ..ok() }, None);
+        state.pins
+    };
+    assert_eq!(step(&mut state, Command::StmtSendLongData, 2), Pins::LONG_DATA);
+    assert_eq!(step(&mut state, Command::StmtExecute, 0x42), Pins::CURSOR);
+    assert_eq!(step(&mut state, Command::StmtFetch, 0x42), Pins::CURSOR);
+    assert_eq!(step(&mut state, Command::StmtFetch, 0x82), Pins::NONE);
+    assert_eq!(step(&mut state, Command::StmtExecute, 0x42), Pins::CURSOR);
+    assert_eq!(step(&mut state, Command::StmtReset, 2), Pins::NONE);
+    assert_eq!(step(&mut state, Command::StmtSendLongData, 2), Pins::LONG_DATA);
+    assert_eq!(step(&mut state, Command::StmtClose, 2), Pins::NONE);
+}
+
+#[test]
+fn a_context_is_noted_before_it_is_lost() {
+    let mut state = session();
+    let noted = BTreeMap::<u64, ()>::new();
+    let request = state.query(b"SET NAMES latin1");
+    assert!(!state.loses_context(&request, &noted), "nothing was prepared");
+    prepare(&mut state, "SELECT ?, ?");
+    assert!(state.loses_context(&request, &noted));
+    assert!(!state.loses_context(&state.query(b"SET autocommit = 0"), &noted));
+    assert!(!state.loses_context(&request, &[(state.versions.context, ())].into()));
+    state.answered(&request, &ok(), None);
+    assert!(!state.loses_context(&state.query(b"USE shop"), &noted), "it belongs to the one before");
+}
+
+#[test]
+fn a_reset_forgets_everything() {
+    let mut state = session();
+    prepare(&mut state, "SELECT ?, ?");
+    run(&mut state, "CREATE TEMPORARY TABLE a (i int)", &ok());
+    run(&mut state, "SET @a = 1", &ok());
+    state.answered(&Request::plain(Command::ResetConnection), &ok(), None);
+    assert!(state.is_movable() && state.statements.is_empty() && state.user_variables.is_empty());
+    assert_eq!(prepare(&mut state, "SELECT ?, ?"), ClientStatementId(2), "ids aren't used twice");
+}
+
+#[test]
+fn a_backslash_may_be_half_a_character() {
+    let mut state = session();
+    // In GBK 0xBF5C is one character, so the quote behind it ends the text.
+    let request = state.query(b"SELECT '\xbf\\', @a := 1, '");
+    assert!(request.effects.contains(Effects::USER_VARIABLES));
+    state.answered(&request, &ok(), None);
+    assert!(state.user_variables.contains(&b"a"[..]));
+    // In UTF-8 it is an escape.
+    let request = state.query("SELECT 'é\\'s', @b".as_bytes());
+    state.answered(&request, &ok(), None);
+    assert!(state.user_variables.contains(&b"b"[..]) && state.is_movable());
+    assert!(state.query("SELECT 'é', 'a\\'b'".as_bytes()).effects.is_plain());
+}

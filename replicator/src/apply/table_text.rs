@@ -1,0 +1,178 @@
+//! A table's part of a statement's text: names, rows, conditions.
+
+use std::sync::Arc;
+
+use config::names::quote_identifier;
+
+use super::net::{Row, same_columns, same_value};
+use crate::error::{Error, Result};
+use crate::literal::write_literal;
+use crate::schema::table::{ColumnKind, TableSchema};
+use crate::value::Value;
+
+/// Only rows up to about this size are updated together: all of a row is named there, not only what changed.
+const TOGETHER_BYTES_MAX: usize = 1024;
+
+/// The parts of a table's statements that are the same for every row.
+#[derive(Debug)]
+pub(super) struct TableText<'a> {
+    /// The table.
+    pub(super) schema: &'a Arc<TableSchema>,
+    /// Schema and table, quoted.
+    pub(super) name: String,
+    /// ` (a,b,c) VALUES`
+    pub(super) column_list: String,
+    key_names: Vec<String>,
+    key: &'a [usize],
+    stored: Vec<usize>,
+    has_enum: bool,
+}
+
+impl<'a> TableText<'a> {
+    pub(super) fn new(schema: &'a Arc<TableSchema>) -> Result<Self> {
+        let key = schema.row_key().ok_or_else(|| {
+            // invariant 5: without a key there is no telling which row is meant.
+            Error::definite(
+                config::Side::Source,
+                schema.name.to_string(),
+                "the table has no primary key and no unique key without nullable columns; give it one",
+            )
+        })?;
+        let stored: Vec<usize> = schema.stored_columns().collect();
+        let names = |columns: &[usize]| -> Vec<String> {
+            columns.iter().filter_map(|&c| schema.columns.get(c)).map(|c| quote_identifier(&c.name)).collect()
+        };
+        Ok(Self {
+            schema,
+            name: schema.name.quoted(),
+            column_list: format!(" ({}) VALUES", names(&stored).join(",")),
+            key_names: names(&key.columns),
+            key: &key.columns,
+            has_enum: schema.columns.iter().any(|c| matches!(c.kind, ColumnKind::Enum { .. })),
+            stored,
+        })
+    }
+
+    fn write_list(&self, out: &mut Vec<u8>, columns: &[usize], row: &Row) {
+        for (i, &c) in columns.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            if let (Some(column), Some(value)) = (self.schema.columns.get(c), row.get(c)) {
+                write_literal(out, column, value);
+            }
+        }
+    }
+
+    /// `(1,'a')`
+    pub(super) fn write_row(&self, out: &mut Vec<u8>, row: &Row) {
+        out.push(b'(');
+        self.write_list(out, &self.stored, row);
+        out.push(b')');
+    }
+
+    /// The next part of a condition by key: `a IN (1`, `,2`; or, for a key of several columns, `a=1 AND b=2`,
+    /// ` OR a=1 AND b=3`. Row constructors would be shorter, but MariaDB reads the whole table for one.
+    pub(super) fn write_condition(&self, out: &mut Vec<u8>, row: &Row, before: u64) {
+        if let &[column] = self.key {
+            if before == 0 {
+                out.extend_from_slice(self.key_names.first().map_or("", String::as_str).as_bytes());
+                out.extend_from_slice(b" IN (");
+            } else {
+                out.push(b',');
+            }
+            self.write_list(out, &[column], row);
+            return;
+        }
+        if before > 0 {
+            out.extend_from_slice(b" OR ");
+        }
+        for (i, (column, name)) in self.key.iter().zip(&self.key_names).enumerate() {
+            if i > 0 {
+                out.extend_from_slice(b" AND ");
+            }
+            out.extend_from_slice(name.as_bytes());
+            out.push(b'=');
+            self.write_list(out, std::slice::from_ref(column), row);
+        }
+    }
+
+    pub(super) fn end_condition(&self, out: &mut Vec<u8>) {
+        if self.key.len() == 1 {
+            out.push(b')');
+        }
+    }
+
+    /// `a=1,b='x'` for the columns that changed, and for every TIMESTAMP and DATETIME: one that isn't named is
+    /// set to the present time where it is declared ON UPDATE CURRENT_TIMESTAMP.
+    pub(super) fn write_assignments(&self, out: &mut Vec<u8>, before: &Row, after: &Row) {
+        let changed = |c: usize| match (before.get(c), after.get(c)) {
+            (Some(a), Some(b)) => !same_value(a, b),
+            _ => true,
+        };
+        let timed = |c: usize| {
+            let kind = self.schema.columns.get(c).map(|column| &column.kind);
+            matches!(kind, Some(ColumnKind::Timestamp { .. } | ColumnKind::Datetime { .. }))
+        };
+        let mut named: Vec<usize> = self.stored.iter().copied().filter(|&c| timed(c) || changed(c)).collect();
+        if named.is_empty() {
+            // Nothing that is stored has changed; the statement still has to find its row.
+            named.extend(self.key.first());
+        }
+        for (i, &c) in named.iter().enumerate() {
+            if let (Some(column), Some(value)) = (self.schema.columns.get(c), after.get(c)) {
+                if i > 0 {
+                    out.push(b',');
+                }
+                out.extend_from_slice(quote_identifier(&column.name).as_bytes());
+                out.push(b'=');
+                write_literal(out, column, value);
+            }
+        }
+    }
+
+    /// `a=VALUES(a),b=VALUES(b)` for every column that is stored and not of the row key.
+    pub(super) fn write_new_values(&self, out: &mut Vec<u8>) {
+        let mut first = true;
+        for column in
+            self.stored.iter().filter(|c| !self.key.contains(c)).filter_map(|&c| self.schema.columns.get(c))
+        {
+            if !std::mem::take(&mut first) {
+                out.push(b',');
+            }
+            let name = quote_identifier(&column.name);
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"=VALUES(");
+            out.extend_from_slice(name.as_bytes());
+            out.push(b')');
+        }
+    }
+
+    /// True for a small row of which something changed that is stored and not of the row key.
+    pub(super) fn fits_together(&self, before: &Row, after: &Row) -> bool {
+        let bytes: usize = after
+            .iter()
+            .map(|value| match value {
+                Value::Text(text) => text.len(),
+                Value::Bytes(bytes) => bytes.len(),
+                _ => 8,
+            })
+            .sum();
+        // The server counts by its own idea of what changed: zeros with and without a sign, or two spellings of a
+        // JSON document, may be the same to it.
+        let certain = |c: usize| {
+            let kind = self.schema.columns.get(c).map(|column| &column.kind);
+            !matches!(kind, None | Some(ColumnKind::Float | ColumnKind::Double | ColumnKind::Json))
+        };
+        bytes <= TOGETHER_BYTES_MAX
+            && self.stored.iter().any(|&c| certain(c) && !same_columns(&[c], before, after))
+    }
+
+    /// True where the row holds the error value of an ENUM.
+    pub(super) fn needs_lenient(&self, row: &Row) -> bool {
+        self.has_enum
+            && self.schema.columns.iter().zip(row).any(|(column, value)| {
+                matches!(column.kind, ColumnKind::Enum { .. }) && *value == Value::UInt(0)
+            })
+    }
+}
