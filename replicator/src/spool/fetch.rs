@@ -1,6 +1,6 @@
 //! The task that keeps the spool ahead of the appliers: source → spool, with reconnects.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use config::{BackendConfig, BinlogPosition, Flavor, GtidSet, Side};
@@ -20,6 +20,11 @@ use crate::server;
 /// Wait before the first new attempt; doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// The source sends a transaction before it counts it as executed, and a replica that it waits for can keep it so
+/// for ten seconds. Only what stays missing longer is missing.
+const EXECUTED_LIMIT: Duration = Duration::from_secs(15);
+const EXECUTED_POLL: Duration = Duration::from_millis(100);
 
 /// What to fetch.
 #[derive(Debug, Clone)]
@@ -258,19 +263,26 @@ async fn check_history(config: &FetchConfig, from: &GtidSet) -> Result<()> {
         Flavor::MySql => "SELECT @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged",
         Flavor::MariaDb => "SELECT @@GLOBAL.gtid_binlog_pos, ''",
     };
-    let row: Option<(String, String)> =
-        conn.query_first(sql).await.map_err(|error| Error::database(Side::Source, PLACE, &error))?;
-    // The answer is here; whether the goodbye arrives doesn't matter.
-    drop(conn.disconnect().await);
-    let (executed, purged) = row.unwrap_or_default();
     let parse = |text: &str| {
         GtidSet::parse(config.flavor, text)
             .map_err(|error| Error::definite(Side::Source, PLACE, error.to_string()))
     };
     let definite = |what: &str| Err(Error::definite(Side::Source, PLACE, what));
-    if !parse(&executed)?.contains_set(from) {
-        return definite(WENT_BACK);
-    }
+    let since = Instant::now();
+    let purged = loop {
+        let row: Option<(String, String)> =
+            conn.query_first(sql).await.map_err(|error| Error::database(Side::Source, PLACE, &error))?;
+        let (executed, purged) = row.unwrap_or_default();
+        if parse(&executed)?.contains_set(from) {
+            break purged;
+        }
+        if since.elapsed() > EXECUTED_LIMIT {
+            return definite(WENT_BACK);
+        }
+        tokio::time::sleep(EXECUTED_POLL).await;
+    };
+    // The answer is here; whether the goodbye arrives doesn't matter.
+    drop(conn.disconnect().await);
     if config.flavor == Flavor::MySql && !from.contains_set(&parse(&purged)?) {
         return definite(PURGED);
     }

@@ -186,15 +186,19 @@ impl SpoolWriter {
     /// The open transaction came in half and will come again: nothing of it stays.
     pub(super) async fn abort(&mut self) -> Result<()> {
         self.chunk.clear();
-        let Some(open) = self.open.take() else { return Ok(()) };
-        if let Some(kept) = open.start.checked_sub(self.segment.bytes) {
+        let Some(start) = self.open.as_ref().map(|open| open.start) else { return Ok(()) };
+        if let Some(kept) = start.checked_sub(self.segment.bytes) {
             self.pending.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
+            self.open = None;
             return Ok(());
         }
         // Nothing in front of its begin is pending any more, so all of that is the transaction's.
         self.pending.clear();
-        self.segment.bytes = open.start;
-        self.send(Command::Truncate { offset: open.start }).await
+        let room = self.room().await?;
+        self.open = None;
+        self.segment.bytes = start;
+        room.send(Command::Truncate { offset: start });
+        Ok(())
     }
 
     /// Hands over what is pending where that is worth it. To be called after every event: it is where a spool that
@@ -212,6 +216,13 @@ impl SpoolWriter {
 
     /// Hands over everything that is pending. It is durable once the progress says so.
     pub(super) async fn flush(&mut self) -> Result<()> {
+        // Also with nothing to hand over, a disk that failed has to be noticed.
+        if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.commands = None;
+        }
+        if self.commands.is_none() {
+            self.room().await?;
+        }
         self.hand_over().await?;
         if self.open.is_none() && self.segment.bytes >= self.shared.segment_bytes {
             self.roll().await?;
@@ -223,6 +234,7 @@ impl SpoolWriter {
         if self.pending.is_empty() {
             return Ok(());
         }
+        let room = self.room().await?;
         if self.open.is_none() {
             self.mark_durable();
         }
@@ -234,7 +246,8 @@ impl SpoolWriter {
             position: self.position.clone(),
             bytes: self.segment.base_bytes + boundary,
         });
-        self.send(Command::Append { bytes, publish }).await
+        room.send(Command::Append { bytes, publish });
+        Ok(())
     }
 
     /// Notes what is durable, so that a recovery can tell damage from a torn end.
@@ -250,6 +263,7 @@ impl SpoolWriter {
     }
 
     async fn roll(&mut self) -> Result<()> {
+        let room = self.room().await?;
         let header = Header {
             number: self.segment.number + 1,
             first_seq: self.next_seq,
@@ -264,7 +278,7 @@ impl SpoolWriter {
             base_bytes: header.base_bytes,
             bytes: store::segment_head(&header).len() as u64,
         };
-        self.send(Command::Roll(header)).await?;
+        room.send(Command::Roll(header));
         let mut segments = self.shared.segments.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = segments.back_mut() {
             last.bytes = self.segment.bytes;
@@ -324,11 +338,13 @@ impl SpoolWriter {
         ))
     }
 
-    async fn send(&mut self, command: Command) -> Result<()> {
-        if let Some(commands) = &self.commands
-            && commands.send(command).await.is_ok()
+    /// Room for one command. It is waited for before anything is changed, so that a caller that goes away while it
+    /// waits leaves the books as they are.
+    async fn room(&mut self) -> Result<mpsc::OwnedPermit<Command>> {
+        if let Some(commands) = self.commands.clone()
+            && let Ok(room) = commands.reserve_owned().await
         {
-            return Ok(());
+            return Ok(room);
         }
         self.commands = None;
         self.join().await?;
