@@ -61,7 +61,10 @@ impl Error {
     pub fn database(side: Side, place: impl Into<String>, error: &mysql_async::Error) -> Self {
         use mysql_async::Error as E;
         let (kind, message) = match error {
-            E::Io(_) => (ErrorKind::Transient, format!("the connection failed ({error}); it is tried again")),
+            // The driver names the kind of error once a layer.
+            E::Io(mysql_async::IoError::Io(error)) => {
+                (ErrorKind::Transient, format!("the connection failed ({error}); it is tried again"))
+            }
             E::Driver(mysql_async::DriverError::ConnectionClosed) => {
                 (ErrorKind::Transient, "the server closed the connection; it is tried again".to_owned())
             }
