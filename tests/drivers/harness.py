@@ -238,13 +238,27 @@ def compare(results, reasons):
                 print(f"known, {way}: {test}: {reason}")
             elif one != other:
                 failures += 1
-                print(f"DIFFERENT, {way}: {test}\n   direct: {one}\n   {way}: {other}")
+                start = max(0, len(os.path.commonprefix([one, other])) - 60)
+                print(f"DIFFERENT, {way}: {test}\n   direct: {excerpt(one, start)}\n   {way}: {excerpt(other, start)}")
     for way, test in reasons:
         failures += 1
         print(f"LISTED, BUT THERE IS NO SUCH TEST, {way}: {test}")
-    count = {way: sum(outcome == "passed" for outcome in results[way].values()) for way in WAYS}
+    count = {way: sum(outcome.startswith("passed") for outcome in results[way].values()) for way in WAYS}
     print(f"{len(direct)} tests; passed: " + ", ".join(f"{way} {count[way]}" for way in WAYS))
     return failures
+
+
+def excerpt(outcome, start, length=500):
+    """The part of a long outcome in which it differs."""
+    return ("…" if start else "") + outcome[start:start + length] + ("…" if len(outcome) > start + length else "")
+
+
+def own(results):
+    """Failures of tests of our own, which have to pass direct as well."""
+    failed = {test: outcome for test, outcome in results["direct"].items() if outcome.startswith("failed")}
+    for test, outcome in failed.items():
+        print(f"FAILS DIRECT: {test}\n   {excerpt(outcome, 0)}")
+    return len(failed)
 
 
 def run(processes, ports, once):
