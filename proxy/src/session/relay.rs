@@ -35,7 +35,7 @@ const BEHIND_ID: usize = HEADER_LEN + 5;
 const INTERRUPTED: u16 = 1317;
 
 /// How a request goes on.
-enum Way {
+pub(super) enum Way {
     /// As it lies in the buffer.
     AsItIs,
     /// With this in place of its first packet.
@@ -212,6 +212,15 @@ impl Session {
     /// How the request goes on: ids of prepared statements are the client's own, and types of parameters
     /// may have to be put in.
     fn way(&mut self, request: &Request) -> Way {
+        match request.command {
+            Command::Query => {
+                let payload = self.client.buffer.filled().get(HEADER_LEN..).unwrap_or_default();
+                let text = query_text(payload, self.backend.capabilities);
+                return text.map_or(Way::AsItIs, |text| self.kill_by_text(payload.len() - text.len()));
+            }
+            Command::ProcessKill => return self.kill_by_command(),
+            _ => {}
+        }
         let about_statement = matches!(
             request.command,
             Command::StmtExecute
