@@ -19,6 +19,7 @@ const STATE: &[(&str, &str)] = &[
     ("SELECT 41 + 1 INTO @into", "@into"),
     ("SET SESSION lock_wait_timeout = 77, wait_timeout = 5000", "@@lock_wait_timeout, @@wait_timeout"),
     ("SET SESSION group_concat_max_len = 4321", "@@group_concat_max_len"),
+    ("SET SESSION collation_server = 'latin1_bin'", "@@collation_server, @@character_set_server"),
     ("USE shop", "DATABASE()"),
     ("PREPARE text_one FROM 'SELECT ? + 1'", "1"),
 ];
