@@ -171,11 +171,11 @@ def prepare(client, statements):
     subprocess.run([*client, "-e", "; ".join(service + statements)], check=True)
 
 
-def changeover(processes, name, server_port, settings):
+def changeover(processes, name, server_port, settings, service=f"changeover:{PASSWORD}"):
     """Changeover with the server as both backends. Returns the port for applications."""
     port, admin = free_port(), free_port()
     config = processes.folder / f"{name}.toml"
-    url = f"mysql://changeover:{PASSWORD}@127.0.0.1:{server_port}"
+    url = f"mysql://{service}@127.0.0.1:{server_port}"
     config.write_text(f"""
 state_dir = "{processes.folder / name}"
 [proxy]

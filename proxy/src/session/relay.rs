@@ -108,6 +108,10 @@ impl Session {
             self.note_context().await?;
         }
         let Some(mut previous) = self.previous.take() else { return self.relay_to_backend(&request).await };
+        if request.command.keeps_outcome() {
+            self.previous = Some(previous);
+            return self.relay_to_backend(&request).await;
+        }
         if !Self::only_looks_back(&request) {
             // The client asked something else, so nobody will ask the old connection any more.
             previous.quit().await;
