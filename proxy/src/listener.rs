@@ -218,6 +218,7 @@ impl Listener {
         keepers.spawn(until(over.clone(), Arc::clone(&house).forget_old_passwords()));
         let mut pace = Pace::new(limits.max_connects_per_s);
         let places = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
+        let mut accepts = true;
         loop {
             let accepted = tokio::select! {
                 () = cancel.cancelled() => break,
@@ -225,10 +226,18 @@ impl Listener {
             };
             pace.count();
             let socket = match accepted {
-                Ok((socket, _)) => socket,
+                Ok((socket, _)) => {
+                    accepts = true;
+                    socket
+                }
                 Err(error) => {
                     // Out of file descriptors, most likely: that passes, and clients wait in the backlog.
-                    warn!(area = "proxy", "a client couldn't be accepted: {error}");
+                    if std::mem::take(&mut accepts) {
+                        warn!(
+                            area = "proxy",
+                            "a client couldn't be accepted: {error}; it waits, and others do"
+                        );
+                    }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
