@@ -23,7 +23,7 @@ use crate::route::table::{Backend, Epoch};
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// User variables asked for at once.
 const USER_VARIABLES_AT_ONCE: usize = 64;
-/// ER_ILLEGAL_USER_VAR: MySQL takes names of up to 64 characters.
+/// ER_ILLEGAL_USER_VAR (MySQL takes names of up to 64 characters) and ER_INVALID_CHARACTER_STRING.
 const ILLEGAL_NAMES: [u16; 2] = [3061, 1300];
 
 /// utf8mb4_general_ci: every server has it.
@@ -484,9 +484,7 @@ impl Connection {
         let entry = match prepared {
             // Another number of columns is what a table that was altered meanwhile gives on a direct connection, too:
             // the answer to the execution says which they are.
-            Some(new)
-                if new.params == statement.params && (new.columns == 0) == (statement.columns == 0) =>
-            {
+            Some(new) if new.params == statement.params && (new.columns == 0) == (statement.columns == 0) => {
                 BackendStatement::Ready { id: BackendStatementId(new.id), bound: false }
             }
             _ => BackendStatement::Failed(ErrPacket::new(

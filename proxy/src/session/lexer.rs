@@ -298,10 +298,11 @@ impl Scan {
             }
             b"ROLLBACK" => (Verb::Rollback, Effects::WRITES),
             b"SAVEPOINT" => (Verb::Plain, Effects::SAVEPOINT),
-            b"RELEASE" | b"DO" | b"ANALYZE" | b"OPTIMIZE" | b"CHECK" | b"CHECKSUM"
-            | b"REPAIR" | b"GRANT" | b"REVOKE" | b"KILL" | b"HELP" | b"PURGE" | b"RESET" | b"CHANGE"
-            | b"STOP" | b"CACHE" | b"INSTALL" | b"UNINSTALL" | b"IMPORT" | b"SIGNAL" | b"RESTART"
-            | b"SHUTDOWN" | b"CLONE" => (Verb::Plain, Effects::NONE),
+            b"RELEASE" | b"DO" | b"ANALYZE" | b"OPTIMIZE" | b"CHECK" | b"CHECKSUM" | b"REPAIR" | b"GRANT"
+            | b"REVOKE" | b"KILL" | b"HELP" | b"PURGE" | b"RESET" | b"CHANGE" | b"STOP" | b"CACHE"
+            | b"INSTALL" | b"UNINSTALL" | b"IMPORT" | b"SIGNAL" | b"RESTART" | b"SHUTDOWN" | b"CLONE" => {
+                (Verb::Plain, Effects::NONE)
+            }
             b"SET" => {
                 self.target = Target::Bare;
                 (Verb::Set, Effects::NONE)
