@@ -51,6 +51,8 @@ pins! {
     STATEMENTS = 15, "too many or too long prepared statements";
     /// LOCK INSTANCE, BACKUP STAGE.
     BACKUP_LOCK = 16, "LOCK INSTANCE or BACKUP STAGE";
+    /// SAVEPOINT with autocommit off, before the first statement that opens the transaction.
+    SAVEPOINT = 17, "SAVEPOINT of a transaction that hasn't begun";
 }
 
 impl Pins {

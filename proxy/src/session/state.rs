@@ -309,6 +309,7 @@ impl SessionState {
             self.pins.set(Pins::LONG_STATEMENT, true);
         }
         self.use_up_next_transaction(request.effects, was_in_transaction, failed);
+        self.keep_savepoint(request.effects, was_in_transaction, failed);
         let several = Effects::MULTIPLE.and(Effects::PROCEDURE).and(Effects::BEGIN);
         failed
             && (was_in_transaction
@@ -316,6 +317,22 @@ impl SessionState {
                 || request.unseen
                 || request.effects.any(several)
                 || !self.status.contains(StatusFlags::AUTOCOMMIT))
+    }
+
+    /// With autocommit off a savepoint counts from the moment when it is set, though the server says that a
+    /// transaction is open only from the first statement on that reads or writes a table.
+    fn keep_savepoint(&mut self, effects: Effects, was_in_transaction: bool, failed: bool) {
+        let pinned = self.pins.contains(Pins::SAVEPOINT);
+        if failed || !(pinned || effects.contains(Effects::SAVEPOINT)) {
+            return;
+        }
+        let in_transaction = self.in_transaction();
+        let waits = !in_transaction && !self.status.contains(StatusFlags::AUTOCOMMIT);
+        if effects.contains(Effects::SAVEPOINT) {
+            self.pins.set(Pins::SAVEPOINT, waits);
+        } else if in_transaction || was_in_transaction || !waits || effects.contains(Effects::WRITES) {
+            self.pins.set(Pins::SAVEPOINT, false);
+        }
     }
 
     fn runs_code(command: Command) -> bool {

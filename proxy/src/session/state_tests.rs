@@ -53,6 +53,8 @@ fn pins_come_and_go() {
         &["CREATE TEMPORARY TABLE a (i int)", "ALTER TABLE a RENAME b", "DROP TABLE a"],
         Pins::TEMPORARY_TABLE,
     );
+    // With autocommit on a savepoint outside of a transaction is nothing.
+    check(&["SAVEPOINT a"], Pins::NONE);
     check(&["LOCK TABLES t READ"], Pins::LOCK_TABLES);
     check(&["LOCK TABLES t READ", "UNLOCK TABLES"], Pins::NONE);
     check(&["LOCK TABLES t READ", "START TRANSACTION"], Pins::NONE);
@@ -330,4 +332,28 @@ fn data_for_a_statement_that_is_not_there_is_not_kept() {
         state.answered(&unknown, &Outcome::default(), None);
     }
     assert!(state.long_data.is_empty() && state.is_movable());
+}
+
+#[test]
+fn a_savepoint_waits_for_its_transaction() {
+    let manual = || SessionState::new(StatusFlags(0), None);
+    let idle = Outcome { status: Some(StatusFlags(0)), results: 1, ..Outcome::default() };
+    let open = Outcome { status: Some(StatusFlags(0x0001)), results: 1, ..Outcome::default() };
+    for (texts, end, pinned) in [
+        (&["SAVEPOINT a", "SELECT 1"][..], &idle, true),
+        (&["SAVEPOINT a", "ROLLBACK TO a"], &idle, true),
+        (&["SAVEPOINT a", "ROLLBACK"], &idle, false),
+        (&["SAVEPOINT a", "COMMIT"], &idle, false),
+        (&["SAVEPOINT a", "SELECT 1 FROM t"], &open, false),
+        (&["SAVEPOINT a", "SET autocommit = 1"], &ok(), false),
+        (&["SAVEPOINT a", "SELECT broken"], &error(), true),
+    ] {
+        let mut state = manual();
+        let (last, before) = texts.split_last().unwrap();
+        for text in before {
+            run(&mut state, text, &idle);
+        }
+        run(&mut state, last, end);
+        assert_eq!(state.pins.contains(Pins::SAVEPOINT), pinned, "{texts:?}");
+    }
 }

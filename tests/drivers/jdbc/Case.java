@@ -53,8 +53,7 @@ final class Case {
 
     String url(String schema, String... options) {
         String tls = String.join("&", options).contains("sslMode") ? "" : mysql ? "&sslMode=DISABLED" : "&sslMode=disable";
-        String keys = mysql ? "allowPublicKeyRetrieval=true" : "allowPublicKeyRetrieval=true";
-        return "jdbc:" + (mysql ? "mysql" : "mariadb") + "://127.0.0.1:" + port + "/" + schema + "?" + keys + tls
+        return "jdbc:" + (mysql ? "mysql" : "mariadb") + "://127.0.0.1:" + port + "/" + schema + "?allowPublicKeyRetrieval=true" + tls
                 + (options.length == 0 ? "" : "&" + String.join("&", options));
     }
 
@@ -119,7 +118,7 @@ final class Case {
         while (rows.next()) {
             seen.append('(');
             for (int i = 1; i <= columns.getColumnCount(); i++) {
-                seen.append(i > 1 ? ", " : "").append(value(rows.getObject(i)));
+                seen.append(i > 1 ? ", " : "").append(value(mysql && "TIME".equals(columns.getColumnTypeName(i)) ? rows.getString(i) : rows.getObject(i)));
             }
             seen.append(')');
         }

@@ -84,7 +84,7 @@ public final class Prepared {
                     c.same(which + i, rows.getInt(1));
                 }
             }
-            c.say(c.one(connection, "SHOW SESSION STATUS LIKE 'Com_stmt_nothing%'".replace("SHOW SESSION STATUS LIKE 'Com_stmt_nothing%'", "SELECT 'end'")));
+            c.say(c.one(connection, "SELECT 'end'"));
         }
     }
 
@@ -247,8 +247,9 @@ public final class Prepared {
 
     public void changedTable(Case c) throws Exception {
         Connection connection = c.connect(SERVER);
+        // MySQL's connector can't read rows with more columns than it was told of at first.
         c.numbers(connection, "changing", 3);
-        try (PreparedStatement select = connection.prepareStatement("SELECT * FROM changing WHERE id >= ? ORDER BY id")) {
+        try (PreparedStatement select = connection.prepareStatement("SELECT " + (c.mysql ? "id, v" : "*") + " FROM changing WHERE id >= ? ORDER BY id")) {
             select.setInt(1, 1);
             c.rows(select.executeQuery());
             c.run(connection, "ALTER TABLE changing ADD w INT DEFAULT 5");

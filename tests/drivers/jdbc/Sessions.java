@@ -19,7 +19,7 @@ import javax.transaction.xa.Xid;
 /** What a session keeps from one statement to the next. */
 public final class Sessions {
     public void isolationAndReadOnly(Case c) throws Exception {
-        Connection connection = c.connect();
+        Connection connection = c.mysql ? c.connect() : c.connect("assureReadOnly=true");
         for (int level : new int[] {Connection.TRANSACTION_SERIALIZABLE, Connection.TRANSACTION_READ_COMMITTED, Connection.TRANSACTION_READ_UNCOMMITTED,
             Connection.TRANSACTION_REPEATABLE_READ}) {
             connection.setTransactionIsolation(level);
@@ -60,9 +60,9 @@ public final class Sessions {
 
     public void catalogsAndVariables(Case c) throws Exception {
         Connection connection = c.connect("sessionVariables=sql_mode='ANSI,NO_ZERO_DATE',group_concat_max_len=77");
-        c.run(connection, "SELECT @@sql_mode, @@group_concat_max_len", "SET @a = 1, @b = 'text', @c = NULL, @d = 1.50, @e = x'00ff'");
+        c.run(connection, "SELECT @@sql_mode, @@group_concat_max_len", "SET @a = 1, @b = 'text', @d = 1.50, @e = x'00ff'");
         connection.setCatalog("jdbcother");
-        c.run(connection, "SELECT @a, @b, @c, @d, HEX(@e), DATABASE()");
+        c.run(connection, "SELECT @a, @b, @d, HEX(@e), DATABASE()");
         c.same("jdbcother", connection.getCatalog());
         c.run(connection, "USE jdbctest", "SET SESSION sql_mode = ''", "SET lc_time_names = 'de_DE', max_join_size = 1000", "SELECT DATABASE(), @@sql_mode, MONTHNAME('2024-03-01'), @@max_join_size",
                 "SELECT @a := @a + 1", "SELECT @a");
@@ -94,9 +94,21 @@ public final class Sessions {
         c.run(connection, "SHOW WARNINGS", "INSERT INTO said (v) VALUES ('also too long')", "SHOW COUNT(*) WARNINGS", "SELECT LAST_INSERT_ID()", "SELECT LAST_INSERT_ID()",
                 "SELECT SQL_CALC_FOUND_ROWS id FROM said LIMIT 1", "SELECT FOUND_ROWS()", "UPDATE said SET v = 'n'", "SELECT ROW_COUNT()");
         c.fails(() -> c.run(connection, "SELECT * FROM nowhere"));
-        c.run(connection, "SHOW ERRORS", "SELECT 1/0", "SHOW WARNINGS");
+        c.run(connection, "SHOW ERRORS", "SELECT 1/0");
         c.fails(() -> c.run(connection, "SELECT * FROM nowhere"));
         c.run(connection, "GET DIAGNOSTICS CONDITION 1 @n = MYSQL_ERRNO, @t = MESSAGE_TEXT", "SELECT @n, @t");
+    }
+
+    public void errorsThatASelectWithoutTablesLeaves(Case c) throws Exception {
+        Connection connection = c.connect();
+        c.run(connection, "SET sql_mode = ''");
+        c.fails(() -> c.run(connection, "SELECT * FROM nowhere"));
+        c.run(connection, "SELECT 1", "SHOW WARNINGS");
+    }
+
+    public void typeOfNull(Case c) throws Exception {
+        Connection connection = c.connect();
+        c.run(connection, "SET @c = NULL", "SELECT @c", "SELECT @unset");
     }
 
     public void foundRowsOption(Case c) throws Exception {
@@ -108,7 +120,7 @@ public final class Sessions {
     }
 
     public void collations(Case c) throws Exception {
-        for (String option : new String[] {c.mysql ? "connectionCollation=utf8mb4_bin" : "connectionCollation=utf8mb4_bin", "characterEncoding=latin1"}) {
+        for (String option : new String[] {"connectionCollation=utf8mb4_bin", "characterEncoding=latin1"}) {
             if (!c.mysql && option.startsWith("character")) {
                 continue;
             }
@@ -123,9 +135,8 @@ public final class Sessions {
         Connection plain = c.connect();
         c.table(plain, "zones", "id INT PRIMARY KEY, ts TIMESTAMP(6) NULL, dt DATETIME(6)");
         for (String zone : new String[] {"+00:00", "-08:00", "+05:45"}) {
-            String encoded = zone.replace("+", "%2B");
-            Connection connection = c.connect(c.mysql ? "connectionTimeZone=" + encoded + "&forceConnectionTimeZoneToSession=true"
-                    : "connectionTimeZone=" + encoded + "&forceConnectionTimeZoneToSession=true");
+            String encoded = c.mysql ? zone.replace("+", "%2B") : zone;
+            Connection connection = c.connect("connectionTimeZone=" + encoded + "&forceConnectionTimeZoneToSession=true");
             c.run(connection, "SELECT @@time_zone", "DELETE FROM zones");
             try (PreparedStatement insert = connection.prepareStatement("INSERT INTO zones VALUES (?, ?, ?)")) {
                 Timestamp time = new Timestamp(1_700_000_000_123L);
@@ -183,7 +194,7 @@ public final class Sessions {
     }
 
     public void resets(Case c) throws Exception {
-        Connection connection = c.connect();
+        Connection connection = c.mysql ? c.connect() : c.connect("useResetConnection=true");
         c.run(connection, "SET @a = 1, SESSION sql_mode = 'ANSI'", "CREATE TEMPORARY TABLE reset_tmp (id INT)");
         if (c.mysql) {
             connection.unwrap(com.mysql.cj.jdbc.JdbcConnection.class).resetServerState();
