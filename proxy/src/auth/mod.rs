@@ -13,6 +13,7 @@ pub mod client;
 #[doc(hidden)]
 pub mod fuzzing;
 pub(crate) mod inventory;
+pub mod known;
 pub mod plugin;
 pub mod server;
 mod sha_crypt;

@@ -39,7 +39,7 @@ const BEHIND_ID: usize = HEADER_LEN + 5;
 const INTERRUPTED: u16 = 1317;
 
 /// How a request goes on.
-enum Way {
+pub(super) enum Way {
     /// As it lies in the buffer.
     AsItIs,
     /// With this in place of its first packet.
@@ -112,6 +112,10 @@ impl Session {
             self.note_context().await?;
         }
         let Some(mut previous) = self.previous.take() else { return self.relay_to_backend(&request).await };
+        if request.command.keeps_outcome() {
+            self.previous = Some(previous);
+            return self.relay_to_backend(&request).await;
+        }
         if !Self::only_looks_back(&request) {
             // The client asked something else, so nobody will ask the old connection any more.
             previous.quit().await;
@@ -216,6 +220,15 @@ impl Session {
     /// How the request goes on: ids of prepared statements are the client's own, and types of parameters
     /// may have to be put in.
     fn way(&mut self, request: &Request) -> Way {
+        match request.command {
+            Command::Query => {
+                let payload = self.client.buffer.filled().get(HEADER_LEN..).unwrap_or_default();
+                let text = query_text(payload, self.backend.capabilities);
+                return text.map_or(Way::AsItIs, |text| self.kill_by_text(payload.len() - text.len()));
+            }
+            Command::ProcessKill => return self.kill_by_command(),
+            _ => {}
+        }
         let about_statement = matches!(
             request.command,
             Command::StmtExecute
