@@ -291,6 +291,19 @@ fn backend_login(data: &[u8]) {
     );
 }
 
+/// True where a login of the corpus ends well: what is refused at its first byte isn't fuzzed.
+pub fn login_reaches(target: &str, data: &[u8]) -> bool {
+    let mut input = Input(data);
+    let flags = input.byte();
+    let seen = if target == "front_door" {
+        let length = usize::from(u16::from_le_bytes(input.array()));
+        login::front_door(flags, input.bytes(length), input.0)
+    } else {
+        login::backend(flags, input.0)
+    };
+    seen.is_ok_and(|seen| seen.let_in)
+}
+
 /// `fuzz.every` of the corpus: a column of each type. MariaDB's JSON is a text.
 fn tables(mariadb: bool) -> SchemaSet {
     let integer = |bytes, unsigned| ColumnKind::Integer { bytes, unsigned };

@@ -14,7 +14,7 @@ use super::server::{self, FrontDoor, Hello, Keeper, NativeHashes, NativeHashesFu
 use super::{Credential, Login};
 use crate::protocol::capability::Capabilities;
 use crate::protocol::frame::Frames;
-use crate::protocol::packet::OkPacket;
+use crate::protocol::packet::{OkPacket, StatusFlags};
 use crate::protocol::stream::Stream;
 use crate::tls::{RsaKey, Tls};
 
@@ -92,6 +92,7 @@ pub fn front_door(flags: u8, command: &[u8], bytes: &[u8]) -> io::Result<Seen> {
         connection_id: 42,
         capabilities: Capabilities::offered(&[Capabilities::from_bits(0xFFFF_FFFF)]),
         collation: 45,
+        status: StatusFlags::AUTOCOMMIT,
         plugin: if bit(flags, 3) { Plugin::Native } else { Plugin::CachingSha2 },
         origin: match (bit(flags, 1), bit(flags, 2)) {
             (false, _) => Origin::Socket,
