@@ -224,7 +224,7 @@ async fn a_slow_reader() {
     let changeover = Changeover::start(through(&pair, &backend)).await;
     let rows = 200_000_u64;
     let sql = format!("SELECT REPEAT('x', 1000) AS slow FROM seq_1_to_{rows}");
-    let hop = Hop::to(changeover.port(), None).await;
+    let mut hop = Hop::to(changeover.port(), None).await;
     let before = changeover.resident_bytes();
     for stays in [false, true] {
         hop.arm(Fault { way: Way::Down, after: MIB, what: Break::Stall });
@@ -247,7 +247,7 @@ async fn a_slow_reader() {
         let passed = AtomicU64::new(0);
         until("a backend that is held back", Duration::from_secs(30), async || {
             let now = backend.latest().passed(Way::Down);
-            let is_still = now == passed.swap(now, SeqCst) && hop.hits() > usize::from(stays);
+            let is_still = now == passed.swap(now, SeqCst) && hop.hits() > 0;
             if now > MIB && is_still { Ok(()) } else { Err(format!("{now} bytes")) }
         })
         .await;
@@ -259,7 +259,9 @@ async fn a_slow_reader() {
             hop.resume();
             assert_eq!(reader.await.unwrap().unwrap(), (rows, rows * 1000));
         } else {
-            reader.abort();
+            // Whoever goes with bytes unread resets the connection. (Half closed and never read is only slow.)
+            drop(std::mem::replace(&mut hop, Hop::to(changeover.port(), None).await));
+            reader.await.unwrap().unwrap_err();
         }
         wait_running(&pair, "AS slow", 0).await;
     }
@@ -307,7 +309,7 @@ async fn nobody_works_for_those_who_left() {
                 .await;
             }
             match how {
-                Break::Close => client.abort(),
+                Break::Close if !stalls => client.abort(),
                 _ => drop(hop),
             }
             wait_running(&pair, "left */", 0).await;
@@ -346,8 +348,9 @@ async fn large_things_pass_through() {
     let flags = ["--max-allowed-packet=256M"];
     let Some(pair) = Pair::start_with(Engine::MariaDb, 10, &flags).await else { return };
     let changeover = pair.changeover().await;
-    let wide = OptsBuilder::from_opts(opts(changeover.port(), accounts::APP, accounts::APP_PASSWORD, None))
-        .max_allowed_packet(Some(256 << 20));
+    let wide =
+        OptsBuilder::from_opts(opts(changeover.port(), accounts::APP, accounts::APP_PASSWORD, Some("shop")))
+            .max_allowed_packet(Some(256 << 20));
     let mut conn = Conn::new(wide).await.unwrap();
     conn.ping().await.unwrap();
     let before = changeover.peak_bytes();

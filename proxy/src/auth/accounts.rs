@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::plugin::parse_stored_hash;
 use super::server::{NativeHashes, NativeHashesFuture};
+use crate::protocol::stream::KEEPALIVE_IDLE;
 
 /// A changed password is noticed after this time. Until then the new one only means a longer login.
 const CACHE_TTL: Duration = Duration::from_secs(5);
@@ -137,7 +138,8 @@ pub(super) async fn dial(backend: Option<&BackendConfig>) -> Result<Conn, mysql_
         .tcp_port(backend.port)
         .user(Some(backend.user.clone()))
         .pass(backend.password.expose_str().map(str::to_owned))
-        .prefer_socket(false);
+        .prefer_socket(false)
+        .tcp_keepalive(Some(KEEPALIVE_IDLE));
     Conn::new(options).await
 }
 

@@ -17,6 +17,8 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::protocol::stream::KEEPALIVE_IDLE;
+
 /// A comment in every statement that may set the fence, by which a later one finds it in the process list.
 const MARK: &str = "/* changeover fence */";
 /// ER_LOCK_WAIT_TIMEOUT
@@ -223,6 +225,7 @@ async fn dial(backend: &BackendConfig) -> Result<Conn, mysql_async::Error> {
         .user(Some(backend.user.clone()))
         .pass(backend.password.expose_str().map(str::to_owned))
         .prefer_socket(Some(false))
+        .tcp_keepalive(Some(KEEPALIVE_IDLE))
         .into();
     let mut conn = Conn::new(opts).await?;
     // Both kinds of server wait for other sessions' locks in SET GLOBAL read_only, and both obey this.

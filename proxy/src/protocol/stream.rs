@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 /// A leg that is silent for so long is asked whether its other end is still there.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// It is asked again after this where it doesn't answer,
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// and so often before it counts as gone: two minutes in all.
