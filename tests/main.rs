@@ -11,6 +11,7 @@ mod cutovers;
 mod definitions;
 mod fuzzing;
 mod garbage;
+mod logins;
 mod moves;
 mod proxy_protocol;
 mod refusals;

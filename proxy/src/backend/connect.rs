@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::whom::Whom;
-use crate::auth::client::{self, LoginError, log_in, read_greeting};
+use crate::auth::client::{self, LoginError, log_in_securely, read_greeting};
 use crate::auth::{Credential, Login};
 use crate::error::ConnectError;
 use crate::protocol::capability::Capabilities;
@@ -130,7 +130,8 @@ async fn dial_and_log_in(
 ) -> Result<BackendConnection, LoginError> {
     let whom = Whom::from(login.client);
     let (mut stream, mut frames, greeting) = dial(backend, whom).await?;
-    let logged_in = log_in(&mut stream, &mut frames, &greeting.handshake, login, credential).await;
+    let logged_in =
+        log_in_securely(backend, &mut stream, &mut frames, &greeting.handshake, login, credential).await;
     let ok = logged_in.map_err(|error| whom.explain(error, backend.proxy_protocol, greeting.version))?;
     let status = OkPacket::parse(&ok, login.capabilities)?.status;
     Ok(BackendConnection {
@@ -159,7 +160,7 @@ async fn dial_and_quit(backend: &BackendConfig, whom: Whom) -> Result<Greeting, 
         false => Credential::Clear(backend.password.clone()),
     };
     // Whether the service account may enter is the control connection's business, which says it better.
-    match log_in(&mut stream, &mut frames, &greeting.handshake, &login, &credential).await {
+    match log_in_securely(backend, &mut stream, &mut frames, &greeting.handshake, &login, &credential).await {
         Ok(_) => drop(Frames::new().write(&mut stream, COM_QUIT).await),
         Err(error) if whom.may_be_why(&error, backend.proxy_protocol) => {
             return Err(whom.explain(error, backend.proxy_protocol, greeting.version));
