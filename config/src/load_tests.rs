@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    DdlPolicy, EntranceConfig, FencePolicy, OpenTransactions, ProxyHeaders, SentHeader, StartPolicy, TlsMode, Verify,
+    DdlPolicy, EntranceConfig, FencePolicy, OpenTransactions, ProxyHeaders, SentHeader, StartPolicy, TlsMode,
+    Verify,
 };
 
 struct Loaded {
@@ -159,7 +160,10 @@ fence = "none"
         (config.source.proxy_protocol, config.target.proxy_protocol),
         (SentHeader::V1, SentHeader::V2)
     );
-    assert_eq!((config.source.tls.parts(), config.target.tls.parts()), (None, Some((Verify::None, &b""[..]))));
+    assert_eq!(
+        (config.source.tls.parts(), config.target.tls.parts()),
+        (None, Some((Verify::None, &b""[..])))
+    );
     assert!(config.proxy.cert.unwrap().ends_with("cert") && config.proxy.key.unwrap().ends_with("key"));
     assert_eq!((config.admin.user.as_str(), config.admin.password.expose()), ("boss", &b"secret"[..]));
     assert!(config.console.named);
