@@ -101,8 +101,10 @@ pub trait NativeHashes: Send + Sync + 'static {
 pub struct Hello {
     /// The version text of the serving backend, as it greets.
     pub server_version: Vec<u8>,
-    /// The session's id.
+    /// The session's id: its backend connection's own, as a rule.
     pub connection_id: u32,
+    /// As the serving backend greets.
+    pub status: StatusFlags,
     /// See [`Capabilities::offered`].
     pub capabilities: Capabilities,
     /// Default collation of the serving backend, low byte.
@@ -126,6 +128,7 @@ impl Hello {
         Self {
             server_version: serving.handshake.server_version.clone(),
             connection_id,
+            status: serving.handshake.status,
             capabilities: Capabilities::offered(&both.map(|greeting| greeting.handshake.capabilities)),
             collation: serving.handshake.collation,
             plugin: if mariadb { Plugin::Native } else { Plugin::CachingSha2 },
@@ -302,7 +305,7 @@ fn greeting(hello: &Hello, capabilities: Capabilities, scramble: &[u8]) -> Hands
         scramble: scramble.to_vec(),
         capabilities,
         collation: hello.collation,
-        status: StatusFlags::AUTOCOMMIT,
+        status: hello.status,
         plugin: hello.plugin.name().as_bytes().to_vec(),
     }
 }

@@ -51,6 +51,7 @@ fn hello(plugin: Plugin) -> Hello {
     Hello {
         server_version: b"8.4.0".to_vec(),
         connection_id: 42,
+        status: StatusFlags::AUTOCOMMIT,
         capabilities,
         collation: 255,
         plugin,

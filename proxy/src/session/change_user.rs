@@ -126,7 +126,7 @@ impl Session {
         let connection = connect(&route.backend.config, login, credential, DIAL_TIMEOUT).await?;
         let (connection, ok) = Connection::new(connection, side, route.epoch);
         std::mem::replace(&mut self.backend, connection).quit().await;
-        self.registered.entry.set_side(side);
+        self.registered.entry.set_backend(side, self.backend.id);
         Ok(ok)
     }
 }

@@ -42,8 +42,6 @@ const NOT_CARRIED: &[&str] = &[
     "autocommit",
     "character_set_database",
     "collation_database",
-    "collation_server",
-    "character_set_server",
     "character_set_connection",
     "error_count",
     "external_user",

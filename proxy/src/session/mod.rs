@@ -6,6 +6,7 @@ mod detail;
 mod execute;
 #[doc(hidden)]
 pub mod fuzzing;
+mod kill;
 pub mod lexer;
 mod mover;
 pub mod pins;

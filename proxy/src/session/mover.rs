@@ -21,6 +21,7 @@ use super::request::Request;
 use super::state::{Schema, Versions};
 use super::task::{End, Session};
 use crate::error::ConnectError;
+use crate::protocol::command::Command;
 use crate::protocol::packet::ErrPacket;
 use crate::protocol::packet::ok::StatusFlags;
 use crate::route::table::{Epoch, Route};
@@ -162,8 +163,17 @@ impl Session {
         self.standby = Standby::Dialling(dial);
     }
 
+    /// The questions of a move would hide how the last statement went, and behind this request the client may still ask.
+    /// What it does needs no backend in particular; long data does: it belongs where the statement will run.
+    fn stays(request: &Request) -> bool {
+        request.command.keeps_outcome() && request.command != Command::StmtSendLongData
+    }
+
     /// Before a statement, with a permit: moves where the route has changed, else uses the moment to prepare.
     pub(super) async fn follow_route(&mut self, request: &Request) -> Result<(), End> {
+        if Self::stays(request) {
+            return Ok(());
+        }
         let looks_back = request.effects.contains(Effects::ASKS_LAST);
         // The guard touches no counter that sessions share; only a move keeps the route for longer.
         if self.shared.routes.load().epoch != self.backend.epoch {
@@ -256,7 +266,7 @@ impl Session {
         loop {
             match self.try_move(route).await {
                 Ok(old) => {
-                    entry.set_side(route.backend.side);
+                    entry.set_backend(route.backend.side, self.backend.id);
                     entry.prepared.store(false, std::sync::atomic::Ordering::Relaxed);
                     self.shared.registry.count_move();
                     self.keep_previous(old).await;

@@ -15,7 +15,7 @@ use super::detail::{NamedTable, TextPrepare};
 use super::lexer::{self, Effects};
 use super::pins::Pins;
 use super::request::{Details, Request, effects_of};
-use crate::protocol::command::{Command, Reply};
+use crate::protocol::command::Command;
 use crate::protocol::packet::ok::{OkPacket, SessionTrack, StatusFlags};
 use crate::relay::exchange::Outcome;
 
@@ -275,11 +275,13 @@ impl SessionState {
         if let Some(status) = outcome.status {
             self.status = status;
         }
-        // A command without an answer leaves what may be asked about as it was.
-        if request.command.reply() != Reply::None {
-            self.looks_back = outcome.warnings > 0
-                || outcome.error.is_some()
-                || request.effects.contains(Effects::LEAVES_FOUND_ROWS);
+        let asked_about = outcome.warnings > 0
+            || outcome.error.is_some()
+            || request.effects.contains(Effects::LEAVES_FOUND_ROWS);
+        if request.command.keeps_outcome() {
+            self.looks_back |= asked_about;
+        } else {
+            self.looks_back = asked_about;
             self.wrote = outcome.affected_rows > 0;
         }
         // A bulk may answer with a row for each of its rows, and no OK.

@@ -307,6 +307,21 @@ fn the_end_of_a_statement_leaves_its_outcome_to_be_asked_for() {
     assert!(state.looks_back && state.wrote);
 }
 
+/// As MariaDB answers: the warnings are counted by EXECUTE and not by FETCH, but they can be asked for after both.
+#[test]
+fn commands_that_run_nothing_leave_the_outcome_to_be_asked_for() {
+    let mut state = session();
+    let id = prepare(&mut state, "SELECT CAST('a' AS SIGNED)");
+    let request = state.execute(Command::StmtExecute, id);
+    state.answered(&request, &Outcome { warnings: 1, status: Some(StatusFlags(0x42)), ..ok() }, None);
+    for command in [Command::StmtFetch, Command::Ping, Command::Statistics, Command::StmtReset] {
+        state.answered(&state.about(command, id), &ok(), None);
+        assert!(state.looks_back, "{command:?}");
+    }
+    run(&mut state, "SELECT 1", &ok());
+    assert!(!state.looks_back);
+}
+
 #[test]
 fn data_for_a_statement_that_is_not_there_is_not_kept() {
     let mut state = session();
