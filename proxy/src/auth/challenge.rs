@@ -190,13 +190,7 @@ impl Challenge {
         let answer = match first {
             Some(answer) if answer.plugin == Plugin::CachingSha2 => answer,
             Some(answer) => {
-                if let Some(credential) = recovered(&answer, &stored) {
-                    return Ok(credential);
-                }
-                if stored.are_all {
-                    stored = hashes.hashes(&self.user, true).await;
-                }
-                if let Some(credential) = recovered(&answer, &stored) {
+                if let Some(credential) = self.proved(&answer, &mut stored, hashes).await {
                     return Ok(credential);
                 }
                 if stored.are_all {
@@ -209,7 +203,9 @@ impl Challenge {
                 switch(visitor, Plugin::CachingSha2).await?
             }
             // A client may be asked to switch only once: by the plugin that it named, where that is enough.
-            None if stored.hashes.is_empty() => switch(visitor, Plugin::CachingSha2).await?,
+            None if stored.hashes.is_empty() && !stored.are_all => {
+                switch(visitor, Plugin::CachingSha2).await?
+            }
             None => switch(visitor, Plugin::Native).await?,
         };
         if is_empty_answer(&answer.data) {
@@ -223,8 +219,26 @@ impl Challenge {
                 }
                 None => self.full_authentication(visitor, &answer).await,
             },
-            _ => recovered(&answer, &stored).ok_or_else(|| self.denied(visitor, true)),
+            _ => {
+                let proved = self.proved(&answer, &mut stored, hashes).await;
+                proved.ok_or_else(|| self.denied(visitor, true))
+            }
         }
+    }
+
+    /// What a native answer gives away. Where it fits none of the hashes, these may be older than the password.
+    async fn proved(
+        &self,
+        answer: &Answer,
+        stored: &mut StoredHashes,
+        hashes: &dyn NativeHashes,
+    ) -> Option<Credential> {
+        let credential = recovered(answer, stored);
+        if credential.is_some() || !stored.are_all {
+            return credential;
+        }
+        *stored = hashes.hashes(&self.user, true).await;
+        recovered(answer, stored)
     }
 
     /// caching_sha2_password's second half: the password itself, through TLS or encrypted for our key.

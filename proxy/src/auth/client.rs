@@ -1,8 +1,9 @@
 //! The proxy as a client of a backend: an application's user is logged in with the credential that the front
 //! door learned.
 
-use config::{BackendConfig, Secret, ServerVersion};
 use std::sync::Arc;
+
+use config::{BackendConfig, Secret, ServerVersion};
 use zeroize::Zeroizing;
 
 use super::plugin::Plugin;
