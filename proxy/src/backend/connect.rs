@@ -130,8 +130,8 @@ impl Dialled {
         credential: &Credential,
     ) -> Result<BackendConnection, LoginError> {
         let Greeting { version, handshake } = &self.greeting;
-        let Self { stream, frames, .. } = &mut self;
-        let logged_in = log_in_securely(backend, stream, frames, handshake, login, credential).await;
+        let logged_in =
+            log_in_securely(backend, &mut self.stream, &mut self.frames, handshake, login, credential).await;
         let ok = logged_in.map_err(|error| self.whom.explain(error, backend.proxy_protocol, *version))?;
         let status = OkPacket::parse(&ok, login.capabilities)?.status;
         Ok(BackendConnection {
@@ -161,8 +161,9 @@ impl Dialled {
         };
         let handshake = &self.greeting.handshake;
         // Whether the service account may enter is the control connection's business, which says it better.
-        let Self { stream, frames, .. } = &mut self;
-        match log_in_securely(backend, stream, frames, handshake, &login, &credential).await {
+        match log_in_securely(backend, &mut self.stream, &mut self.frames, handshake, &login, &credential)
+            .await
+        {
             Ok(_) => drop(Frames::new().write(&mut self.stream, COM_QUIT).await),
             Err(error) if self.whom.may_be_why(&error, backend.proxy_protocol) => {
                 return Err(self.whom.explain(error, backend.proxy_protocol, self.greeting.version));
