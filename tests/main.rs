@@ -13,6 +13,7 @@ mod definitions;
 mod fidelity;
 mod fuzzing;
 mod garbage;
+mod logins;
 mod moves;
 mod proxy_protocol;
 mod refusals;

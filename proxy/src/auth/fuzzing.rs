@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use super::arrival::Origin;
 use super::client::{self, log_in, read_greeting};
 use super::plugin::Plugin;
-use super::server::{self, FrontDoor, Hello, Keeper, NativeHashes, NativeHashesFuture};
+use super::server::{self, FrontDoor, Hello, Keeper, NativeHashes, NativeHashesFuture, StoredHashes};
 use super::{Credential, Login};
 use crate::protocol::capability::Capabilities;
 use crate::protocol::frame::Frames;
@@ -35,8 +35,8 @@ pub struct Seen {
 struct Stored;
 
 impl NativeHashes for Stored {
-    fn hashes<'a>(&'a self, _user: &'a [u8]) -> NativeHashesFuture<'a> {
-        Box::pin(async { vec![[7; 20]] })
+    fn hashes<'a>(&'a self, user: &'a [u8], _anew: bool) -> NativeHashesFuture<'a> {
+        Box::pin(async move { StoredHashes { hashes: vec![[7; 20]], are_all: user.is_empty() } })
     }
 }
 

@@ -15,7 +15,7 @@ use config::{Flavor, Secret};
 use tokio_rustls::TlsAcceptor;
 
 use super::arrival::{Origin, Patience, late};
-use super::challenge::{Challenge, Visitor, random_scramble};
+use super::challenge::{Challenge, Visitor, random_scramble, wrong_password};
 use super::known::KnownPasswords;
 use super::plugin::{Plugin, SCRAMBLE_LEN};
 use super::{Credential, Login};
@@ -75,14 +75,25 @@ impl std::fmt::Debug for Keeper {
     }
 }
 
+/// What is stored of a user's accounts.
+#[derive(Debug, Clone, Default)]
+pub struct StoredHashes {
+    /// SHA1 of SHA1 of the password, of each account of mysql_native_password.
+    pub hashes: Vec<[u8; 20]>,
+    /// True where whoever comes by that name can log in with no other plugin, so that a token which fits none of
+    /// the hashes was made with a wrong password.
+    pub are_all: bool,
+}
+
 /// A boxed future of stored hashes.
-pub type NativeHashesFuture<'a> = Pin<Box<dyn Future<Output = Vec<[u8; 20]>> + Send + 'a>>;
+pub type NativeHashesFuture<'a> = Pin<Box<dyn Future<Output = StoredHashes> + Send + 'a>>;
 
 /// Where the stored hashes (SHA1 of SHA1 of the password) of mysql_native_password accounts are read.
 pub trait NativeHashes: Send + Sync + 'static {
     /// The hashes that this user's accounts have; empty where there are none or they may not be read. The
-    /// client's token is checked against each, so one too many does no harm.
-    fn hashes<'a>(&'a self, user: &'a [u8]) -> NativeHashesFuture<'a>;
+    /// client's token is checked against each, so one too many does no harm. `anew`: nothing that was kept from
+    /// an earlier question will do.
+    fn hashes<'a>(&'a self, user: &'a [u8], anew: bool) -> NativeHashesFuture<'a>;
 }
 
 /// What one client is greeted with.
@@ -215,7 +226,7 @@ async fn learn_again(
         return decide(visitor, door, challenge, login).await;
     };
     let credential = match challenge.learn(&mut visitor, hashes.as_ref(), &door.known).await {
-        Err(ClientError::Refused(_)) => Credential::Clear(Secret::new(random_scramble()?)),
+        Err(ClientError::Refused(_)) => wrong_password()?,
         learned => learned?,
     };
     Ok(Accepted { login, credential, visitor })

@@ -20,9 +20,9 @@ const PASSWORD: &str = "sécret";
 struct Stored(Vec<[u8; 20]>);
 
 impl NativeHashes for Stored {
-    fn hashes<'a>(&'a self, user: &'a [u8]) -> NativeHashesFuture<'a> {
+    fn hashes<'a>(&'a self, user: &'a [u8], _: bool) -> NativeHashesFuture<'a> {
         let hashes = if user == USER.as_bytes() { self.0.clone() } else { Vec::new() };
-        Box::pin(async move { hashes })
+        Box::pin(async move { StoredHashes { hashes, are_all: false } })
     }
 }
 

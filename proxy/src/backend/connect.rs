@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::whom::Whom;
-use crate::auth::client::{self, LoginError, log_in, read_greeting};
+use crate::auth::client::{self, LoginError, log_in_securely, read_greeting};
 use crate::auth::{Credential, Login};
 use crate::error::ConnectError;
 use crate::protocol::capability::Capabilities;
@@ -130,7 +130,8 @@ impl Dialled {
         credential: &Credential,
     ) -> Result<BackendConnection, LoginError> {
         let Greeting { version, handshake } = &self.greeting;
-        let logged_in = log_in(&mut self.stream, &mut self.frames, handshake, login, credential).await;
+        let logged_in =
+            log_in_securely(backend, &mut self.stream, &mut self.frames, handshake, login, credential).await;
         let ok = logged_in.map_err(|error| self.whom.explain(error, backend.proxy_protocol, *version))?;
         let status = OkPacket::parse(&ok, login.capabilities)?.status;
         Ok(BackendConnection {
@@ -160,7 +161,9 @@ impl Dialled {
         };
         let handshake = &self.greeting.handshake;
         // Whether the service account may enter is the control connection's business, which says it better.
-        match log_in(&mut self.stream, &mut self.frames, handshake, &login, &credential).await {
+        match log_in_securely(backend, &mut self.stream, &mut self.frames, handshake, &login, &credential)
+            .await
+        {
             Ok(_) => drop(Frames::new().write(&mut self.stream, COM_QUIT).await),
             Err(error) if self.whom.may_be_why(&error, backend.proxy_protocol) => {
                 return Err(self.whom.explain(error, backend.proxy_protocol, self.greeting.version));

@@ -3,13 +3,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::net::sockopt;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::{TlsConnector, TlsStream};
 
 /// A leg that is silent for so long is asked whether its other end is still there.
 pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -23,7 +26,7 @@ const KEEPALIVE_PROBES: u32 = 6;
 pub enum Stream {
     /// TCP.
     Plain(TcpStream),
-    /// TLS over TCP, with the proxy as the server.
+    /// TLS over TCP: with the proxy as the server of a client, or as the client of a backend.
     Tls(Box<TlsStream<TcpStream>>),
     /// A pipe within the process: the admin port's "backend", and tests.
     Duplex(DuplexStream),
@@ -39,6 +42,18 @@ impl Stream {
         sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
         sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_PROBES)?;
         Ok(Self::Plain(stream))
+    }
+
+    /// Begins TLS, as the client of a server that was told so.
+    ///
+    /// Cancel safety: none; a dropped handshake leaves a stream that is closed.
+    pub async fn secure(&mut self, tls: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<()> {
+        let Self::Plain(tcp) = std::mem::replace(self, Self::Duplex(tokio::io::duplex(1).0)) else {
+            return Err(io::Error::other("TLS begins on a TCP connection only"));
+        };
+        let secured = TlsConnector::from(tls).connect(name, tcp).await?;
+        *self = Self::Tls(Box::new(secured.into()));
+        Ok(())
     }
 
     /// True for TLS.

@@ -43,6 +43,7 @@ fn session() -> (Session, DuplexStream, DuplexStream) {
             user: "nobody".into(),
             password: Secret::default(),
             proxy_protocol: Default::default(),
+            tls: Default::default(),
         },
     };
     let shared = Arc::new(Shared {
