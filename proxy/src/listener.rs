@@ -26,6 +26,7 @@ use crate::auth::server::{FrontDoor, Hello, Keeper, accept};
 use crate::backend::connect::{Greeting, connect, probe};
 use crate::entrance::{Entrance, Unwelcome};
 use crate::error::{ClientError, ConnectError};
+use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::protocol::frame::put_packet;
 use crate::protocol::packet::ErrPacket;
@@ -225,6 +226,7 @@ impl Listener {
                     continue;
                 }
             };
+            house.metrics().connections.add_one();
             match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => {
                     let house = Arc::clone(&house);
@@ -234,6 +236,7 @@ impl Listener {
                     });
                 }
                 Err(_) => {
+                    house.metrics().too_many.add_one();
                     sessions.spawn(turn_away(socket, 1040, "Too many connections"));
                 }
             }
@@ -274,13 +277,18 @@ async fn turn_away(mut socket: TcpStream, code: u16, message: &str) {
 }
 
 impl House {
+    fn metrics(&self) -> &Metrics {
+        &self.shared.registry.metrics
+    }
+
     /// One client, from its first byte to its last.
     async fn serve(&self, mut socket: TcpStream) {
         let peer = socket.peer_addr().ok();
         let origin = match self.entrance.origin(&mut socket, peer).await {
             Ok(origin) => origin,
-            Err(Unwelcome::NoHeader) => return,
+            Err(Unwelcome::NoHeader) => return self.metrics().not_proxied.add_one(),
             Err(Unwelcome::Stranger) => {
+                self.metrics().not_proxied.add_one();
                 let message = "This address is for the load balancers that speak the PROXY protocol";
                 return turn_away(socket, 1130, message).await;
             }
@@ -290,6 +298,7 @@ impl House {
             Origin::Socket | Origin::MayBeNamed => peer.map_or_else(String::new, |peer| peer.to_string()),
         };
         let Some((serving, other)) = self.greetings().await else {
+            self.metrics().no_backend.add_one();
             let message = "Changeover can't reach the database server at the moment";
             return turn_away(socket, 2003, message).await;
         };
@@ -307,6 +316,7 @@ impl House {
             Ok(accepted) => accepted,
             Err(error) => {
                 debug!(session_id = id, client, "no login: {error}");
+                self.metrics().logins_unfinished.add_one();
                 return None;
             }
         };
@@ -321,8 +331,14 @@ impl House {
                     self.shared.door.known.refused(&accepted.login.user, &accepted.credential);
                 }
                 match &error {
-                    ConnectError::Refused { .. } => debug!(session_id = id, client, "{error}"),
-                    _ => warn!(area = "proxy", session_id = id, client, "{error}"),
+                    ConnectError::Refused { .. } => {
+                        self.metrics().logins_refused.add_one();
+                        debug!(session_id = id, client, "{error}");
+                    }
+                    _ => {
+                        self.metrics().logins_unreachable.add_one();
+                        warn!(area = "proxy", session_id = id, client, "{error}");
+                    }
                 }
                 accepted.refuse(&error.for_client()).await;
                 return None;
@@ -374,7 +390,9 @@ impl House {
     async fn keep_greeting(self: Arc<Self>, side: Side) {
         let mut reached = true;
         loop {
-            match self.ask_greeting(side).await {
+            let asked = self.ask_greeting(side).await;
+            self.metrics().set_up(side, asked.is_ok());
+            match asked {
                 Ok(greeting) => {
                     if !reached {
                         info!(area = "proxy", "the {side} is there again: {}", greeting.version);

@@ -254,11 +254,15 @@ impl Session {
         entry.set_activity(Activity::Moving);
         let mut attempt = 1;
         loop {
+            let prepared = matches!(self.standby, Standby::Restored(_));
             match self.try_move(route).await {
                 Ok(old) => {
                     entry.set_side(route.backend.side);
                     entry.prepared.store(false, std::sync::atomic::Ordering::Relaxed);
                     self.shared.registry.count_move();
+                    let metrics = &self.shared.registry.metrics;
+                    let moves = if prepared { &metrics.moves_prepared } else { &metrics.moves_unprepared };
+                    moves.add_one();
                     self.keep_previous(old).await;
                     entry.set_activity(Activity::Busy);
                     return Ok(());
@@ -273,6 +277,7 @@ impl Session {
                 }
                 Err(error) => {
                     warn!(area = "proxy", session_id = entry.id, "a session couldn't be moved: {error}");
+                    self.shared.registry.metrics.moves_failed.add_one();
                     return Err(End::Failed(match &error {
                         RestoreError::Connect(error) => error.for_client(),
                         _ => ErrPacket::new(
