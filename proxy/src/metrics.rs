@@ -174,6 +174,10 @@ impl Counter {
         self.0.fetch_add(1, Relaxed);
     }
 
+    pub(crate) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Relaxed);
+    }
+
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -202,6 +206,8 @@ pub(crate) struct Metrics {
     pub(crate) moves_unprepared: Counter,
     /// Sessions closed because they couldn't be moved.
     pub(crate) moves_failed: Counter,
+    /// Round trips to a server that moves still needed.
+    pub(crate) move_questions: Counter,
     /// From the first byte of a statement to the last of its answer, with its wait at the gate.
     pub(crate) statement_time: Histogram,
     /// What statements waited for a closed gate.

@@ -125,6 +125,9 @@ fn statements(page: &mut Page, console: &Console) {
             ("failed", &metrics.moves_failed),
         ],
     );
+    let help =
+        "Questions to a server that moves still had to ask, a round trip each: 0 where all was prepared.";
+    page.one("changeover_move_questions_total", Kind::Counter, help, metrics.move_questions.get());
 }
 
 fn cutovers(page: &mut Page, console: &Console) {

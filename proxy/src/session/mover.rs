@@ -318,8 +318,11 @@ impl Session {
                 (Connection::dial(&route.backend, route.epoch, login, credential).await?, None, None)
             }
         };
+        let asked = self.backend.asked + connection.asked;
         let wanted = self.snapshot(have.as_ref().zip(versions)).await?;
         self.restore(&mut connection, have, &wanted).await?;
+        let asked = self.backend.asked + connection.asked - asked;
+        self.shared.registry.metrics.move_questions.add(asked);
         connection.epoch = route.epoch;
         // The new server counts from here.
         self.state.attempts = connection.attempts;

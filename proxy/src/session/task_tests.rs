@@ -78,6 +78,7 @@ fn session() -> (Session, DuplexStream, DuplexStream) {
         status: StatusFlags::AUTOCOMMIT,
         statements: HashMap::new(),
         attempts: Attempts::default(),
+        asked: 0,
     };
     let registered = shared.registry.register(SESSION, "app".into(), String::new(), Side::Source);
     let client_leg = Leg::new(Stream::Duplex(far_client));
