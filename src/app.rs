@@ -9,6 +9,7 @@ use config::events::EventLog;
 use config::{Config, Side, StartPolicy};
 use proxy::admin::AdminContext;
 use proxy::admin::server::AdminServer;
+use proxy::console::ConsoleServer;
 use proxy::cutover::coordinator::{Coordinator, CutoverParts};
 use proxy::cutover::journal::Journal;
 use proxy::cutover::port::Replication;
@@ -46,6 +47,7 @@ struct App {
     /// Cancelled first: clients.
     clients: CancellationToken,
     admin: AdminServer,
+    console: Option<ConsoleServer>,
 }
 
 /// Serves until a signal; a second one leaves at once.
@@ -70,13 +72,6 @@ pub(crate) async fn serve(config: Config, events: Arc<EventLog>) -> anyhow::Resu
 async fn build(config: Config, events: Arc<EventLog>) -> anyhow::Result<App> {
     let lock = state_dir::lock(&config.state_dir)?;
     open_files::raise(config.proxy.max_connections);
-    if config.console.named {
-        tracing::warn!(
-            area = "console",
-            "the console isn't built yet: nothing listens on {}",
-            config.console.listen
-        );
-    }
     let (journal, state) = Journal::open(&config.state_dir)?;
     let backend = |side, config: &config::BackendConfig| Backend { side, config: config.clone() };
     let routes = RouteTable::new(
@@ -106,10 +101,11 @@ async fn build(config: Config, events: Arc<EventLog>) -> anyhow::Result<App> {
         routes: Arc::clone(&routes),
         events,
     });
-    let admin = AdminServer::bind(&config.admin, tls.clone(), Arc::clone(&rsa), context)
+    let admin = AdminServer::bind(&config.admin, tls.clone(), Arc::clone(&rsa), Arc::clone(&context))
         .await
         .with_context(|| format!("admin.listen {} can't be used", config.admin.listen))?;
     let clients = CancellationToken::new();
+    let console = console(&config, context, &gate, &clients).await?;
     let door = FrontDoorKeys { tls, rsa };
     let proxy = Proxy::start(&config, door, routes, gate, registry, clients.clone()).await?;
     tracing::info!(
@@ -119,7 +115,25 @@ async fn build(config: Config, events: Arc<EventLog>) -> anyhow::Result<App> {
         proxy.address(),
         admin.local_addr()?
     );
-    Ok(App { _lock: lock, replicator, coordinator, proxy, clients, admin })
+    Ok(App { _lock: lock, replicator, coordinator, proxy, clients, admin, console })
+}
+
+/// The HTTP port, where one was asked for.
+async fn console(
+    config: &Config,
+    context: Arc<AdminContext>,
+    gate: &Arc<Gate>,
+    clients: &CancellationToken,
+) -> anyhow::Result<Option<ConsoleServer>> {
+    if !config.console.named {
+        return Ok(None);
+    }
+    let listen = &config.console.listen;
+    let console = ConsoleServer::bind(listen, context, Arc::clone(gate), clients.clone())
+        .await
+        .with_context(|| format!("console.listen {listen} can't be used"))?;
+    tracing::info!(area = "console", "metrics and status at http://{}/", console.local_addr()?);
+    Ok(Some(console))
 }
 
 impl App {
@@ -127,6 +141,7 @@ impl App {
     async fn run(self, signals: &mut Signals) -> anyhow::Result<ExitCode> {
         let operators = CancellationToken::new();
         let mut admin = tokio::spawn(self.admin.run(operators.clone()));
+        let console = self.console.map(|console| tokio::spawn(console.run(operators.clone())));
         let code = tokio::select! {
             code = signals.next() => code,
             // Not at once, whatever has ended it: the clients' transactions may finish.
@@ -143,6 +158,9 @@ impl App {
             operators.cancel();
             if !admin.is_finished() {
                 drop(admin.await);
+            }
+            if let Some(console) = console {
+                drop(console.await);
             }
             drop(tokio::time::timeout(REPLICATION_STOP, self.replicator.shutdown()).await);
         };

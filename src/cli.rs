@@ -38,7 +38,7 @@ pub(crate) enum Command {
         /// Keep everything up for so many seconds after the report
         #[arg(long, value_name = "N")]
         seconds: Option<u64>,
-        /// The HTTP console; not built yet, and said so at the start
+        /// HTTP: metrics, health, status as JSON [default: none]
         #[arg(long, value_name = "ADDR")]
         console: Option<String>,
     },
@@ -78,7 +78,7 @@ pub(crate) struct MigrationFlags {
     /// Where operators connect [default: 127.0.0.1:6032]
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
-    /// The HTTP console; not built yet, and said so at the start
+    /// HTTP: metrics, health, status as JSON [default: none]
     #[arg(long, value_name = "ADDR")]
     console: Option<String>,
     /// Schemas to move [default: every one that isn't the server's own]

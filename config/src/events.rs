@@ -24,45 +24,71 @@ pub struct EventRow {
 /// `area` field, so that an event is written once, where it happens, as an ordinary log line.
 #[derive(Debug, Default)]
 pub struct EventLog {
-    rows: Mutex<VecDeque<Counted>>,
+    log: Mutex<Log>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    rows: VecDeque<Counted>,
+    /// Grows with every event; the number of the next one.
+    next: u64,
 }
 
 #[derive(Debug)]
 struct Counted {
     row: EventRow,
     times: u64,
+    number: u64,
+}
+
+impl Counted {
+    fn shown(&self) -> EventRow {
+        let mut row = self.row.clone();
+        if self.times > 1 {
+            row.message.push_str(&format!(" ({} times)", self.times));
+        }
+        row
+    }
 }
 
 impl EventLog {
     /// Adds an event, dropping the oldest when full (invariant 7). One that says the same as the one before it is
     /// counted there, so that a port scan doesn't push everything else out.
     pub fn push(&self, row: EventRow) {
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let Log { rows, next } = &mut *self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = *next;
+        *next += 1;
         if let Some(last) = rows.back_mut()
             && (last.row.level, &last.row.area, &last.row.message) == (row.level, &row.area, &row.message)
         {
             last.times += 1;
             last.row.at = row.at;
+            last.number = number;
             return;
         }
         if rows.len() == EVENTS_MAX {
             rows.pop_front();
         }
-        rows.push_back(Counted { row, times: 1 });
+        rows.push_back(Counted { row, times: 1, number });
     }
 
     /// The newest `limit` events, newest first.
     #[must_use]
     pub fn recent(&self, limit: usize) -> Vec<EventRow> {
-        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        let shown = |counted: &Counted| {
-            let mut row = counted.row.clone();
-            if counted.times > 1 {
-                row.message.push_str(&format!(" ({} times)", counted.times));
-            }
-            row
-        };
-        rows.iter().rev().take(limit).map(shown).collect()
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.rows.iter().rev().take(limit).map(Counted::shown).collect()
+    }
+
+    /// Events behind the one numbered `had`, with their numbers, oldest first; the newest `limit` of them. A
+    /// number that was never given, by an earlier process for example, counts as none.
+    #[must_use]
+    pub fn after(&self, had: Option<u64>, limit: usize) -> Vec<(u64, EventRow)> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let had = had.filter(|had| *had < log.next);
+        let newer = log.rows.iter().rev().take_while(|event| had.is_none_or(|had| event.number > had));
+        let mut events: Vec<_> = newer.take(limit).map(|event| (event.number, event.shown())).collect();
+        events.reverse();
+        events
     }
 }
 
@@ -88,6 +114,26 @@ mod tests {
         let messages: Vec<String> = log.recent(usize::MAX).into_iter().map(|row| row.message).collect();
         assert_eq!(messages.len(), EVENTS_MAX);
         assert_eq!((messages[0].as_str(), messages[EVENTS_MAX - 1].as_str()), ("1000", "1"));
+    }
+
+    #[test]
+    fn a_reader_gets_what_it_has_not_had() {
+        let log = EventLog::default();
+        let messages = |had, limit| {
+            log.after(had, limit)
+                .into_iter()
+                .map(|(number, row)| format!("{number} {}", row.message))
+                .collect::<Vec<_>>()
+        };
+        assert!(messages(None, 9).is_empty() && messages(Some(0), 9).is_empty());
+        for message in ["a", "b", "b"] {
+            log.push(row(message));
+        }
+        assert_eq!(messages(None, 9), ["0 a", "2 b (2 times)"]);
+        assert_eq!(messages(Some(0), 9), ["2 b (2 times)"]);
+        assert_eq!(messages(Some(1), 9), ["2 b (2 times)"], "a repeat is news");
+        assert!(messages(Some(2), 9).is_empty());
+        assert_eq!(messages(Some(77), 1), ["2 b (2 times)"], "the number of an earlier process");
     }
 
     #[test]

@@ -33,6 +33,22 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Every phase, in the order of a migration.
+    pub const ALL: [Self; 12] = [
+        Phase::Idle,
+        Phase::Preparing,
+        Phase::Copying,
+        Phase::CatchingUp,
+        Phase::Following,
+        Phase::CuttingOver,
+        Phase::Switched,
+        Phase::RollingBack,
+        Phase::Finished,
+        Phase::Paused,
+        Phase::Failed,
+        Phase::Abandoned,
+    ];
+
     /// The word in SHOW MIGRATION STATUS.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -82,6 +98,8 @@ pub struct MigrationStatus {
     pub lag_bytes: u64,
     /// Row changes applied a second, over the last seconds.
     pub apply_rows_per_s: u64,
+    /// Row changes applied by this process.
+    pub rows_applied: u64,
     /// Rows that the verifier compared, in its present or last pass.
     pub rows_verified: u64,
     /// Rows that differ.

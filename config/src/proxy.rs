@@ -57,7 +57,7 @@ pub struct AdminConfig {
 pub struct ConsoleConfig {
     /// `host:port` to listen on.
     pub listen: String,
-    /// True where the operator named it, so that a start can say that it isn't built yet.
+    /// True where the operator named it, so that nothing listens where nobody asked for it.
     pub named: bool,
 }
 

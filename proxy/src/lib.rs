@@ -5,10 +5,12 @@
 pub mod admin;
 pub mod auth;
 pub mod backend;
+pub mod console;
 pub mod cutover;
 mod entrance;
 pub mod error;
 pub mod listener;
+mod metrics;
 mod pace;
 pub mod protocol;
 pub mod relay;

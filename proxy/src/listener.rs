@@ -26,6 +26,7 @@ use crate::auth::server::{Accepted, FrontDoor, Hello, Keeper, accept};
 use crate::backend::connect::{BackendConnection, Dialled, Greeting, connect, dial, probe};
 use crate::entrance::{Entrance, Unwelcome};
 use crate::error::{ClientError, ConnectError};
+use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::protocol::frame::put_packet;
 use crate::protocol::packet::ErrPacket;
@@ -242,6 +243,7 @@ impl Listener {
                     continue;
                 }
             };
+            house.metrics().connections.add_one();
             match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => {
                     let house = Arc::clone(&house);
@@ -251,6 +253,7 @@ impl Listener {
                     });
                 }
                 Err(_) => {
+                    house.metrics().too_many.add_one();
                     sessions.spawn(async move {
                         turn_away(socket, &ErrPacket::new(1040, b"HY000", "Too many connections")).await;
                     });
@@ -308,13 +311,18 @@ async fn turn_away(mut socket: TcpStream, packet: &ErrPacket) {
 }
 
 impl House {
+    fn metrics(&self) -> &Metrics {
+        &self.shared.registry.metrics
+    }
+
     /// One client, from its first byte to its last.
     async fn serve(&self, mut socket: TcpStream) {
         let peer = socket.peer_addr().ok();
         let origin = match self.entrance.origin(&mut socket, peer).await {
             Ok(origin) => origin,
-            Err(Unwelcome::NoHeader) => return,
+            Err(Unwelcome::NoHeader) => return self.metrics().not_proxied.add_one(),
             Err(Unwelcome::Stranger) => {
+                self.metrics().not_proxied.add_one();
                 let message = "This address is for the load balancers that speak the PROXY protocol";
                 return turn_away(socket, &ErrPacket::new(1130, b"HY000", message)).await;
             }
@@ -328,6 +336,7 @@ impl House {
         let (dialled, greeted) = match Box::pin(self.dial(&route, named)).await {
             Ok(dialled) => dialled,
             Err(error) => {
+                self.metrics().no_backend.add_one();
                 log_refusal(None, &client, &error);
                 return turn_away(socket, &error.for_client()).await;
             }
@@ -386,6 +395,7 @@ impl House {
             Ok(accepted) => accepted,
             Err(error) => {
                 debug!(session_id = id, client, "no login: {error}");
+                self.metrics().logins_unfinished.add_one();
                 waiting.dialled.leave(&waiting.route.backend.config, LEAVE_TIMEOUT).await;
                 return None;
             }
@@ -398,6 +408,10 @@ impl House {
             Err(error) => {
                 if !is_transient(&error) {
                     self.shared.door.known.refused(&accepted.login.user, &accepted.credential);
+                }
+                match &error {
+                    ConnectError::Refused { .. } => self.metrics().logins_refused.add_one(),
+                    _ => self.metrics().logins_unreachable.add_one(),
                 }
                 log_refusal(Some(id), &client, &error);
                 accepted.refuse(&error.for_client()).await;
@@ -452,7 +466,9 @@ impl House {
     async fn keep_greeting(self: Arc<Self>, side: Side) {
         let mut reached = true;
         loop {
-            match self.ask_greeting(side).await {
+            let asked = self.ask_greeting(side).await;
+            self.metrics().set_up(side, asked.is_ok());
+            match asked {
                 Ok(greeting) => {
                     if !reached {
                         info!(area = "proxy", "the {side} is there again: {}", greeting.version);

@@ -194,6 +194,7 @@ impl Live {
             copy_rows_per_s,
             eta_s,
             source_position: spool.as_ref().map(|spool| spool.fetched.clone()),
+            rows_applied: applied.as_ref().map_or(0, |applied| applied.rows),
             applied_position: applied.map(|applied| applied.position).or_else(|| view.sealed_at.clone()),
             lag_ms,
             lag_bytes: spool.map_or(0, |spool| view.lag.bytes_behind(low_water, spool.durable_bytes)),

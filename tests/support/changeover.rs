@@ -206,6 +206,11 @@ impl Changeover {
         self.settings.port("admin.listen")
     }
 
+    /// Port of its HTTP, where that is configured.
+    pub fn console_port(&self) -> u16 {
+        self.settings.port("console.listen")
+    }
+
     /// Its state folder.
     pub fn state_dir(&self) -> PathBuf {
         self.dir.path().join("state")

@@ -48,6 +48,7 @@ impl Replication for Fake {
             lag_ms: Some(2000),
             lag_bytes: 0,
             apply_rows_per_s: 0,
+            rows_applied: 0,
             rows_verified: 10,
             differences: 1,
             last_error: None,

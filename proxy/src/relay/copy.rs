@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
+use crate::metrics::Traffic;
 use crate::protocol::stream::Stream;
 
 /// What a leg starts with: enough for nearly every statement and most answers.
@@ -104,13 +105,14 @@ pub struct Leg {
     stream: Stream,
     /// What was read from the stream.
     pub buffer: Buffer,
+    traffic: Traffic,
 }
 
 impl Leg {
     /// A leg at rest.
     #[must_use]
     pub fn new(stream: Stream) -> Self {
-        Self { stream, buffer: Buffer::default() }
+        Self { stream, buffer: Buffer::default(), traffic: Traffic::default() }
     }
 
     /// The stream.
@@ -131,6 +133,11 @@ impl Leg {
         std::mem::replace(&mut self.stream, Stream::Duplex(tokio::io::duplex(1).0))
     }
 
+    /// What passed here since the last call; not what went over the stream past its buffer.
+    pub fn take_traffic(&mut self) -> Traffic {
+        std::mem::take(&mut self.traffic)
+    }
+
     /// One read into the buffer, behind what is in it. 0: the other end has closed.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut room = ReadBuf::new(self.buffer.room());
@@ -141,6 +148,7 @@ impl Leg {
         }
         self.buffer.busy = left == 0;
         self.buffer.end += count;
+        self.traffic.received += count as u64;
         result.map(|result| result.map(|()| count))
     }
 
@@ -166,6 +174,7 @@ impl Leg {
 
     /// Writes all of it.
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.traffic.sent += bytes.len() as u64;
         // The common case: the socket takes it at once, and no future has to be built for it.
         if let Some(stream) = self.stream.plain() {
             match stream.try_write(bytes) {

@@ -110,6 +110,8 @@ pub(crate) struct Connection {
     pub(crate) statements: HashMap<ClientStatementId, BackendStatement>,
     /// What a session was given here; the server counts it as it counts the client's own.
     pub(crate) attempts: Attempts,
+    /// Questions that were asked of it for the session, a round trip each.
+    pub(crate) asked: u64,
 }
 
 /// Why a connection couldn't take over a state.
@@ -182,6 +184,7 @@ impl Connection {
             status: connection.status,
             statements: HashMap::new(),
             attempts: Attempts::default(),
+            asked: 0,
         };
         (this, connection.ok)
     }
@@ -200,6 +203,7 @@ impl Connection {
     }
 
     pub(crate) async fn query(&mut self, sql: &[u8]) -> Result<Answer, QuestionError> {
+        self.asked += 1;
         let answer = question::query(&mut self.leg, self.capabilities, sql).await?;
         if let Some(status) = answer.outcome.status {
             self.status = status;
@@ -208,6 +212,7 @@ impl Connection {
     }
 
     async fn command(&mut self, code: u8, argument: &[u8]) -> Result<Answer, QuestionError> {
+        self.asked += 1;
         let answer = question::command(&mut self.leg, self.capabilities, code, argument).await?;
         if let Some(status) = answer.outcome.status {
             self.status = status;

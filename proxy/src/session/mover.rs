@@ -264,11 +264,15 @@ impl Session {
         entry.set_activity(Activity::Moving);
         let mut attempt = 1;
         loop {
+            let prepared = matches!(self.standby, Standby::Restored(_));
             match self.try_move(route).await {
                 Ok(old) => {
                     entry.set_backend(route.backend.side, self.backend.id);
                     entry.prepared.store(false, std::sync::atomic::Ordering::Relaxed);
                     self.shared.registry.count_move();
+                    let metrics = &self.shared.registry.metrics;
+                    let moves = if prepared { &metrics.moves_prepared } else { &metrics.moves_unprepared };
+                    moves.add_one();
                     self.keep_previous(old).await;
                     entry.set_activity(Activity::Busy);
                     return Ok(());
@@ -283,6 +287,7 @@ impl Session {
                 }
                 Err(error) => {
                     warn!(area = "proxy", session_id = entry.id, "a session couldn't be moved: {error}");
+                    self.shared.registry.metrics.moves_failed.add_one();
                     return Err(End::Failed(match &error {
                         RestoreError::Connect(error) => error.for_client(),
                         _ => ErrPacket::new(
@@ -323,8 +328,11 @@ impl Session {
                 (Connection::dial(&route.backend, route.epoch, login, credential).await?, None, None)
             }
         };
+        let asked = self.backend.asked + connection.asked;
         let wanted = self.snapshot(have.as_ref().zip(versions)).await?;
         self.restore(&mut connection, have, &wanted).await?;
+        let asked = self.backend.asked + connection.asked - asked;
+        self.shared.registry.metrics.move_questions.add(asked);
         connection.epoch = route.epoch;
         // The new server counts from here.
         self.state.attempts = connection.attempts;

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use super::pins::Pins;
 use crate::auth::Credential;
 use crate::auth::inventory::LiveUser;
+use crate::metrics::{Metrics, Work, WorkCell};
 
 /// A row of SHOW SESSIONS.
 #[derive(Debug, Clone)]
@@ -57,7 +58,7 @@ pub(crate) enum Activity {
 }
 
 impl Activity {
-    const TEXTS: [&'static str; 4] = ["idle", "busy", "waiting", "moving"];
+    pub(crate) const TEXTS: [&'static str; 4] = ["idle", "busy", "waiting", "moving"];
 }
 
 /// What a session is told to do.
@@ -101,7 +102,7 @@ pub(crate) struct Entry {
     pins: AtomicU32,
     pub(crate) in_transaction: AtomicBool,
     pub(crate) holds_permit: AtomicBool,
-    statements: AtomicU64,
+    pub(crate) work: WorkCell,
     /// Milliseconds after `born`.
     heard_ms: AtomicU64,
     order: AtomicU8,
@@ -152,15 +153,9 @@ impl Entry {
         *self.user.lock().unwrap_or_else(PoisonError::into_inner) = user;
     }
 
-    /// The client sent a statement.
-    pub(crate) fn count_statement(&self) {
-        // Only the session itself counts, so this needs no locked addition.
-        self.statements.store(self.statements.load(Relaxed) + 1, Relaxed);
-    }
-
     /// The client said something.
-    pub(crate) fn heard(&self) {
-        self.heard_ms.store(self.born.elapsed().as_millis() as u64, Relaxed);
+    pub(crate) fn heard(&self, now: Instant) {
+        self.heard_ms.store(now.saturating_duration_since(self.born).as_millis() as u64, Relaxed);
     }
 
     pub(crate) fn idle_ms(&self) -> u64 {
@@ -202,7 +197,7 @@ impl Entry {
             state: Activity::TEXTS.get(activity).copied().unwrap_or("busy"),
             in_transaction: self.in_transaction.load(Relaxed),
             pinned_by: Pins::from_bits(self.pins.load(Relaxed)).to_string(),
-            statements: self.statements.load(Relaxed),
+            statements: self.work.get().statements,
             idle_ms: self.idle_ms(),
         }
     }
@@ -212,6 +207,18 @@ fn backend_bits(side: Side, id: u32) -> u64 {
     u64::from(side == Side::Target) << 32 | u64::from(id)
 }
 
+/// All sessions together, for the metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Census {
+    pub(crate) work: Work,
+    /// By the order of [`Activity::TEXTS`].
+    pub(crate) states: [u64; 4],
+    pub(crate) in_transaction: u64,
+    pub(crate) pinned: u64,
+    pub(crate) on_target: u64,
+    pub(crate) prepared: u64,
+}
+
 /// Every live session.
 #[derive(Debug, Default)]
 pub struct SessionRegistry {
@@ -219,6 +226,10 @@ pub struct SessionRegistry {
     /// The ids that live sessions, and clients that are about to log in, were greeted with.
     greeted: DashMap<u32, ()>,
     moved: AtomicU64,
+    /// Of sessions that have ended. Its lock is what keeps a session from being counted twice, or not at all,
+    /// while it ends.
+    ended: Mutex<Work>,
+    pub(crate) metrics: Metrics,
 }
 
 /// An id that no other client is greeted with for as long as this lives.
@@ -244,7 +255,9 @@ pub(crate) struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
+        let mut ended = self.registry.ended.lock().unwrap_or_else(PoisonError::into_inner);
         self.registry.sessions.remove(&self.entry.id);
+        *ended += self.entry.work.get();
     }
 }
 
@@ -300,6 +313,23 @@ impl SessionRegistry {
     #[must_use]
     pub fn prepared(&self) -> usize {
         self.sessions.iter().filter(|entry| entry.prepared.load(Relaxed)).count()
+    }
+
+    /// What all sessions did since the process began, and how many there are in each state.
+    pub(crate) fn census(&self) -> Census {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut census = Census { work: *ended, ..Census::default() };
+        for entry in &self.sessions {
+            census.work += entry.work.get();
+            if let Some(count) = census.states.get_mut(usize::from(entry.activity.load(Relaxed))) {
+                *count += 1;
+            }
+            census.in_transaction += u64::from(entry.in_transaction.load(Relaxed));
+            census.pinned += u64::from(entry.pins.load(Relaxed) != 0);
+            census.on_target += u64::from(entry.side() == Side::Target);
+            census.prepared += u64::from(entry.prepared.load(Relaxed));
+        }
+        census
     }
 
     /// Sessions moved since the process began.
@@ -364,7 +394,7 @@ impl SessionRegistry {
             pins: AtomicU32::new(0),
             in_transaction: AtomicBool::new(false),
             holds_permit: AtomicBool::new(false),
-            statements: AtomicU64::new(0),
+            work: WorkCell::default(),
             heard_ms: AtomicU64::new(0),
             order: AtomicU8::new(Order::None as u8),
             wake: Notify::new(),
@@ -422,7 +452,7 @@ mod tests {
         two.entry.set_pins(Pins::XA);
         two.entry.set_schema(b"shop");
         two.entry.holds_permit.store(true, SeqCst);
-        two.entry.count_statement();
+        two.entry.work.count_statement();
         let rows = registry.rows();
         assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [3, 7]);
         assert_eq!((rows[0].pinned_by.as_str(), rows[0].schema.as_str()), ("XA transaction", "shop"));
@@ -432,7 +462,9 @@ mod tests {
         assert!(registry.kill(3) && !registry.kill(4));
         two.entry.done(Order::EndTransaction);
         assert_eq!(two.entry.order(), Order::Close, "the stronger order stands");
+        assert_eq!(registry.census().work.statements, 1);
         drop((one, two));
         assert!(registry.is_empty() && registry.greet(7).is_some());
+        assert_eq!(registry.census().work.statements, 1, "what was done stays counted");
     }
 }

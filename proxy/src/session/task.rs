@@ -246,8 +246,8 @@ impl Session {
     /// One request, from the client's buffer to the last byte of its answer.
     async fn serve(&mut self) -> Result<(), End> {
         self.heard = Instant::now();
-        self.registered.entry.heard();
-        self.registered.entry.count_statement();
+        self.registered.entry.heard(self.heard.into_std());
+        self.registered.entry.work.count_statement();
         let request = self.understand().await?;
         match request.command {
             Command::Quit => return Err(End::ClientLeft),
@@ -269,7 +269,18 @@ impl Session {
             self.end_look_back().await?;
         }
         self.settle();
+        self.account();
+        self.shared.registry.metrics.statement_time.record(self.registered.entry.id, self.heard.elapsed());
         served
+    }
+
+    /// What passed over the legs, for the metrics.
+    fn account(&mut self) {
+        let mut backend = self.backend.leg.take_traffic();
+        if let Some(previous) = &mut self.previous {
+            backend += previous.leg.take_traffic();
+        }
+        self.registered.entry.work.count_traffic(self.client.take_traffic(), backend);
     }
 
     /// A command that must not go on as if a transaction that was rolled back were still there.
@@ -297,6 +308,7 @@ impl Session {
             entry.holds_permit.store(true, Release);
             self.permit = self.shared.gate.try_enter(entry.id as usize);
         }
+        let waits_since = self.permit.is_none().then(Instant::now);
         while self.permit.is_none() {
             entry.holds_permit.store(false, Release);
             entry.set_activity(Activity::Waiting);
@@ -314,6 +326,9 @@ impl Session {
                 }
                 read = self.backend.leg.fill() => return Err(self.unasked(read)),
             }
+        }
+        if let Some(since) = waits_since {
+            self.shared.registry.metrics.gate_wait.record(entry.id, since.elapsed());
         }
         entry.set_activity(Activity::Busy);
         Ok(())
@@ -408,6 +423,7 @@ impl Session {
             }
         };
         let _ = tokio::time::timeout(Duration::from_secs(1), last_words).await;
+        self.account();
         // The permit goes back last: until then the backend may still be at work for this session.
         let Self { backend, previous, client, permit, registered, at_rest, .. } = self;
         let _ = tokio::time::timeout(Duration::from_secs(1), client.close()).await;

@@ -79,6 +79,7 @@ fn session() -> (Session, DuplexStream, DuplexStream) {
         status: StatusFlags::AUTOCOMMIT,
         statements: HashMap::new(),
         attempts: Attempts::default(),
+        asked: 0,
     };
     let greeted = shared.registry.greet(SESSION).unwrap();
     let registered = shared.registry.register(greeted, "app".into(), String::new(), (Side::Source, SESSION));
