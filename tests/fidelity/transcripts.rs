@@ -326,7 +326,7 @@ fn of_engine(engine: Engine) -> Vec<Case> {
                 b"after",
             ),
         ],
-        Engine::MySql97 => vec![
+        _ => vec![
             case(
                 "optional metadata",
                 LONG_PASSWORD | OPTIONAL_METADATA,
@@ -365,7 +365,7 @@ async fn everything_on_mysql97() {
 fn binlog(engine: Engine, port: u16, how: &[&str]) -> Vec<u8> {
     let mut program = match engine {
         Engine::MariaDb => Command::new("mariadb-binlog"),
-        Engine::MySql97 => {
+        _ => {
             let client = mysql97_client().unwrap();
             let mut program = Command::new(client.get_program());
             program.args(client.get_args().map(|argument| {
@@ -394,9 +394,7 @@ async fn binary_logs(engine: Engine) {
     }
     let ways: &[&[&str]] = match engine {
         Engine::MariaDb => &[&["--read-from-remote-server"]],
-        Engine::MySql97 => {
-            &[&["--read-from-remote-server"], &["--read-from-remote-source=BINLOG-DUMP-GTIDS"]]
-        }
+        _ => &[&["--read-from-remote-server"], &["--read-from-remote-source=BINLOG-DUMP-GTIDS"]],
     };
     for how in ways {
         let direct = binlog(engine, pair.source.port(), how);
