@@ -4,10 +4,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+
+/// A leg that is silent for so long is asked whether its other end is still there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// It is asked again after this where it doesn't answer,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// and so often before it counts as gone: two minutes in all.
+const KEEPALIVE_PROBES: u32 = 6;
 
 /// A leg of a session.
 #[derive(Debug)]
@@ -21,9 +30,14 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// A TCP leg. Nagle's algorithm is switched off: a relay writes whole packets and waits for answers.
+    /// A TCP leg. Nagle's algorithm is switched off: a relay writes whole packets and waits for answers. A peer
+    /// that vanishes without a word (a power cut, a firewall that forgets) is noticed by keepalive probes.
     pub fn tcp(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
+        sockopt::set_socket_keepalive(&stream, true)?;
+        sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
+        sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
+        sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_PROBES)?;
         Ok(Self::Plain(stream))
     }
 

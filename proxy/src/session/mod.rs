@@ -6,6 +6,7 @@ mod detail;
 mod execute;
 #[doc(hidden)]
 pub mod fuzzing;
+mod kill;
 pub mod lexer;
 mod mover;
 pub mod pins;
@@ -18,4 +19,4 @@ pub mod state;
 pub mod task;
 mod tokens;
 
-pub(crate) use connection::{Connection, DIAL_TIMEOUT};
+pub(crate) use connection::{Connection, DIAL_TIMEOUT, is_transient};

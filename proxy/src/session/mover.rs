@@ -266,7 +266,7 @@ impl Session {
         loop {
             match self.try_move(route).await {
                 Ok(old) => {
-                    entry.set_side(route.backend.side);
+                    entry.set_backend(route.backend.side, self.backend.id);
                     entry.prepared.store(false, std::sync::atomic::Ordering::Relaxed);
                     self.shared.registry.count_move();
                     self.keep_previous(old).await;

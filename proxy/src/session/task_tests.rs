@@ -79,7 +79,8 @@ fn session() -> (Session, DuplexStream, DuplexStream) {
         statements: HashMap::new(),
         attempts: Attempts::default(),
     };
-    let registered = shared.registry.register(SESSION, "app".into(), String::new(), Side::Source);
+    let greeted = shared.registry.greet(SESSION).unwrap();
+    let registered = shared.registry.register(greeted, "app".into(), String::new(), (Side::Source, SESSION));
     let client_leg = Leg::new(Stream::Duplex(far_client));
     let session = Session::new(shared, registered, login, Credential::Empty, client_leg, connection);
     (session, client, backend)
