@@ -166,7 +166,7 @@ impl Session {
     /// The questions of a move would hide how the last statement went, and behind this request the client may still ask.
     /// What it does needs no backend in particular; long data does: it belongs where the statement will run.
     fn stays(request: &Request) -> bool {
-        request.command.keeps_outcome() && request.command != Command::StmtSendLongData
+        request.keeps_outcome() && request.command != Command::StmtSendLongData
     }
 
     /// Before a statement, with a permit: moves where the route has changed, else uses the moment to prepare.

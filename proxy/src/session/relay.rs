@@ -116,7 +116,8 @@ impl Session {
             self.previous = Some(previous);
             return self.relay_to_backend(&request).await;
         }
-        if !Self::only_looks_back(&request) {
+        // A statement is prepared where it will be known from now on, and that isn't the old connection.
+        if request.command == Command::StmtPrepare || !Self::only_looks_back(&request) {
             // The client asked something else, so nobody will ask the old connection any more.
             previous.quit().await;
             return self.relay_to_backend(&request).await;

@@ -72,6 +72,12 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// What the statement before it left can still be asked for behind it.
+    pub(crate) fn keeps_outcome(&self) -> bool {
+        let prepares_look = self.command == Command::StmtPrepare && self.effects.contains(Effects::ASKS_LAST);
+        self.command.keeps_outcome() || prepares_look
+    }
+
     /// A request without effects.
     pub(crate) fn plain(command: Command) -> Self {
         Self {

@@ -219,7 +219,10 @@ impl SessionState {
 
     /// A COM_STMT_PREPARE.
     pub(crate) fn prepare(&self, text: &[u8]) -> Request {
-        Request { argument: Some(text.into()), ..Request::plain(Command::StmtPrepare) }
+        // Preparing SHOW WARNINGS leaves what it will ask for as it is; every other effect comes when it is executed.
+        let asks = lexer::scan(text, self.plain_backslash()).contains(Effects::ASKS_LAST);
+        let effects = if asks { Effects::ASKS_LAST } else { Effects::NONE };
+        Request { effects, argument: Some(text.into()), ..Request::plain(Command::StmtPrepare) }
     }
 
     /// A COM_STMT_EXECUTE or its bulk form.
@@ -278,7 +281,7 @@ impl SessionState {
         let asked_about = outcome.warnings > 0
             || outcome.error.is_some()
             || request.effects.contains(Effects::LEAVES_FOUND_ROWS);
-        if request.command.keeps_outcome() {
+        if request.keeps_outcome() {
             self.looks_back |= asked_about;
         } else {
             self.looks_back = asked_about;

@@ -320,6 +320,8 @@ fn commands_that_run_nothing_leave_the_outcome_to_be_asked_for() {
         state.answered(&state.about(command, id), &ok(), None);
         assert!(state.looks_back, "{command:?}");
     }
+    prepare(&mut state, "SHOW WARNINGS");
+    assert!(state.looks_back);
     run(&mut state, "SELECT 1", &ok());
     assert!(!state.looks_back);
 }

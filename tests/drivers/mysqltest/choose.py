@@ -18,6 +18,8 @@ NEEDS = [
     (re.compile(r"^(big_test|no_valgrind_without_big|long_test)\.inc$"), "hours and gigabytes (big_test)"),
     (re.compile(r"^(master-slave|rpl_init|rpl_connect|have_log_bin|have_binlog_format.*)\.inc$"), "replication or a binary log"),
     (re.compile(r"^(restart|start|shutdown|kill|kill_and_restart)_mysqld.*\.inc$"), "a server that stops or starts again"),
+    (re.compile(r"^(have_ssl_communication|have_ssl_crypto_functs|have_tlsv13|have_openssl|not_ssl)\.inc$"),
+     "the server's own TLS, which ends at Changeover's certificate here"),
     (re.compile(r"^(is_embedded|windows|have_example_plugin)\.inc$"), "another system or plugin"),
 ]
 
