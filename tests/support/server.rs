@@ -91,6 +91,11 @@ impl Server {
         }
     }
 
+    /// MySQL takes `--skip-name-resolve=OFF` for what it switches off.
+    fn takes_back(&self, flag: &str) -> bool {
+        self.flags.iter().any(|own| own.strip_suffix("=OFF") == Some(flag))
+    }
+
     /// Starts it (again) on its folder and port, and waits until it answers.
     pub async fn start_again(&mut self) {
         self.kill_9();
@@ -125,7 +130,7 @@ impl Server {
             .arg(format!("--pid-file={}", self.dir.path().join("pid").display()))
             .arg(format!("--log-bin={}", self.dir.path().join("data/bin").display()))
             .arg(format!("--port={}", self.port))
-            .args(self.engine.flags())
+            .args(self.engine.flags().iter().filter(|flag| !self.takes_back(flag)))
             .args(&self.flags);
         command
     }

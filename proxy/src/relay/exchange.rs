@@ -126,6 +126,8 @@ pub struct Exchange {
     continuation: bool,
     /// Sequence number of the last header.
     sequence: u8,
+    /// The rows are OUT parameters. MySQL's EOF behind them says that nothing follows, but their OK does.
+    out_params: bool,
     /// The present packet is one to be read whole.
     keeping: bool,
     kept: Vec<u8>,
@@ -143,6 +145,7 @@ impl Exchange {
             header: [0; HEADER_LEN],
             continuation: false,
             sequence: 0,
+            out_params: false,
             keeping: false,
             kept: Vec::new(),
             outcome: Outcome::default(),
@@ -164,6 +167,7 @@ impl Exchange {
             Reply::Stream => Expect::Stream,
         };
         (self.place, self.continuation, self.keeping) = (Place::Header(0), false, false);
+        self.out_params = false;
         self.kept.clear();
         let mut tracks = std::mem::take(&mut self.outcome.tracks);
         tracks.clear();
@@ -344,6 +348,7 @@ impl Exchange {
             Expect::Columns(_) => Expect::ColumnsEof,
             Expect::ColumnsEof => {
                 self.eof(payload);
+                self.out_params = self.has_status(StatusFlags::PS_OUT_PARAMS);
                 // With a cursor the rows are fetched later.
                 if self.has_status(StatusFlags::CURSOR_EXISTS) { self.end_of_result() } else { Expect::Rows }
             }
@@ -434,7 +439,8 @@ impl Exchange {
 
     fn end_of_result(&mut self) -> Expect {
         self.outcome.results += 1;
-        if self.has_status(StatusFlags::MORE_RESULTS) { Expect::Result } else { Expect::Done }
+        let follows = std::mem::take(&mut self.out_params) || self.has_status(StatusFlags::MORE_RESULTS);
+        if follows { Expect::Result } else { Expect::Done }
     }
 
     fn has_status(&self, flag: StatusFlags) -> bool {

@@ -69,6 +69,17 @@ fn check(command: Command, capabilities: Capabilities, payloads: &[Vec<u8>], aft
     whole.outcome().clone()
 }
 
+/// MySQL's EOF behind OUT parameters lacks MORE_RESULTS, though an OK follows; under DEPRECATE_EOF it has it.
+#[test]
+fn out_parameters_are_never_last() {
+    const OUT: u16 = 0x1000;
+    let row = b"\0\0\x09\0\0\0".to_vec();
+    let old = [vec![1], column(), eof(OUT | MORE), row.clone(), eof(2), ok(0, 2)];
+    check(Command::StmtExecute, NONE, &old, "OUT parameters");
+    let new = [vec![1], column(), row, end(OUT | MORE | 2), ok(0, 2)];
+    check(Command::StmtExecute, NEW, &new, "OUT parameters without EOF");
+}
+
 #[test]
 fn answers_without_rows() {
     let outcome = check(Command::Query, NONE, &[ok(9, 3)], "OK");

@@ -6,10 +6,13 @@
 
 use std::ops::Range;
 
+use config::Flavor;
+
 use crate::protocol::capability::Capabilities;
 use crate::protocol::command::Command;
-use crate::protocol::packet::Malformed;
+use crate::protocol::frame::HEADER_LEN;
 use crate::protocol::packet::codec::Reader;
+use crate::protocol::packet::{ErrPacket, Malformed};
 
 /// COM_STMT_BULK_EXECUTE: types follow.
 const BULK_TYPES: u8 = 128;
@@ -97,6 +100,20 @@ fn skip_types(reader: &mut Reader<'_>, count: u64, named: bool) -> Result<Vec<u8
         }
     }
     Ok(kinds)
+}
+
+/// 1243, in the words of the server that would have said it: the statement isn't there under this id.
+pub(super) fn unknown_statement(flavor: Flavor, command: Command, packet: &[u8]) -> ErrPacket {
+    let id = packet.get(HEADER_LEN + 1..HEADER_LEN + 5).and_then(|id| id.first_chunk());
+    let id = id.map_or(0, |id| u32::from_le_bytes(*id));
+    let given_to = match (flavor, command) {
+        (Flavor::MySql, _) => "mysql_stmt_precheck",
+        (Flavor::MariaDb, Command::StmtFetch) => "mysqld_stmt_fetch",
+        (Flavor::MariaDb, Command::StmtReset) => "mysqld_stmt_reset",
+        (Flavor::MariaDb, _) => "mysqld_stmt_execute",
+    };
+    let message = format!("Unknown prepared statement handler ({id}) given to {given_to}");
+    ErrPacket::new(1243, b"HY000", message)
 }
 
 /// The statement text in the payload of a COM_QUERY, behind the query attributes where the session has those.

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use tracing::debug;
 
 use super::connection::{BackendStatement, Connection, as_service};
-use super::execute::{Types, query_text};
+use super::execute::{Types, query_text, unknown_statement};
 use super::lexer::Effects;
 use super::pins::Pins;
 use super::registry::{Entry, Order};
@@ -242,16 +242,16 @@ impl Session {
         if !about_statement {
             return Way::AsItIs;
         }
-        let unknown =
-            || ErrPacket::new(1243, b"HY000", "Unknown prepared statement handler given to the server");
-        let Some(client_id) = request.statement else { return Way::Answered(unknown()) };
+        let (flavor, command) = (self.backend.version.flavor, request.command);
+        let unknown = |packet: &[u8]| Way::Answered(unknown_statement(flavor, command, packet));
+        let Some(client_id) = request.statement else { return unknown(self.client.buffer.filled()) };
         let (id, bound) = match self.backend.statements.get(&client_id) {
             Some(BackendStatement::Ready { id, bound }) => (*id, *bound),
             Some(BackendStatement::Failed(packet)) => return Way::Answered(packet.clone()),
-            None => return Way::Answered(unknown()),
+            None => return unknown(self.client.buffer.filled()),
         };
         let packet = self.client.buffer.filled_mut();
-        let Some(place) = packet.get_mut(BEHIND_ID - 4..BEHIND_ID) else { return Way::Answered(unknown()) };
+        let Some(place) = packet.get_mut(BEHIND_ID - 4..BEHIND_ID) else { return unknown(b"") };
         place.copy_from_slice(&id.0.to_le_bytes());
         if matches!(request.command, Command::StmtExecute | Command::StmtBulkExecute) {
             return self.with_types(request.command, client_id, id, bound);
