@@ -120,15 +120,27 @@ async fn own_authority(server: &Server) -> String {
     format!("\"{}\"", PathBuf::from(folder).join("ca.pem").display())
 }
 
+/// Gives a MySQL server a certificate for 127.0.0.1, signed by its own authority.
+async fn certify(server: &Server) {
+    let folder: String = server.value("SELECT @@datadir").await;
+    let script = "echo subjectAltName=IP:127.0.0.1 > ext && \
+                  openssl req -new -newkey rsa:2048 -nodes -keyout server-key.pem -subj /CN=backend -out csr && \
+                  openssl x509 -req -in csr -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 9 -extfile ext \
+                  -out server-cert.pem";
+    let made = Command::new("sh").args(["-c", script]).current_dir(folder).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    server.run(&["ALTER INSTANCE RELOAD TLS"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_to_both_backends() {
     let Some(pair) = Pair::start(Engine::MySql97, 100).await else { return };
     let mut settings = pair.settings();
     for (side, server) in [("source", &pair.source), ("target", &pair.target)] {
+        certify(server).await;
         server.run(&["ALTER USER app@'%' REQUIRE SSL", "ALTER USER changeover@'%' REQUIRE SSL"]).await;
         settings.set(&format!("{side}.tls"), "\"required\"");
         settings.set(&format!("{side}.ca"), &own_authority(server).await);
-        settings.set(&format!("{side}.verify"), "\"ca\"");
     }
     let changeover = Changeover::start(settings).await;
     let mut session = changeover.app(None).await;
@@ -163,9 +175,13 @@ async fn a_backend_that_is_not_who_it_should_be() {
     };
     let (fine, _) = try_with(own_authority(&pair.source).await, "\"none\"").await;
     fine.unwrap();
-    let (refused, log) = try_with(own_authority(&pair.target).await, "\"ca\"").await;
-    assert!(refused.is_err() && log.contains("TLS failed"), "{refused:?} {log}");
+    // Its certificate is made out for nobody, as MySQL makes them.
     let (refused, log) = try_with(own_authority(&pair.source).await, "\"identity\"").await;
+    assert!(refused.is_err() && log.contains("TLS failed"), "{refused:?} {log}");
+    certify(&pair.source).await;
+    let (fine, _) = try_with(own_authority(&pair.source).await, "\"identity\"").await;
+    fine.unwrap();
+    let (refused, log) = try_with(own_authority(&pair.target).await, "\"identity\"").await;
     assert!(refused.is_err() && log.contains("TLS failed"), "{refused:?} {log}");
 }
 

@@ -8,7 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 /// `source.tls` and `target.tls`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +24,6 @@ pub enum BackendTlsMode {
 pub enum Verify {
     /// That the authority signed it for the host of the URL.
     Identity,
-    /// That the authority signed it, for whatever name: the certificates that a server made for itself.
-    Ca,
     /// Nothing: encrypted, but whoever sits in between may read along.
     None,
 }
@@ -47,9 +45,9 @@ impl BackendTls {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let authorities = match verify {
             Verify::None => None,
-            Verify::Identity | Verify::Ca => Some(authorities(ca_pem, &provider)?),
+            Verify::Identity => Some(authorities(ca_pem, &provider)?),
         };
-        let verifier = Verifier { verify, authorities, provider: Arc::clone(&provider) };
+        let verifier = Verifier { authorities, provider: Arc::clone(&provider) };
         let client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(|error| error.to_string())?
@@ -104,7 +102,6 @@ fn authorities(pem: &[u8], provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiS
 
 #[derive(Debug)]
 struct Verifier {
-    verify: Verify,
     authorities: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
@@ -119,15 +116,7 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let Some(authorities) = &self.authorities else { return Ok(ServerCertVerified::assertion()) };
-        let verified =
-            authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        match verified {
-            // The name is looked at last, when the signatures were right.
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if self.verify == Verify::Ca => Ok(ServerCertVerified::assertion()),
-            verified => verified,
-        }
+        authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
     fn verify_tls12_signature(
@@ -165,9 +154,9 @@ mod tests {
             assert_eq!(made.is_ok(), is_fine, "{verify:?} {made:?}");
         };
         check(Verify::None, b"", true);
-        check(Verify::Ca, b"", false);
+        check(Verify::Identity, b"", false);
         check(Verify::Identity, b"no certificate", false);
-        check(Verify::Ca, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", false);
+        check(Verify::Identity, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", false);
         assert!(BackendTls::default().client().is_none());
         assert_ne!(BackendTls::required(Verify::None, b"").unwrap(), BackendTls::default());
     }

@@ -388,8 +388,7 @@ impl Check<'_> {
     ) -> BackendTls {
         const MODES: &[(&str, BackendTlsMode)] =
             &[("off", BackendTlsMode::Off), ("required", BackendTlsMode::Required)];
-        const CHECKS: &[(&str, Verify)] =
-            &[("identity", Verify::Identity), ("ca", Verify::Ca), ("none", Verify::None)];
+        const CHECKS: &[(&str, Verify)] = &[("identity", Verify::Identity), ("none", Verify::None)];
         let (mode_place, ca_place) = (place_of(&mode), place_of(&ca));
         let unused =
             [("ca", &ca), ("verify", &verify)].map(|(key, said)| (key, said.as_ref().map(|s| s.place)));
