@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use config::{BackendConfig, Flavor, ServerVersion, Side};
 
+use super::mapping::{self, Dialect, Family, Unmapped};
 use super::pins::Pins;
 use super::question::{self, Answer, QuestionError, backticked};
-use super::replay::{Snapshot, Step, ToPrepare, Variables, set_statement, user_value};
+use super::replay::{Snapshot, Step, ToPrepare, UserValue, Variables, set_statement, user_value};
 use super::state::{Attempts, BackendStatementId, ClientStatementId, SessionState};
 use crate::auth::{Credential, Login};
 use crate::backend::connect::{BackendConnection, connect};
@@ -25,6 +26,13 @@ pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const USER_VARIABLES_AT_ONCE: usize = 64;
 /// ER_ILLEGAL_USER_VAR: MySQL takes names of up to 64 characters.
 const ILLEGAL_NAME: u16 = 3061;
+
+/// What a server says of a variable, or a value, that it doesn't know.
+const UNKNOWN_VARIABLE: u16 = 1193;
+const WRONG_VALUE: u16 = 1231;
+const WRONG_TYPE: u16 = 1232;
+const UNKNOWN_CHARSET: u16 = 1115;
+const UNKNOWN_COLLATION: u16 = 1273;
 
 /// utf8mb4_general_ci: every server has it.
 const SERVICE_COLLATION: u16 = 45;
@@ -112,6 +120,10 @@ pub(crate) struct Connection {
     pub(crate) statements: HashMap<ClientStatementId, BackendStatement>,
     /// What a session was given here; the server counts it as it counts the client's own.
     pub(crate) attempts: Attempts,
+    /// What a session that came here from another kind of server has in other terms, or does without.
+    pub(crate) mapped: Vec<String>,
+    /// It comes, or is to come, from another kind of server.
+    pub(crate) crossing: bool,
 }
 
 /// Why a connection couldn't take over a state.
@@ -131,6 +143,9 @@ pub(crate) enum RestoreError {
         /// Why.
         error: QuestionError,
     },
+    /// The other server has nothing like it.
+    #[error("the other server has no counterpart of {}", .0.what)]
+    Unmapped(Unmapped),
     /// Something turned up that no move can carry over.
     #[error("it has a {0}")]
     Pinned(Pins),
@@ -146,7 +161,7 @@ impl RestoreError {
             Self::Connect(error) => is_transient(error),
             Self::Read(error) | Self::Write { error, .. } => error.is_transient(),
             Self::Unreachable => true,
-            Self::Pinned(_) => false,
+            Self::Pinned(_) | Self::Unmapped(_) => false,
         }
     }
 }
@@ -184,6 +199,8 @@ impl Connection {
             status: connection.status,
             statements: HashMap::new(),
             attempts: Attempts::default(),
+            mapped: Vec::new(),
+            crossing: false,
         };
         (this, connection.ok)
     }
@@ -242,9 +259,12 @@ impl Connection {
 
     /// Names of the variables that every move carries, as this server calls them.
     fn carried(&self) -> [(&'static str, &'static str); 8] {
-        let (isolation, read_only) = match self.version.flavor {
-            Flavor::MariaDb => ("tx_isolation", "tx_read_only"),
-            Flavor::MySql => ("transaction_isolation", "transaction_read_only"),
+        // Before 5.7.20 MySQL had the old names only; every MariaDB has them.
+        let version = (self.version.major, self.version.minor, self.version.patch);
+        let old = self.version.flavor == Flavor::MariaDb || version < (5, 7, 20);
+        let (isolation, read_only) = match old {
+            true => ("tx_isolation", "tx_read_only"),
+            false => ("transaction_isolation", "transaction_read_only"),
         };
         [
             ("sql_mode", "sql_mode"),
@@ -280,28 +300,49 @@ impl Connection {
         })
     }
 
-    /// Session variables that differ from their global value.
-    pub(crate) async fn touched_variables(&mut self) -> Result<Variables, QuestionError> {
-        let sql: &[u8] = match self.version.flavor {
-            Flavor::MariaDb => {
-                b"SELECT VARIABLE_NAME, SESSION_VALUE FROM information_schema.SYSTEM_VARIABLES \
-                  WHERE VARIABLE_SCOPE = 'SESSION' AND READ_ONLY = 'NO' \
-                  AND NOT (BINARY SESSION_VALUE <=> BINARY GLOBAL_VALUE) LIMIT 100000"
-            }
-            Flavor::MySql => {
-                b"SELECT s.VARIABLE_NAME, s.VARIABLE_VALUE FROM performance_schema.session_variables s \
-                  JOIN performance_schema.global_variables g ON g.VARIABLE_NAME = s.VARIABLE_NAME \
-                  WHERE NOT (CAST(s.VARIABLE_VALUE AS BINARY) <=> CAST(g.VARIABLE_VALUE AS BINARY)) \
-                  LIMIT 100000"
-            }
+    /// How the server is spoken to about its variables.
+    pub(crate) fn dialect(&self) -> Dialect {
+        Dialect::of(self.version)
+    }
+
+    /// Session variables that differ from their global value, and those named in `set`: what was set to the
+    /// global value here may differ from the other server's.
+    pub(crate) async fn touched_variables(
+        &mut self,
+        set: &BTreeSet<String>,
+    ) -> Result<Variables, QuestionError> {
+        let mut names = "''".to_owned();
+        for name in set.iter().filter(|name| is_plain_name(name)) {
+            names.push_str(", '");
+            names.push_str(name);
+            names.push('\'');
+        }
+        let dialect = self.dialect();
+        let sql = match dialect.family {
+            Family::MariaDb => format!(
+                "SELECT VARIABLE_NAME, SESSION_VALUE FROM information_schema.SYSTEM_VARIABLES \
+                 WHERE VARIABLE_SCOPE LIKE 'SESSION%' AND READ_ONLY = 'NO' AND (VARIABLE_NAME IN ({names}) \
+                 OR VARIABLE_SCOPE = 'SESSION' AND NOT (BINARY SESSION_VALUE <=> BINARY GLOBAL_VALUE)) \
+                 LIMIT 100000"
+            ),
+            Family::MySql if dialect.version >= (5, 7) => differences(
+                "performance_schema.session_variables",
+                "performance_schema.global_variables",
+                &names,
+            ),
+            Family::MySql | Family::OceanBase => differences(
+                "information_schema.SESSION_VARIABLES",
+                "information_schema.GLOBAL_VARIABLES",
+                &names,
+            ),
         };
-        let answer = self.query(sql).await?;
+        let answer = self.query(sql.as_bytes()).await?;
         let carried = self.carried();
         let mut variables = Variables::new();
         for row in &answer.rows {
             let (Some(Some(name)), Some(value)) = (row.first(), row.get(1)) else { continue };
             let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-            let by_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+            let by_name = is_plain_name(&name);
             let elsewhere = NOT_CARRIED.contains(&name.as_str()) || carried.iter().any(|(_, n)| *n == name);
             if by_name && !elsewhere {
                 variables.insert(name, value.clone());
@@ -320,6 +361,10 @@ impl Connection {
             Flavor::MariaDb => {
                 let sql = b"SELECT VARIABLE_NAME FROM information_schema.USER_VARIABLES LIMIT 100000";
                 self.query(sql).await
+            }
+            // They have no such list; what routines and triggers mention is known by other means.
+            Flavor::MySql if self.version.ocean_base || !self.version.at_least(Flavor::MySql, 5, 7) => {
+                return Ok(BTreeSet::new());
             }
             Flavor::MySql => {
                 let sql = format!(
@@ -377,7 +422,7 @@ impl Connection {
     pub(crate) async fn user_variables(
         &mut self,
         names: &BTreeSet<Vec<u8>>,
-    ) -> Result<BTreeMap<Vec<u8>, String>, QuestionError> {
+    ) -> Result<BTreeMap<Vec<u8>, UserValue>, QuestionError> {
         let names: Vec<_> = names.iter().collect();
         let mut values = BTreeMap::new();
         for names in names.chunks(USER_VARIABLES_AT_ONCE) {
@@ -402,7 +447,7 @@ impl Connection {
     async fn values_of(
         &mut self,
         names: &[&Vec<u8>],
-        values: &mut BTreeMap<Vec<u8>, String>,
+        values: &mut BTreeMap<Vec<u8>, UserValue>,
     ) -> Result<(), QuestionError> {
         let mut sql = b"SELECT ".to_vec();
         for (place, name) in names.iter().enumerate() {
@@ -524,11 +569,24 @@ impl Connection {
         }
         for (name, value) in variables {
             let one: Variables = [(name.clone(), value)].into();
-            match self.query(&set_statement(&one)).await {
-                Ok(_) => {}
+            let Err(error) = self.query(&set_statement(&one)).await else { continue };
+            let QuestionError::Refused(packet) = &error else {
+                return Err(RestoreError::Write { what: format!("the session variable {name}"), error });
+            };
+            match packet.code {
                 // A global or a read-only variable can't have been changed by the session.
-                Err(QuestionError::Refused(packet)) if [1229, 1238].contains(&packet.code) => {}
-                Err(error) => {
+                1229 | 1238 => {}
+                _ if self.crossing && mapping::may_be_left(&name).is_some() => {
+                    self.mapped.push(format!("without {name}"));
+                }
+                UNKNOWN_VARIABLE | WRONG_VALUE | WRONG_TYPE | UNKNOWN_CHARSET | UNKNOWN_COLLATION
+                    if self.crossing =>
+                {
+                    let of_text = [UNKNOWN_CHARSET, UNKNOWN_COLLATION].contains(&packet.code);
+                    let pin = if of_text { Pins::FOREIGN_CHARSET } else { Pins::FOREIGN_VARIABLE };
+                    return Err(RestoreError::Unmapped(Unmapped { pin, what: name }));
+                }
+                _ => {
                     return Err(RestoreError::Write { what: format!("the session variable {name}"), error });
                 }
             }
@@ -547,6 +605,21 @@ impl Connection {
             ..Snapshot::default()
         })
     }
+}
+
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// Session variables that differ from their global value, or are among `names`. One that is a session's only
+/// has no global row.
+fn differences(session: &str, global: &str, names: &str) -> String {
+    format!(
+        "SELECT s.VARIABLE_NAME, s.VARIABLE_VALUE FROM {session} s \
+         LEFT JOIN {global} g ON g.VARIABLE_NAME = s.VARIABLE_NAME \
+         WHERE s.VARIABLE_NAME IN ({names}) OR g.VARIABLE_NAME IS NOT NULL \
+         AND NOT (CAST(s.VARIABLE_VALUE AS BINARY) <=> CAST(g.VARIABLE_VALUE AS BINARY)) LIMIT 100000"
+    )
 }
 
 /// One statement on a connection of the service account.

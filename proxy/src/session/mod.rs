@@ -7,6 +7,7 @@ mod execute;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod lexer;
+mod mapping;
 mod mover;
 pub mod pins;
 mod question;
