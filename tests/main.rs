@@ -9,6 +9,7 @@ mod admin;
 mod crashes;
 mod cutovers;
 mod definitions;
+mod engines;
 mod fuzzing;
 mod garbage;
 mod moves;

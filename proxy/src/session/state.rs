@@ -534,6 +534,11 @@ impl SessionState {
         if !failed || several {
             self.pin(effects, details);
         }
+        if failed && !several && effects.contains(Effects::TEXT_PREPARE) {
+            // Where the text that is to be prepared isn't seen, a syntax error may be the PREPARE's own.
+            let prepare = details.prepare.as_ref();
+            self.forget_text(prepare.filter(|p| p.inner.is_some() || error != Some(PARSE_ERROR)));
+        }
         if !failed && !several {
             self.unpin(effects, details);
         }
@@ -564,6 +569,13 @@ impl SessionState {
                 }
             }
             _ => self.pins.set(Pins::PREPARED_TEXT, true),
+        }
+    }
+
+    /// A PREPARE that fails has dropped the statement that had its name.
+    fn forget_text(&mut self, prepare: Option<&TextPrepare>) {
+        if let Some(old) = prepare.and_then(|prepare| self.texts.remove(&prepare.name)) {
+            self.statement_bytes -= old.text.len();
         }
     }
 
