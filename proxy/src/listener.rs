@@ -166,9 +166,16 @@ struct House {
 struct Greetings {
     source: ArcSwapOption<Greeting>,
     target: ArcSwapOption<Greeting>,
+    /// Whether each side was asked at all since the start.
+    tried: [AtomicBool; 2],
 }
 
 impl Greetings {
+    fn tried(&self, side: Side) -> &AtomicBool {
+        let [source, target] = &self.tried;
+        if side == Side::Source { source } else { target }
+    }
+
     fn of(&self, side: Side) -> &ArcSwapOption<Greeting> {
         match side {
             Side::Source => &self.source,
@@ -343,13 +350,19 @@ impl House {
             Some(greeting) => greeting,
             None => self.ask_greeting(side).await.ok()?,
         };
-        let other = self.greetings.of(side.other()).load_full();
+        let mut other = self.greetings.of(side.other()).load_full();
+        if other.is_none() && !self.greetings.tried(side.other()).load(Relaxed) {
+            // The first clients of all mustn't be offered what the other backend can't do.
+            other = self.ask_greeting(side.other()).await.ok();
+        }
         let other = other.unwrap_or_else(|| Arc::clone(&serving));
         Some((serving, other))
     }
 
     async fn ask_greeting(&self, side: Side) -> Result<Arc<Greeting>, ConnectError> {
-        let greeting = Arc::new(probe(&self.shared.routes.backend(side).config, DIAL_TIMEOUT).await?);
+        let probed = probe(&self.shared.routes.backend(side).config, DIAL_TIMEOUT).await;
+        self.greetings.tried(side).store(true, Relaxed);
+        let greeting = Arc::new(probed?);
         self.greetings.of(side).store(Some(Arc::clone(&greeting)));
         Ok(greeting)
     }

@@ -184,6 +184,8 @@ pub(crate) struct Basics {
     pub(crate) schema: Option<Vec<u8>>,
     pub(crate) last_insert_id: u64,
     pub(crate) variables: Variables,
+    /// What time_zone = SYSTEM means there now: `+02:00`.
+    pub(crate) utc_offset: Option<String>,
 }
 
 impl Connection {
@@ -282,20 +284,28 @@ impl Connection {
     /// Schema, LAST_INSERT_ID and the variables that every move carries.
     pub(crate) async fn basics(&mut self) -> Result<Basics, QuestionError> {
         let carried = self.carried();
-        let mut sql = "SELECT DATABASE(), @@SESSION.last_insert_id".to_owned();
+        let mut sql = "SELECT DATABASE(), @@SESSION.last_insert_id, @@version, \
+                       CAST(TIMEDIFF(NOW(), UTC_TIMESTAMP()) AS CHAR)"
+            .to_owned();
         for (_, name) in carried {
             sql.push_str(", @@SESSION.");
             sql.push_str(name);
         }
         let answer = self.query(sql.as_bytes()).await?;
         let number = |value: Option<&[u8]>| std::str::from_utf8(value?).ok()?.parse().ok();
+        // OceanBase doesn't say in its greeting who it is.
+        let version = answer.value(2).map(String::from_utf8_lossy);
+        if version.and_then(|text| ServerVersion::parse(&text)).is_some_and(|version| version.ocean_base) {
+            self.version.ocean_base = true;
+        }
         Ok(Basics {
+            utc_offset: answer.value(3).and_then(offset),
             schema: answer.value(0).map(<[u8]>::to_vec),
             last_insert_id: number(answer.value(1)).unwrap_or(0),
             variables: carried
                 .iter()
                 .enumerate()
-                .map(|(place, (name, _))| ((*name).to_owned(), answer.value(place + 2).map(<[u8]>::to_vec)))
+                .map(|(place, (name, _))| ((*name).to_owned(), answer.value(place + 4).map(<[u8]>::to_vec)))
                 .collect(),
         })
     }
@@ -601,10 +611,22 @@ impl Connection {
             schema: basics.schema,
             variables: basics.variables,
             last_insert_id: basics.last_insert_id,
+            utc_offset: basics.utc_offset,
             autocommit: self.status.contains(StatusFlags::AUTOCOMMIT),
             ..Snapshot::default()
         })
     }
+}
+
+/// `-07:30:00` as `-07:30`.
+fn offset(difference: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(difference).ok()?;
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => ('-', digits),
+        None => ('+', text),
+    };
+    let mut parts = digits.split(':');
+    Some(format!("{sign}{}:{}", parts.next()?, parts.next()?))
 }
 
 fn is_plain_name(name: &str) -> bool {

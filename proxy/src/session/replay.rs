@@ -47,6 +47,8 @@ pub(crate) struct Snapshot {
     pub(crate) user_variables: BTreeMap<Vec<u8>, UserValue>,
     /// LAST_INSERT_ID().
     pub(crate) last_insert_id: u64,
+    /// What time_zone = SYSTEM means on the server that it was read from.
+    pub(crate) utc_offset: Option<String>,
     /// autocommit.
     pub(crate) autocommit: bool,
     /// COM_SET_OPTION; `None`: as the login said.
@@ -374,6 +376,7 @@ mod tests {
             variables: variables(&[("sql_mode", "ANSI"), ("time_zone", "+02:00"), ("wait_timeout", "60")]),
             user_variables: [(b"a".to_vec(), plain("CAST('1' AS SIGNED)"))].into(),
             last_insert_id: 7,
+            utc_offset: None,
             autocommit: false,
             multi_statements: Some(true),
             prepared: vec![(binary(1), 4), (ToPrepare::Text(b"t".to_vec(), 1), 4)],

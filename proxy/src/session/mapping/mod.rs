@@ -78,6 +78,14 @@ pub(crate) fn snapshot(
         return Ok(there);
     }
     there.variables = all_variables(&snapshot.variables, from, to, notes)?;
+    // OceanBase has no SYSTEM.
+    if let (Family::OceanBase, Some(offset)) = (to.family, &snapshot.utc_offset)
+        && let Some(Some(zone)) = there.variables.get_mut("time_zone")
+        && zone == b"SYSTEM"
+    {
+        notes.push(format!("time_zone SYSTEM as {offset}"));
+        *zone = offset.clone().into_bytes();
+    }
     for value in there.user_variables.values_mut() {
         if let UserValue::Text { charset, collation, .. } = value {
             let old = std::mem::take(collation);
