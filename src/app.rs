@@ -21,6 +21,7 @@ use replicator::handle::Replicator;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::open_files;
 use crate::state_dir::{self, StateDirLock};
 use crate::wiring::ReplicatorPort;
 
@@ -68,6 +69,7 @@ pub(crate) async fn serve(config: Config, events: Arc<EventLog>) -> anyhow::Resu
 /// Makes every part, and listens last: before that nobody can be let down.
 async fn build(config: Config, events: Arc<EventLog>) -> anyhow::Result<App> {
     let lock = state_dir::lock(&config.state_dir)?;
+    open_files::raise(config.proxy.max_connections);
     if config.console.named {
         tracing::warn!(
             area = "console",

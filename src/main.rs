@@ -6,6 +6,7 @@ mod check;
 mod cli;
 mod demo;
 mod event_layer;
+mod open_files;
 mod state_dir;
 mod wiring;
 

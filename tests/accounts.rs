@@ -75,12 +75,12 @@ async fn of_mariadb() {
     assert_account(&rows, "'missing'@'%'", "0", "missing on the target");
     assert_account(&rows, "'locked'@'%'", "0", "locked on the target");
     assert_account(&rows, "'tls'@'%'", "0", "requires TLS");
-    assert_account(&rows, "'curve'@'%'", "0", "ed25519");
+    assert_account(&rows, "'curve'@'%'", "1", "the password is the same");
     assert_account(&rows, "'native_first'@'%'", "1", "the password is the same");
-    assert_account(&rows, "'curve_first'@'%'", "0", "ed25519");
+    assert_account(&rows, "'curve_first'@'%'", "1", "the password is the same");
     // What it says of logins is so.
     for (user, enters) in
-        [("either", true), ("native_first", true), ("curve_first", false), ("curve", false), ("tls", false)]
+        [("either", true), ("native_first", true), ("curve_first", true), ("curve", true), ("tls", false)]
     {
         let login = Conn::new(opts(changeover.port(), user, "x", None)).await;
         assert_eq!(login.is_ok(), enters, "{user}: {login:?}");

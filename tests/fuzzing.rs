@@ -241,4 +241,10 @@ fn the_corpus_reaches_what_it_is_for() {
         assert!(of_engine().map(|seen| seen.rows).sum::<usize>() >= 7, "{engine}: {seen:?}");
         assert!(of_engine().map(|seen| seen.closed).sum::<usize>() >= 6, "{engine}: {seen:?}");
     }
+    for (target, least) in [("front_door", 5), ("backend_login", 10)] {
+        let inputs = corpus(target);
+        let well = inputs.iter().filter(|(_, input)| targets::login_reaches(target, input)).count();
+        println!("{target}: {well} of {} logins end well", inputs.len());
+        assert!(well >= least, "{target}: only {well} of {} logins end well", inputs.len());
+    }
 }

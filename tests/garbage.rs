@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::support::leaks::nothing_is_left;
 use crate::support::server::opts;
 use crate::support::wait::until;
 use crate::support::{Changeover, Engine, Pair};
@@ -76,21 +77,6 @@ async fn started() -> Option<(Pair, Changeover)> {
     Some((pair, changeover))
 }
 
-async fn nothing_is_left(pair: &Pair, changeover: &Changeover, files: usize) {
-    until("every descriptor closed", Duration::from_secs(30), async || {
-        let now = changeover.open_files();
-        if now.len() <= files { Ok(()) } else { Err(format!("{} of {files}: {now:?}", now.len())) }
-    })
-    .await;
-    assert!(changeover.admin("SHOW SESSIONS").await.is_empty());
-    until("no backend connection of the application", Duration::from_secs(20), async || {
-        let sql = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER IN ('app', 'unauthenticated user')";
-        let left: i64 = pair.source.value(sql).await;
-        if left == 0 { Ok(()) } else { Err(left.to_string()) }
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_on_every_listener() {
     let Some((pair, changeover)) = started().await else { return };
@@ -117,7 +103,7 @@ async fn garbage_on_every_listener() {
     assert!(grown < 24 << 20, "{grown} bytes more after 900 strangers");
     assert_eq!(changeover.admin("SHOW MIGRATION STATUS").await[0]["sessions"], "1");
     healthy.disconnect().await.unwrap();
-    nothing_is_left(&pair, &changeover, files).await;
+    nothing_is_left(&pair.source, &changeover, 0, files).await;
 }
 
 /// A scanner connects and leaves, hundreds at a time, and some of them never say anything.
@@ -140,7 +126,7 @@ async fn port_scans() {
         changeover.admin("SHOW MIGRATION STATUS").await;
     }
     healthy.disconnect().await.unwrap();
-    nothing_is_left(&pair, &changeover, files).await;
+    nothing_is_left(&pair.source, &changeover, 0, files).await;
 }
 
 /// Whoever connects and says nothing is shown the door; it doesn't take a place for ever.

@@ -19,6 +19,7 @@ const STATE: &[(&str, &str)] = &[
     ("SELECT 41 + 1 INTO @into", "@into"),
     ("SET SESSION lock_wait_timeout = 77, wait_timeout = 5000", "@@lock_wait_timeout, @@wait_timeout"),
     ("SET SESSION group_concat_max_len = 4321", "@@group_concat_max_len"),
+    ("SET SESSION collation_server = 'latin1_bin'", "@@collation_server, @@character_set_server"),
     ("USE shop", "DATABASE()"),
     ("PREPARE text_one FROM 'SELECT ? + 1'", "1"),
 ];
@@ -52,12 +53,15 @@ async fn state_comes_along(engine: Engine) {
         conn.query_drop("ROLLBACK").await.unwrap();
         conns.push((conn, statement, row.unwrap(), before));
     }
+    let idle = conns[2].0.prep("SELECT 1 FROM DUAL").await.unwrap();
     let error = conns[2].0.query_drop("SELECT nonsense FROM nowhere.at_all").await.unwrap_err().to_string();
     changeover.admin("START MIGRATION").await;
     changeover.wait_ready().await;
     changeover.cut_over().await;
     // An error leaves something to ask about, and only the server that gave it can answer. So this session waits
-    // for its next statement, and asks first.
+    // for its next statement, and asks first; what a driver does on its own before that changes nothing.
+    conns[2].0.ping().await.unwrap();
+    conns[2].0.close(idle).await.unwrap();
     let told: Vec<(String, u16, String)> = conns[2].0.query("SHOW ERRORS").await.unwrap();
     assert!(told.iter().any(|(_, code, _)| error.contains(&code.to_string())), "{error}, but {told:?}");
     conns[2].0.query_drop("SELECT 1").await.unwrap();

@@ -4,6 +4,7 @@
 //! This crate opens no connection and starts no task. `proxy` and `replicator` depend on it and never
 //! on each other.
 
+pub mod backend_tls;
 pub mod durable;
 pub mod entrance;
 pub mod events;
@@ -21,6 +22,7 @@ pub mod secret;
 mod url;
 mod validate;
 
+pub use backend_tls::{BackendTls, BackendTlsMode, Verify};
 pub use entrance::{EntranceConfig, ProxyHeaders, SentHeader};
 pub use load::{ConfigErrors, Overrides, load};
 pub use migration::{

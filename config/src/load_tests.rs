@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     DdlPolicy, EntranceConfig, FencePolicy, OpenTransactions, ProxyHeaders, SentHeader, StartPolicy, TlsMode,
+    Verify,
 };
 
 struct Loaded {
@@ -97,7 +98,7 @@ fn everything_has_its_default() {
 #[test]
 fn every_key_is_read() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, text) in [("pw", "line\n\n"), ("cert", "c"), ("key", "k")] {
+    for (name, text) in [("pw", "line\n\n"), ("cert", "c"), ("key", "k"), ("ca", "")] {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
     let text = r#"
@@ -114,8 +115,12 @@ url = "mysql://a@one"
 password = { env = "PW" }
 replica_url = ""
 proxy_protocol = "v1"
+tls = "off"
 [target]
 proxy_protocol = "v2"
+tls = "required"
+ca = "D/ca"
+verify = "none"
 url = "mysql://b@two:3307"
 password = { file = "D/pw" }
 [migration]
@@ -154,6 +159,10 @@ fence = "none"
     assert_eq!(
         (config.source.proxy_protocol, config.target.proxy_protocol),
         (SentHeader::V1, SentHeader::V2)
+    );
+    assert_eq!(
+        (config.source.tls.parts(), config.target.tls.parts()),
+        (None, Some((Verify::None, &b""[..])))
     );
     assert!(config.proxy.cert.unwrap().ends_with("cert") && config.proxy.key.unwrap().ends_with("key"));
     assert_eq!((config.admin.user.as_str(), config.admin.password.expose()), ("boss", &b"secret"[..]));
@@ -288,6 +297,15 @@ fn backends() {
         "[source]\nurl = \"mysql://a:pw@H:3306\"\npassword = \"pw\"\n[target]\nurl = \"mysql://b@h\"",
         &["C:3: keep one of them", "C:5: the target is the source: both are H:3306"],
     );
+    let tls = |keys: &str, expected: &str| {
+        let text = format!("[source]\n{keys}\nurl = \"mysql://a@h\"\n[target]\nurl = \"mysql://b@i\"");
+        check(&text, &[expected]);
+    };
+    tls("tls = \"required\"", "C:2: source.tls needs source.ca");
+    tls("tls = \"require\"", "C:2: did you mean \"required\"?");
+    tls("ca = \"/nonexistent\"", "C:2: source.tls is off");
+    tls("tls = \"required\"\nca = \"/nonexistent\"", "C:3: source.ca: /nonexistent can't be read");
+    tls("tls = \"required\"\nca = \"/dev/null\"", "C:3: source.ca can't be used: it holds no");
     check(
         "[source]\nproxy_protocol = \"v3\"\n[target]\nurl = \"mysql://b@h\"\nproxy_protocol = 1",
         &[

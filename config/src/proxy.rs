@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::{EntranceConfig, Secret, SentHeader};
+use rustls::pki_types::{InvalidDnsNameError, ServerName};
+
+use crate::{BackendTls, EntranceConfig, Secret, SentHeader};
 
 /// The proxy that applications connect to.
 #[derive(Debug, Clone)]
@@ -72,9 +74,16 @@ pub struct BackendConfig {
     pub password: Secret,
     /// The PROXY header that connections of the application begin with.
     pub proxy_protocol: SentHeader,
+    /// TLS of every connection to it.
+    pub tls: BackendTls,
 }
 
 impl BackendConfig {
+    /// What its certificate has to be made out for, where that is verified.
+    pub fn server_name(&self) -> Result<ServerName<'static>, InvalidDnsNameError> {
+        ServerName::try_from(self.host.clone())
+    }
+
     /// `host:port`, with brackets around an IPv6 address; for dialling and for messages.
     #[must_use]
     pub fn address(&self) -> String {

@@ -100,6 +100,9 @@ pub(crate) struct RawBackend {
     pub(crate) password: Setting<RawPassword>,
     pub(crate) replica_url: Setting<zeroize::Zeroizing<String>>,
     pub(crate) proxy_protocol: Setting<String>,
+    pub(crate) tls: Setting<String>,
+    pub(crate) ca: Setting<String>,
+    pub(crate) verify: Setting<String>,
 }
 
 /// Every setting of INTERFACE.md, as far as it was said.
@@ -161,8 +164,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ),
     ("admin", &["listen", "user", "password"]),
     ("console", &["listen"]),
-    ("source", &["url", "password", "replica_url", "proxy_protocol"]),
-    ("target", &["url", "password", "proxy_protocol"]),
+    ("source", &["url", "password", "replica_url", "proxy_protocol", "tls", "ca", "verify"]),
+    ("target", &["url", "password", "proxy_protocol", "tls", "ca", "verify"]),
     ("migration", &["name", "schemas", "exclude_tables", "start", "ddl", "reverse"]),
     ("snapshot", &["readers", "chunk_rows", "max_rows_per_s"]),
     ("apply", &["workers", "spool_max_gb"]),
@@ -302,6 +305,9 @@ impl<'a> Reader<'a> {
             url: self.hidden_text(p, section, "url"),
             password: self.password(p, section),
             proxy_protocol: self.text(p, section, "proxy_protocol"),
+            tls: self.text(p, section, "tls"),
+            ca: self.text(p, section, "ca"),
+            verify: self.text(p, section, "verify"),
             replica_url: if section == "source" { self.hidden_text(p, section, "replica_url") } else { None },
         }
     }

@@ -9,9 +9,9 @@ use crate::nearest::nearest;
 use crate::raw::{Place, Problems, RawBackend, RawConfig, RawPassword, Said};
 use crate::url::{BackendUrl, host_and_port};
 use crate::{
-    AdminConfig, ApplyConfig, BackendConfig, Config, ConsoleConfig, CutoverConfig, DdlPolicy, EntranceConfig,
-    FencePolicy, MigrationConfig, OpenTransactions, ProxyConfig, ProxyHeaders, Secret, SentHeader, Side,
-    SnapshotConfig, StartPolicy, TlsMode,
+    AdminConfig, ApplyConfig, BackendConfig, BackendTls, BackendTlsMode, Config, ConsoleConfig,
+    CutoverConfig, DdlPolicy, EntranceConfig, FencePolicy, MigrationConfig, OpenTransactions, ProxyConfig,
+    ProxyHeaders, Secret, SentHeader, Side, SnapshotConfig, StartPolicy, TlsMode, Verify,
 };
 
 /// Schemas that belong to the servers or to us.
@@ -340,6 +340,7 @@ impl Check<'_> {
         let had_key = raw.password.is_some();
         let header = format!("{side}.proxy_protocol");
         let proxy_protocol = self.choice(&header, raw.proxy_protocol, SENT_HEADERS, SentHeader::Off);
+        let tls = self.backend_tls(side, raw.tls, raw.ca, raw.verify);
         let key = raw.password.and_then(|said| self.password(&format!("{side}.password"), said));
         let Some(url) = raw.url else {
             if !self.broken {
@@ -374,6 +375,58 @@ impl Check<'_> {
             user: parsed.user,
             password,
             proxy_protocol,
+            tls,
+        })
+    }
+
+    fn backend_tls(
+        &mut self,
+        side: Side,
+        mode: Option<Said<String>>,
+        ca: Option<Said<String>>,
+        verify: Option<Said<String>>,
+    ) -> BackendTls {
+        const MODES: &[(&str, BackendTlsMode)] =
+            &[("off", BackendTlsMode::Off), ("required", BackendTlsMode::Required)];
+        const CHECKS: &[(&str, Verify)] =
+            &[("identity", Verify::Identity), ("ca", Verify::Ca), ("none", Verify::None)];
+        let (mode_place, ca_place) = (place_of(&mode), place_of(&ca));
+        let unused =
+            [("ca", &ca), ("verify", &verify)].map(|(key, said)| (key, said.as_ref().map(|s| s.place)));
+        let mode = self.choice(&format!("{side}.tls"), mode, MODES, BackendTlsMode::Off);
+        let verify = self.choice(&format!("{side}.verify"), verify, CHECKS, Verify::Identity);
+        if mode == BackendTlsMode::Off {
+            for (key, place) in unused {
+                if let Some(place) = place {
+                    let what =
+                        format!("{side}.{key} is set and {side}.tls is off; set {side}.tls = \"required\"");
+                    self.problems.add(place, what);
+                }
+            }
+            return BackendTls::default();
+        }
+        let name = format!("{side}.ca");
+        let pem = match self.path(&name, ca) {
+            Some(path) => match read_file(&path) {
+                Ok(pem) => pem,
+                Err(error) => {
+                    self.problems.add(ca_place, format!("{name}: {} can't be read: {error}", path.display()));
+                    return BackendTls::default();
+                }
+            },
+            None if verify == Verify::None => Default::default(),
+            None => {
+                let what = format!(
+                    "{side}.tls needs {name}, the certificate of the authority that signed the server's; \
+                     {side}.verify = \"none\" encrypts without knowing for whom"
+                );
+                self.problems.add(mode_place, what);
+                return BackendTls::default();
+            }
+        };
+        BackendTls::required(verify, pem.as_bytes()).unwrap_or_else(|why| {
+            self.problems.add(ca_place, format!("{name} can't be used: {why}"));
+            BackendTls::default()
         })
     }
 

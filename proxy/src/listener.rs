@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -22,8 +22,8 @@ use tracing::{debug, info, warn};
 
 use crate::auth::accounts::Accounts;
 use crate::auth::arrival::Origin;
-use crate::auth::server::{FrontDoor, Hello, Keeper, accept};
-use crate::backend::connect::{Greeting, connect, probe};
+use crate::auth::server::{Accepted, FrontDoor, Hello, Keeper, accept};
+use crate::backend::connect::{BackendConnection, Dialled, Greeting, connect, dial, probe};
 use crate::entrance::{Entrance, Unwelcome};
 use crate::error::{ClientError, ConnectError};
 use crate::pace::Pace;
@@ -32,10 +32,10 @@ use crate::protocol::packet::ErrPacket;
 use crate::protocol::stream::Stream;
 use crate::relay::copy::Leg;
 use crate::route::gate::Gate;
-use crate::route::table::RouteTable;
-use crate::session::registry::{Order, SessionRegistry};
+use crate::route::table::{Route, RouteTable};
+use crate::session::registry::{Greeted, Order, SessionRegistry};
 use crate::session::task::{Session, Shared};
-use crate::session::{Connection, DIAL_TIMEOUT};
+use crate::session::{Connection, DIAL_TIMEOUT, is_transient};
 use crate::tls::{RsaKey, Tls};
 
 /// Backends are asked so often whether they still greet as they did.
@@ -44,12 +44,20 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 const PROBE_AGAIN: Duration = Duration::from_secs(2);
 /// Idle sessions are reminded so often that they needn't hold buffers.
 const REMIND_EVERY: Duration = Duration::from_secs(2);
+/// Passwords that nobody logs in with any more are looked for so often.
+const FORGET_EVERY: Duration = Duration::from_secs(30);
 /// A client that is turned away gets so long to hear why.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// So much of what it sent is read before that.
 const UNREAD_MAX: u64 = 64 * 1024;
 /// So many who are turned away are waited for at once; in a flood the others are closed without that.
 static LINGERING: Semaphore = Semaphore::const_new(256);
+/// Where the SQLSTATE stands in an ERR packet.
+const STATE: std::ops::Range<usize> = 3..9;
+/// A backend that gives out an id that a moved session goes by is dialled again so often.
+const REDIALS: u32 = 4;
+/// A connection that nobody logged in on gets so long to end.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Sessions that outlived the drain get so long to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -158,10 +166,11 @@ struct House {
     shared: Arc<Shared>,
     entrance: Entrance,
     greetings: Greetings,
-    next_id: AtomicU32,
+    /// For clients that can't be greeted with their backend's id. The servers count from the other end.
+    spare_id: AtomicU32,
 }
 
-/// What the two backends greeted with last.
+/// What the two backends greeted with when they were last asked.
 #[derive(Debug, Default)]
 struct Greetings {
     source: ArcSwapOption<Greeting>,
@@ -191,7 +200,8 @@ impl Listener {
         let socket = TcpListener::bind(&config.listen).await.map_err(failed)?;
         let shared = Arc::new(shared);
         let entrance = Entrance::new(&config.entrance);
-        let house = House { shared, entrance, greetings: Greetings::default(), next_id: AtomicU32::new(1) };
+        let spare_id = AtomicU32::new(u32::MAX);
+        let house = House { shared, entrance, greetings: Greetings::default(), spare_id };
         Ok(Self { address: socket.local_addr().map_err(failed)?, socket, house: Arc::new(house) })
     }
 
@@ -212,8 +222,10 @@ impl Listener {
         }
         keepers.spawn(until(over.clone(), Arc::clone(&house).pass_on_signals()));
         keepers.spawn(until(over.clone(), Arc::clone(&house).remind_idle_sessions()));
+        keepers.spawn(until(over.clone(), Arc::clone(&house).forget_old_passwords()));
         let mut pace = Pace::new(limits.max_connects_per_s);
         let places = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
+        let mut accepts = true;
         loop {
             let accepted = tokio::select! {
                 () = cancel.cancelled() => break,
@@ -221,10 +233,18 @@ impl Listener {
             };
             pace.count();
             let socket = match accepted {
-                Ok((socket, _)) => socket,
+                Ok((socket, _)) => {
+                    accepts = true;
+                    socket
+                }
                 Err(error) => {
                     // Out of file descriptors, most likely: that passes, and clients wait in the backlog.
-                    warn!(area = "proxy", "a client couldn't be accepted: {error}");
+                    if std::mem::take(&mut accepts) {
+                        warn!(
+                            area = "proxy",
+                            "a client couldn't be accepted: {error}; it waits, and others do"
+                        );
+                    }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
@@ -238,7 +258,9 @@ impl Listener {
                     });
                 }
                 Err(_) => {
-                    sessions.spawn(turn_away(socket, 1040, "Too many connections"));
+                    sessions.spawn(async move {
+                        turn_away(socket, &ErrPacket::new(1040, b"HY000", "Too many connections")).await;
+                    });
                 }
             }
         }
@@ -257,12 +279,27 @@ async fn until(over: CancellationToken, work: impl Future<Output = ()>) {
     }
 }
 
-/// An error in place of a greeting; such a packet has no SQLSTATE. What the client may have sent is read, because
+/// A client that was greeted, and the backend's connection that waits for its login.
+struct Waiting {
+    route: Arc<Route>,
+    dialled: Dialled,
+    greeted: Greeted,
+}
+
+fn log_refusal(session_id: Option<u32>, client: &str, error: &ConnectError) {
+    match error {
+        ConnectError::Refused { .. } => debug!(session_id, client, "{error}"),
+        _ => warn!(area = "proxy", session_id, client, "{error}"),
+    }
+}
+
+/// An error in place of a greeting; such a packet has a SQLSTATE only where a server gave it one. What the client may have sent is read, because
 /// closing over it would reset the connection, and the error could be lost with it.
-async fn turn_away(mut socket: TcpStream, code: u16, message: &str) {
-    let mut payload = vec![ErrPacket::MARKER];
-    payload.extend_from_slice(&code.to_le_bytes());
-    payload.extend_from_slice(message.as_bytes());
+async fn turn_away(mut socket: TcpStream, packet: &ErrPacket) {
+    let mut payload = packet.encode();
+    if packet.state == *b"HY000" {
+        payload.drain(STATE);
+    }
     let mut bytes = Vec::new();
     put_packet(&mut bytes, 0, &payload);
     let told = async {
@@ -286,50 +323,102 @@ impl House {
             Err(Unwelcome::NoHeader) => return,
             Err(Unwelcome::Stranger) => {
                 let message = "This address is for the load balancers that speak the PROXY protocol";
-                return turn_away(socket, 1130, message).await;
+                return turn_away(socket, &ErrPacket::new(1130, b"HY000", message)).await;
             }
         };
-        let client = match origin {
-            Origin::Named(client) => client.to_string(),
-            Origin::Socket | Origin::MayBeNamed => peer.map_or_else(String::new, |peer| peer.to_string()),
+        let named = match origin {
+            Origin::Named(client) => Some(client),
+            Origin::Socket | Origin::MayBeNamed => peer,
         };
-        let Some((serving, other)) = self.greetings().await else {
-            let message = "Changeover can't reach the database server at the moment";
-            return turn_away(socket, 2003, message).await;
+        let client = named.map_or_else(String::new, |client| client.to_string());
+        let route = self.shared.routes.load_full();
+        let (dialled, greeted) = match Box::pin(self.dial(&route, named)).await {
+            Ok(dialled) => dialled,
+            Err(error) => {
+                log_refusal(None, &client, &error);
+                return turn_away(socket, &error.for_client()).await;
+            }
         };
-        let id = self.new_id();
-        let hello = Hello { origin, ..Hello::new(id, &serving, &other) };
-        let Ok(stream) = Stream::tcp(socket) else { return };
-        if let Some(session) = Box::pin(self.let_in(stream, &hello, client)).await {
+        let other_side = route.backend.side.other();
+        let mut other = self.greetings.of(other_side).load_full();
+        if other.is_none() && !self.greetings.tried(other_side).load(Ordering::Relaxed) {
+            // The first clients of all mustn't be offered what the other backend can't do.
+            other = self.ask_greeting(other_side).await.ok();
+        }
+        let serving = &dialled.greeting;
+        let hello = Hello { origin, ..Hello::new(greeted.id, serving, other.as_deref().unwrap_or(serving)) };
+        let Ok(stream) = Stream::tcp(socket) else {
+            return dialled.leave(&route.backend.config, LEAVE_TIMEOUT).await;
+        };
+        let waiting = Waiting { route, dialled, greeted };
+        if let Some(session) = Box::pin(self.let_in(stream, &hello, client, waiting)).await {
             Box::pin(session.run()).await;
         }
     }
 
-    async fn let_in(&self, stream: Stream, hello: &Hello, client: String) -> Option<Session> {
-        let id = hello.connection_id;
-        let accepted = match accept(stream, &self.shared.door, hello).await {
+    /// A connection to the serving backend, and the id to greet its client with: the backend's own, unless a
+    /// session that has moved since goes by it.
+    async fn dial(
+        &self,
+        route: &Route,
+        client: Option<SocketAddr>,
+    ) -> Result<(Dialled, Greeted), ConnectError> {
+        let backend = &route.backend.config;
+        let registry = &self.shared.registry;
+        let mut dialled = dial(backend, client, DIAL_TIMEOUT).await?;
+        for _ in 0..REDIALS {
+            if let Some(greeted) = registry.greet(dialled.greeting.handshake.connection_id) {
+                return Ok((dialled, greeted));
+            }
+            let next = dial(backend, client, DIAL_TIMEOUT).await?;
+            std::mem::replace(&mut dialled, next).leave(backend, LEAVE_TIMEOUT).await;
+        }
+        loop {
+            let id = self.spare_id.fetch_sub(1, Ordering::Relaxed);
+            if let Some(greeted) = registry.greet(id).filter(|_| id != 0) {
+                return Ok((dialled, greeted));
+            }
+        }
+    }
+
+    async fn let_in(
+        &self,
+        stream: Stream,
+        hello: &Hello,
+        client: String,
+        waiting: Waiting,
+    ) -> Option<Session> {
+        let id = waiting.greeted.id;
+        let accepted = tokio::select! {
+            biased;
+            accepted = accept(stream, &self.shared.door, hello) => accepted,
+            () = waiting.dialled.given_up() => Err(ClientError::NotALogin("the backend waits no longer")),
+        };
+        let accepted = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 debug!(session_id = id, client, "no login: {error}");
+                waiting.dialled.leave(&waiting.route.backend.config, LEAVE_TIMEOUT).await;
                 return None;
             }
         };
         let client = accepted.login.client.map_or(client, |client| client.to_string());
-        let route = self.shared.routes.load_full();
-        let backend = &route.backend;
-        let dialled = connect(&backend.config, &accepted.login, &accepted.credential, DIAL_TIMEOUT).await;
-        let connection = match dialled {
+        let Waiting { route, dialled, greeted } = waiting;
+        let (route, logged_in) = self.log_in(route, dialled, &accepted).await;
+        let connection = match logged_in {
             Ok(connection) => connection,
             Err(error) => {
-                match &error {
-                    ConnectError::Refused { .. } => debug!(session_id = id, client, "{error}"),
-                    _ => warn!(area = "proxy", session_id = id, client, "{error}"),
+                if !is_transient(&error) {
+                    self.shared.door.known.refused(&accepted.login.user, &accepted.credential);
                 }
+                log_refusal(Some(id), &client, &error);
                 accepted.refuse(&error.for_client()).await;
                 return None;
             }
         };
-        let (connection, ok) = Connection::new(connection, backend.side, route.epoch);
+        self.shared.door.known.accepted(&accepted.login.user, &accepted.credential);
+        let side = route.backend.side;
+        let (connection, ok) = Connection::new(connection, side, route.epoch);
         let (stream, login, credential) = match accepted.admit(&ok).await {
             Ok(admitted) => admitted,
             Err(error @ ClientError::Refused(_)) => {
@@ -338,43 +427,40 @@ impl House {
             }
             Err(_) => return None,
         };
-        let registered = self.shared.registry.register(id, login.user_text(), client, backend.side);
+        let registry = &self.shared.registry;
+        let registered = registry.register(greeted, login.user_text(), client, (side, connection.id));
         let shared = Arc::clone(&self.shared);
         Some(Session::new(shared, registered, login, credential, Leg::new(stream), connection))
     }
 
-    /// Of the serving backend and of the other one; where that was never reached, of the serving one twice.
-    async fn greetings(&self) -> Option<(Arc<Greeting>, Arc<Greeting>)> {
-        let side = self.shared.routes.load().backend.side;
-        let serving = match self.greetings.of(side).load_full() {
-            Some(greeting) => greeting,
-            None => self.ask_greeting(side).await.ok()?,
-        };
-        let mut other = self.greetings.of(side.other()).load_full();
-        if other.is_none() && !self.greetings.tried(side.other()).load(Relaxed) {
-            // The first clients of all mustn't be offered what the other backend can't do.
-            other = self.ask_greeting(side.other()).await.ok();
+    /// On the connection that waits; where the route has changed meanwhile, or the client turned out to be
+    /// another than the backend was told, on another one.
+    async fn log_in(
+        &self,
+        route: Arc<Route>,
+        dialled: Dialled,
+        accepted: &Accepted,
+    ) -> (Arc<Route>, Result<BackendConnection, ConnectError>) {
+        let Accepted { login, credential, .. } = accepted;
+        let backend = &route.backend.config;
+        let now = self.shared.routes.load_full();
+        if now.epoch == route.epoch && dialled.speaks_for(login.client, backend) {
+            let logged_in = Box::pin(dialled.log_in(backend, login, credential, DIAL_TIMEOUT)).await;
+            return (route, logged_in);
         }
-        let other = other.unwrap_or_else(|| Arc::clone(&serving));
-        Some((serving, other))
+        let ((), logged_in) = tokio::join!(
+            Box::pin(dialled.leave(backend, LEAVE_TIMEOUT)),
+            Box::pin(connect(&now.backend.config, login, credential, DIAL_TIMEOUT)),
+        );
+        (now, logged_in)
     }
 
     async fn ask_greeting(&self, side: Side) -> Result<Arc<Greeting>, ConnectError> {
         let probed = probe(&self.shared.routes.backend(side).config, DIAL_TIMEOUT).await;
-        self.greetings.tried(side).store(true, Relaxed);
+        self.greetings.tried(side).store(true, Ordering::Relaxed);
         let greeting = Arc::new(probed?);
         self.greetings.of(side).store(Some(Arc::clone(&greeting)));
         Ok(greeting)
-    }
-
-    /// An id that no live session has.
-    fn new_id(&self) -> u32 {
-        loop {
-            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-            if id != 0 && !self.shared.registry.contains(id) {
-                return id;
-            }
-        }
     }
 
     async fn keep_greeting(self: Arc<Self>, side: Side) {
@@ -412,6 +498,14 @@ impl House {
         loop {
             ticks.tick().await;
             self.shared.registry.wake_idle(REMIND_EVERY);
+        }
+    }
+
+    async fn forget_old_passwords(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(FORGET_EVERY);
+        loop {
+            ticks.tick().await;
+            self.shared.door.known.forget_old();
         }
     }
 

@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use config::progress::ReplicationPosition;
-use config::{BackendConfig, BinlogPosition, Flavor, GtidSet, ServerVersion, Side};
+use config::{BackendConfig, BinlogPosition, Flavor, GtidSet, ServerVersion, Side, Verify};
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, OptsBuilder, Row};
+use mysql_async::{Conn, OptsBuilder, Row, SslOpts};
 
 use crate::error::{Error, Result};
 
@@ -59,6 +59,7 @@ pub async fn connect(side: Side, backend: &BackendConfig) -> Result<Conn> {
         .user(Some(backend.user.clone()))
         .pass((!password.is_empty()).then(|| password.to_owned()))
         .prefer_socket(false)
+        .ssl_opts(tls(backend))
         .tcp_nodelay(true)
         .tcp_keepalive(Some(Duration::from_secs(30)))
         .stmt_cache_size(0)
@@ -79,6 +80,16 @@ pub async fn connect(side: Side, backend: &BackendConfig) -> Result<Conn> {
             format!("no answer within {} s; it is tried again", CONNECT_LIMIT.as_secs()),
         )),
     }
+}
+
+/// TLS as configured, in the driver's words.
+fn tls(backend: &BackendConfig) -> Option<SslOpts> {
+    let (verify, ca_pem) = backend.tls.parts()?;
+    let options = SslOpts::default()
+        .with_disable_built_in_roots(true)
+        .with_danger_skip_domain_validation(verify != Verify::Identity)
+        .with_danger_accept_invalid_certs(verify == Verify::None);
+    Some(if ca_pem.is_empty() { options } else { options.with_root_certs(vec![ca_pem.to_vec().into()]) })
 }
 
 /// The session settings that every stage relies on, on every server.

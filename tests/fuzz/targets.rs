@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use config::load::Overrides;
 use config::names::{Flavor, ServerVersion};
 use config::{BinlogPosition, Gtid, GtidSet, Secret, TableName};
-use proxy::auth::plugin;
+use proxy::auth::{fuzzing as login, plugin};
 use proxy::protocol::capability::Capabilities;
 use proxy::protocol::command::Command;
 use proxy::protocol::frame::{Frames, LOGIN_PACKET_MAX, put_packet};
@@ -40,6 +40,8 @@ pub const TARGETS: &[Target] = &[
     ("session", session),
     ("admin", admin),
     ("auth", auth),
+    ("front_door", front_door),
+    ("backend_login", backend_login),
     ("binlog", binlog_events),
     ("json", json),
     ("gtid", gtid),
@@ -263,6 +265,43 @@ fn auth(data: &[u8]) {
     for plugin in [plugin::Plugin::Native, plugin::Plugin::CachingSha2] {
         let _ = plugin.verify(&password, scramble, &stored);
     }
+}
+
+/// A whole login at the front door, or what follows a COM_CHANGE_USER.
+fn front_door(data: &[u8]) {
+    let mut input = Input(data);
+    let flags = input.byte();
+    let length = usize::from(u16::from_le_bytes(input.array()));
+    let command = input.bytes(length);
+    let seen = login::front_door(flags, command, input.0).expect("a login ends");
+    assert!(flags & 1 == 0 || !seen.let_in, "nobody knows the password");
+    assert!(seen.said.len() <= 4096, "{} bytes for a stranger", seen.said.len());
+}
+
+/// A whole login at a backend that may say anything.
+fn backend_login(data: &[u8]) {
+    let mut input = Input(data);
+    let flags = input.byte();
+    let seen = login::backend(flags, input.0).expect("a login ends");
+    assert!(seen.said.len() <= 64 * 1024, "{} bytes for a backend", seen.said.len());
+    let password = login::PASSWORD.as_bytes();
+    assert!(
+        !seen.said.windows(password.len()).any(|part| part == password),
+        "the password goes out in clear"
+    );
+}
+
+/// True where a login of the corpus ends well: what is refused at its first byte isn't fuzzed.
+pub fn login_reaches(target: &str, data: &[u8]) -> bool {
+    let mut input = Input(data);
+    let flags = input.byte();
+    let seen = if target == "front_door" {
+        let length = usize::from(u16::from_le_bytes(input.array()));
+        login::front_door(flags, input.bytes(length), input.0)
+    } else {
+        login::backend(flags, input.0)
+    };
+    seen.is_ok_and(|seen| seen.let_in)
 }
 
 /// `fuzz.every` of the corpus: a column of each type. MariaDB's JSON is a text.

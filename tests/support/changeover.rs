@@ -109,7 +109,7 @@ impl Changeover {
     pub async fn start_again(&mut self) {
         self.kill_9();
         let file = self.settings.write(self.dir.path());
-        let mut command = program();
+        let mut command = with_few_files(&program());
         command.args(["serve", "--config"]).arg(file).env("RUST_LOG", "info");
         command.envs(self.environment.iter().cloned());
         self.process = Some(Process::start(&command, &self.log_path()).unwrap());
@@ -167,10 +167,24 @@ impl Changeover {
 
     /// Bytes of memory that it holds.
     pub fn resident_bytes(&self) -> u64 {
-        let pid = self.process.as_ref().and_then(Process::pid).unwrap();
-        let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        self.memory("VmRSS:")
+    }
+
+    /// The most bytes of memory that it ever held.
+    pub fn peak_bytes(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, what: &str) -> u64 {
+        let status = self.proc("status");
+        let line = status.lines().find(|line| line.starts_with(what)).unwrap();
         1024 * line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    }
+
+    /// A file of the system's about this process.
+    pub fn proc(&self, name: &str) -> String {
+        let pid = self.process.as_ref().and_then(Process::pid).unwrap();
+        fs::read_to_string(format!("/proc/{}/{name}", pid.as_raw_nonzero())).unwrap()
     }
 
     /// What its open file descriptors are.
@@ -325,6 +339,19 @@ pub fn program() -> Command {
         if name.to_string_lossy().starts_with("CHANGEOVER_") {
             command.env_remove(name);
         }
+    }
+    command
+}
+
+/// The same with the soft limit of open files that systems start a process with: it has to raise it by itself.
+fn with_few_files(program: &Command) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -Sn 1024 && exec \"$0\" \"$@\""]).arg(program.get_program());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
     }
     command
 }

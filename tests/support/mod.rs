@@ -4,6 +4,8 @@
 pub mod accounts;
 pub mod changeover;
 pub mod compare;
+pub mod hop;
+pub mod leaks;
 pub mod ledger;
 pub mod pair;
 #[path = "../../src/demo/process.rs"]

@@ -15,7 +15,12 @@ impl Pair {
     /// Two servers of one engine with all accounts; the source holds the test's schema. `None` where the engine
     /// can't be had.
     pub async fn start(engine: Engine, bulk_rows: u32) -> Option<Self> {
-        let (source, target) = tokio::join!(Server::start(engine, &[]), Server::start(engine, &[]));
+        Self::start_with(engine, bulk_rows, &[]).await
+    }
+
+    /// The same with more flags for the servers.
+    pub async fn start_with(engine: Engine, bulk_rows: u32, flags: &[&str]) -> Option<Self> {
+        let (source, target) = tokio::join!(Server::start(engine, flags), Server::start(engine, flags));
         let pair = Self { source: source?, target: target? };
         for server in [&pair.source, &pair.target] {
             accounts::create(server, seed::SCHEMA).await;

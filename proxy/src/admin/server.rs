@@ -129,6 +129,7 @@ async fn welcome(stream: Stream, door: &FrontDoor, id: u32, clients: &Arc<Semaph
     let hello = Hello {
         server_version: VERSION.as_bytes().to_vec(),
         connection_id: id,
+        status: StatusFlags::AUTOCOMMIT,
         capabilities: OFFERED,
         collation: COLLATION,
         plugin: Plugin::CachingSha2,

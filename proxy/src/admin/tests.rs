@@ -122,6 +122,7 @@ async fn port() -> Port {
             user: "x".into(),
             password: Secret::default(),
             proxy_protocol: Default::default(),
+            tls: Default::default(),
         },
     };
     let routes = RouteTable::new(backend(Side::Source), backend(Side::Target), Side::Source);

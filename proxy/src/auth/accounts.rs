@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use config::BackendConfig;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, OptsBuilder, Row, Value};
+use mysql_async::{Conn, Row, Value};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::inventory::native_of_document;
 use super::plugin::parse_stored_hash;
-use super::server::{NativeHashes, NativeHashesFuture};
+use super::server::{NativeHashes, NativeHashesFuture, StoredHashes};
+use crate::backend::service;
 
 /// A changed password is noticed after this time. Until then the new one only means a longer login.
 const CACHE_TTL: Duration = Duration::from_secs(5);
@@ -39,7 +41,7 @@ struct Known {
     /// The backend that connection and cache are of.
     of: Option<BackendConfig>,
     connection: Option<Conn>,
-    cache: HashMap<Vec<u8>, (Instant, Vec<[u8; 20]>)>,
+    cache: HashMap<Vec<u8>, (Instant, StoredHashes)>,
     failed_at: Option<Instant>,
 }
 
@@ -55,24 +57,25 @@ impl Accounts {
         Self { serving: Box::new(serving), known: Mutex::default() }
     }
 
-    async fn look_up(&self, user: &[u8]) -> Vec<[u8; 20]> {
-        let Ok(name) = std::str::from_utf8(user) else { return Vec::new() };
+    async fn look_up(&self, user: &[u8], anew: bool) -> StoredHashes {
+        let Ok(name) = std::str::from_utf8(user) else { return StoredHashes::default() };
         let now = Instant::now();
         let mut known = self.known.lock().await;
         known.turn_to((self.serving)());
-        if let Some((at, hashes)) = known.cache.get(user)
+        if let Some((at, stored)) = known.cache.get(user)
             && now.duration_since(*at) < CACHE_TTL
+            && !anew
         {
-            return hashes.clone();
+            return stored.clone();
         }
         if known.failed_at.is_some_and(|at| now.duration_since(at) < RETRY_AFTER) {
-            return Vec::new();
+            return StoredHashes::default();
         }
         match known.ask(name).await {
-            Ok(hashes) => {
+            Ok(stored) => {
                 known.failed_at = None;
-                known.remember(user, now, &hashes);
-                hashes
+                known.remember(user, now, &stored);
+                stored
             }
             Err(error) => {
                 known.failed_at = Some(now);
@@ -83,17 +86,17 @@ impl Accounts {
                     "can't read the hashes of mysql_native_password accounts; clients of such accounts are \
                      asked for caching_sha2_password. Grant the service account SELECT on the schema mysql"
                 );
-                Vec::new()
+                StoredHashes::default()
             }
         }
     }
 }
 
 impl NativeHashes for Accounts {
-    fn hashes<'a>(&'a self, user: &'a [u8]) -> NativeHashesFuture<'a> {
-        Box::pin(
-            async move { tokio::time::timeout(LOOKUP_TIMEOUT, self.look_up(user)).await.unwrap_or_default() },
-        )
+    fn hashes<'a>(&'a self, user: &'a [u8], anew: bool) -> NativeHashesFuture<'a> {
+        Box::pin(async move {
+            tokio::time::timeout(LOOKUP_TIMEOUT, self.look_up(user, anew)).await.unwrap_or_default()
+        })
     }
 }
 
@@ -104,15 +107,15 @@ impl Known {
         }
     }
 
-    fn remember(&mut self, user: &[u8], now: Instant, hashes: &[[u8; 20]]) {
+    fn remember(&mut self, user: &[u8], now: Instant, stored: &StoredHashes) {
         if self.cache.len() >= CACHED_USERS_MAX {
             self.cache.clear();
         }
-        self.cache.insert(user.to_vec(), (now, hashes.to_vec()));
+        self.cache.insert(user.to_vec(), (now, stored.clone()));
     }
 
     /// Cancel safety: the connection is out of its place while it is used, so a dropped question drops it.
-    async fn ask(&mut self, user: &str) -> Result<Vec<[u8; 20]>, mysql_async::Error> {
+    async fn ask(&mut self, user: &str) -> Result<StoredHashes, mysql_async::Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => dial(self.of.as_ref()).await?,
@@ -132,43 +135,44 @@ impl Known {
 
 pub(super) async fn dial(backend: Option<&BackendConfig>) -> Result<Conn, mysql_async::Error> {
     let backend = backend.ok_or_else(|| mysql_async::Error::Other("no backend".into()))?;
-    let options = OptsBuilder::default()
-        .ip_or_hostname(backend.host.clone())
-        .tcp_port(backend.port)
-        .user(Some(backend.user.clone()))
-        .pass(backend.password.expose_str().map(str::to_owned))
-        .prefer_socket(false);
-    Conn::new(options).await
+    Conn::new(service::options(backend)).await
 }
 
 /// MariaDB keeps every way in of an account in one JSON document; elsewhere there is a column for it, whose
 /// name depends on the version.
-async fn query(connection: &mut Conn, user: &str) -> Result<Vec<[u8; 20]>, mysql_async::Error> {
-    let documents = "SELECT Priv FROM mysql.global_priv WHERE User = ? LIMIT 64";
+async fn query(connection: &mut Conn, user: &str) -> Result<StoredHashes, mysql_async::Error> {
+    // Accounts without a name take in whoever has none of their own.
+    let documents = "SELECT Priv FROM mysql.global_priv WHERE User IN (?, '') ORDER BY User = '' LIMIT 64";
     let columns = "SELECT * FROM mysql.user WHERE User = ? LIMIT 64";
-    let rows: Vec<Row> = match connection.exec(documents, (user,)).await {
+    let mut stored = StoredHashes::default();
+    match connection.exec::<Vec<u8>, _, _>(documents, (user,)).await {
         // No such table.
         Err(mysql_async::Error::Server(error)) if error.code == 1146 => {
-            connection.exec(columns, (user,)).await?
+            let rows: Vec<Row> = connection.exec(columns, (user,)).await?;
+            for value in rows.into_iter().flat_map(Row::unwrap_raw).flatten() {
+                if let Value::Bytes(text) = value {
+                    stored.hashes.extend(stored_hashes(&text).take(ACCOUNTS_MAX));
+                }
+            }
         }
-        outcome => outcome?,
-    };
-    let mut hashes = Vec::new();
-    for row in rows {
-        for value in row.unwrap_raw().into_iter().flatten() {
-            if let Value::Bytes(text) = value {
-                hashes.extend(stored_hashes(&text).take(ACCOUNTS_MAX));
+        documents => {
+            let documents = documents?;
+            stored.are_all = documents.len() < ACCOUNTS_MAX;
+            for document in &documents {
+                let (hashes, are_all) = native_of_document(document);
+                stored.hashes.extend(hashes.take(ACCOUNTS_MAX));
+                stored.are_all &= are_all;
             }
         }
     }
-    hashes.sort_unstable();
-    hashes.dedup();
-    hashes.truncate(ACCOUNTS_MAX);
-    Ok(hashes)
+    stored.hashes.sort_unstable();
+    stored.hashes.dedup();
+    stored.hashes.truncate(ACCOUNTS_MAX);
+    Ok(stored)
 }
 
 /// Every hash of mysql_native_password in a text. Hashes of other plugins look different, so the form is
-/// enough to know one, in a column of its own as well as within a JSON document.
+/// enough to know one.
 fn stored_hashes(text: &[u8]) -> impl Iterator<Item = [u8; 20]> + '_ {
     text.windows(HASH_LEN).filter_map(|window| parse_stored_hash(std::str::from_utf8(window).ok()?))
 }
@@ -187,13 +191,6 @@ mod tests {
         check("", 0);
         check("invalid", 0);
         check("$A$005$0123456789012345678901234567890123456789012345678901234567890123", 0);
-        check(
-            &format!(
-                r#"{{"access":0,"plugin":"ed25519","authentication_string":"abc","auth_or":[{{}},
-                {{"plugin":"mysql_native_password","authentication_string":"{hash}"}}]}}"#
-            ),
-            1,
-        );
         check(&format!("{hash}{hash}"), 2);
     }
 }

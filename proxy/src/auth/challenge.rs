@@ -12,8 +12,9 @@ use zeroize::Zeroizing;
 
 use super::Credential;
 use super::arrival::{Patience, late};
+use super::known::KnownPasswords;
 use super::plugin::{Plugin, SCRAMBLE_LEN, is_empty_answer, recover_sha1};
-use super::server::NativeHashes;
+use super::server::{NativeHashes, StoredHashes};
 use crate::error::ClientError;
 use crate::protocol::frame::Frames;
 use crate::protocol::packet::{AuthMoreData, AuthSwitchRequest, ErrPacket};
@@ -38,11 +39,31 @@ pub(super) struct Visitor {
     pub(super) frames: Frames,
     pub(super) client: Option<SocketAddr>,
     pub(super) patience: Patience,
+    /// Its token was right, and it waits to hear that before the OK.
+    pub(super) proved_by_token: bool,
 }
 
 impl Visitor {
+    pub(super) fn new(
+        stream: Stream,
+        client: Option<SocketAddr>,
+        frames: Frames,
+        patience: Patience,
+    ) -> Self {
+        Self { stream, frames, client, patience, proved_by_token: false }
+    }
+
     pub(super) async fn send(&mut self, payload: &[u8]) -> Result<(), ClientError> {
         Ok(self.frames.write(&mut self.stream, payload).await?)
+    }
+
+    /// Ends the login with the backend's OK.
+    pub(super) async fn welcome(&mut self, ok: &[u8]) -> Result<(), ClientError> {
+        if std::mem::take(&mut self.proved_by_token) {
+            let fast = AuthMoreData(&[FAST_AUTH_OK]).encode();
+            return Ok(self.frames.write_all(&mut self.stream, &[&fast, ok]).await?);
+        }
+        self.send(ok).await
     }
 
     pub(super) async fn receive(&mut self) -> Result<Zeroizing<Vec<u8>>, ClientError> {
@@ -56,7 +77,7 @@ impl Visitor {
         };
         let tls = tokio::time::timeout(self.patience.step, acceptor.accept(tcp)).await;
         let tls = tls.map_err(|_| late("TLS handshake", self.patience.step))?.map_err(ClientError::Tls)?;
-        Ok(Self { stream: Stream::Tls(Box::new(tls)), ..self })
+        Ok(Self { stream: Stream::Tls(Box::new(tls.into())), ..self })
     }
 
     /// Says why not. That nobody may be listening any more is no further error.
@@ -88,6 +109,12 @@ pub(super) fn random_scramble() -> Result<[u8; SCRAMBLE_LEN], ClientError> {
         b'$' => b'%',
         byte => byte,
     }))
+}
+
+/// A password that nobody has, for a client whose own is known to be wrong: the backend refuses it in its own
+/// words, and counts it.
+pub(super) fn wrong_password() -> Result<Credential, ClientError> {
+    Ok(Credential::Clear(Secret::new(random_scramble()?)))
 }
 
 /// A client's answer to the greeting, and what else may be asked of it.
@@ -150,33 +177,68 @@ impl Challenge {
         self,
         visitor: &mut Visitor,
         hashes: &dyn NativeHashes,
+        known: &KnownPasswords,
     ) -> Result<Credential, ClientError> {
         let first = self.first_answer();
         if first.as_ref().is_some_and(|answer| is_empty_answer(&answer.data)) {
             return Ok(Credential::Empty);
         }
-        let stored = match self.named() {
-            Some(Plugin::Native) => hashes.hashes(&self.user).await,
-            _ => Vec::new(),
+        let mut stored = match self.named() {
+            Some(Plugin::Native) => hashes.hashes(&self.user, false).await,
+            _ => StoredHashes::default(),
         };
         let answer = match first {
             Some(answer) if answer.plugin == Plugin::CachingSha2 => answer,
-            Some(answer) => match recovered(&answer, &stored) {
-                Some(credential) => return Ok(credential),
-                None if self.can_switch() => switch(visitor, Plugin::CachingSha2).await?,
-                None => return Err(self.denied(visitor, true)),
-            },
+            Some(answer) => {
+                if let Some(credential) = self.proved(&answer, &mut stored, hashes).await {
+                    return Ok(credential);
+                }
+                if stored.are_all {
+                    // Some clients can't be asked in another way without an extra library.
+                    return wrong_password();
+                }
+                if !self.can_switch() {
+                    return Err(self.denied(visitor, true));
+                }
+                switch(visitor, Plugin::CachingSha2).await?
+            }
             // A client may be asked to switch only once: by the plugin that it named, where that is enough.
-            None if stored.is_empty() => switch(visitor, Plugin::CachingSha2).await?,
+            None if stored.hashes.is_empty() && !stored.are_all => {
+                switch(visitor, Plugin::CachingSha2).await?
+            }
             None => switch(visitor, Plugin::Native).await?,
         };
         if is_empty_answer(&answer.data) {
             return Ok(Credential::Empty);
         }
         match answer.plugin {
-            Plugin::CachingSha2 => self.full_authentication(visitor, &answer).await,
-            _ => recovered(&answer, &stored).ok_or_else(|| self.denied(visitor, true)),
+            Plugin::CachingSha2 => match known.of_token(&self.user, &answer.scramble, &answer.data) {
+                Some(password) => {
+                    visitor.proved_by_token = true;
+                    Ok(Credential::Clear(password))
+                }
+                None => self.full_authentication(visitor, &answer).await,
+            },
+            _ => {
+                let proved = self.proved(&answer, &mut stored, hashes).await;
+                proved.ok_or_else(|| self.denied(visitor, true))
+            }
         }
+    }
+
+    /// What a native answer gives away. Where it fits none of the hashes, these may be older than the password.
+    async fn proved(
+        &self,
+        answer: &Answer,
+        stored: &mut StoredHashes,
+        hashes: &dyn NativeHashes,
+    ) -> Option<Credential> {
+        let credential = recovered(answer, stored);
+        if credential.is_some() || !stored.are_all {
+            return credential;
+        }
+        *stored = hashes.hashes(&self.user, true).await;
+        recovered(answer, stored)
     }
 
     /// caching_sha2_password's second half: the password itself, through TLS or encrypted for our key.
@@ -242,8 +304,8 @@ impl Challenge {
 }
 
 /// SHA1 of the password, where the client's native answer fits one of the stored hashes.
-fn recovered(answer: &Answer, stored: &[[u8; 20]]) -> Option<Credential> {
-    let hash = stored.iter().find_map(|hash| recover_sha1(&answer.data, &answer.scramble, hash))?;
+fn recovered(answer: &Answer, stored: &StoredHashes) -> Option<Credential> {
+    let hash = stored.hashes.iter().find_map(|hash| recover_sha1(&answer.data, &answer.scramble, hash))?;
     Some(Credential::Sha1(hash))
 }
 

@@ -1,7 +1,9 @@
 //! The proxy as a client of a backend: an application's user is logged in with the credential that the front
 //! door learned.
 
-use config::{Secret, ServerVersion};
+use std::sync::Arc;
+
+use config::{BackendConfig, Secret, ServerVersion};
 use zeroize::Zeroizing;
 
 use super::plugin::Plugin;
@@ -17,9 +19,13 @@ use crate::tls::encrypt_password;
 
 /// No server of sense asks for more.
 const ROUNDS_MAX: usize = 16;
+/// A response up to the user's name is what asks for TLS.
+const SSL_REQUEST_LEN: usize = 32;
 const FAST_AUTH_OK: &[u8] = &[3];
 const FULL_AUTH: &[u8] = &[4];
 const PUBLIC_KEY_REQUEST: &[u8] = &[2];
+
+const NO_PASSWORD: &str = "the server asks for a password, and there is none";
 
 /// Why a login failed; [`crate::error::ConnectError`] without the backend's name.
 #[derive(Debug)]
@@ -70,11 +76,38 @@ pub(crate) async fn log_in(
         return Err(LoginError::Protocol(format!("the session has {missing:?}, which it can't do")));
     }
     let plugin = first_plugin(greeting, credential);
-    let answer = plugin.answer(credential, &greeting.scramble).unwrap_or_default();
-    let response = response(greeting, login, plugin, answer);
+    let answer = answer(plugin, credential, &greeting.scramble, stream.is_tls()).unwrap_or_default();
+    let mut response = response(greeting, login, plugin, answer);
+    if stream.is_tls() {
+        response.capabilities = response.capabilities | Capabilities::SSL;
+    }
     frames.write(stream, &response.encode()).await?;
     let exchange = Exchange { stream, frames, login, credential };
     exchange.run(plugin, greeting.scramble.clone()).await
+}
+
+/// The same, by TLS where that is configured; then nothing but the greeting was said in plain text.
+pub(crate) async fn log_in_securely(
+    backend: &BackendConfig,
+    stream: &mut Stream,
+    frames: &mut Frames,
+    greeting: &Handshake,
+    login: &Login,
+    credential: &Credential,
+) -> Result<Vec<u8>, LoginError> {
+    if let Some(tls) = backend.tls.client() {
+        if !greeting.capabilities.contains(Capabilities::SSL) {
+            return Err(LoginError::Protocol("TLS is required, and the server doesn't offer it".to_owned()));
+        }
+        let name = backend.server_name().map_err(|error| LoginError::Protocol(error.to_string()))?;
+        let mut request = response(greeting, login, Plugin::Native, Zeroizing::default());
+        request.capabilities = request.capabilities | Capabilities::SSL;
+        let request = request.encode();
+        frames.write(stream, request.get(..SSL_REQUEST_LEN).unwrap_or(&request)).await?;
+        let secured = stream.secure(Arc::clone(tls), name).await;
+        secured.map_err(|error| LoginError::Protocol(format!("TLS failed: {error}")))?;
+    }
+    log_in(stream, frames, greeting, login, credential).await
 }
 
 /// Makes a session's connection another user's (COM_CHANGE_USER). Returns the payload of the OK packet.
@@ -103,6 +136,27 @@ pub(crate) async fn change_user(
     frames.write(stream, &command.encode(capabilities)).await?;
     let exchange = Exchange { stream, frames: &mut frames, login, credential };
     exchange.run(Plugin::Native, Vec::new()).await
+}
+
+/// As [`Plugin::answer`]; but through TLS sha256_password wants the password at once, and nobody's key.
+fn answer(
+    plugin: Plugin,
+    credential: &Credential,
+    scramble: &[u8],
+    is_tls: bool,
+) -> Option<Zeroizing<Vec<u8>>> {
+    match (plugin, credential) {
+        (Plugin::Sha256, Credential::Clear(password)) if is_tls => Some(with_nul(password)),
+        _ => plugin.answer(credential, scramble),
+    }
+}
+
+/// A password as it goes through TLS.
+fn with_nul(password: &Secret) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(password.expose().len() + 1));
+    bytes.extend_from_slice(password.expose());
+    bytes.push(0);
+    bytes
 }
 
 /// What to answer the greeting with. The server switches where the account has another plugin, so the best
@@ -169,13 +223,19 @@ impl Exchange<'_> {
                     let data = AuthMoreData::parse(&payload)?.0;
                     match (plugin, data) {
                         (Plugin::CachingSha2, FAST_AUTH_OK) => {}
+                        (Plugin::CachingSha2, FULL_AUTH) if self.stream.is_tls() => {
+                            let Credential::Clear(password) = self.credential else {
+                                return Err(self.insufficient(NO_PASSWORD));
+                            };
+                            self.frames.write(self.stream, &with_nul(password)).await?;
+                        }
                         (Plugin::CachingSha2, FULL_AUTH) => {
                             self.frames.write(self.stream, PUBLIC_KEY_REQUEST).await?;
                         }
                         (Plugin::CachingSha2 | Plugin::Sha256, key) => {
                             self.send_password(key, &scramble).await?;
                         }
-                        (Plugin::Native, _) => return Err(unknown("step")),
+                        (Plugin::Native | Plugin::Ed25519, _) => return Err(unknown("step")),
                     }
                 }
                 _ => return Err(unknown("packet")),
@@ -189,10 +249,10 @@ impl Exchange<'_> {
         let Some(plugin) = Plugin::from_name(&request.plugin) else {
             return Err(self.insufficient(&format!(
                 "on the server behind Changeover the account uses {name}, which Changeover doesn't speak; \
-                 it can log in with mysql_native_password or caching_sha2_password"
+                 it can log in with mysql_native_password, caching_sha2_password or ed25519"
             )));
         };
-        let Some(answer) = plugin.answer(self.credential, &request.data) else {
+        let Some(answer) = answer(plugin, self.credential, &request.data, self.stream.is_tls()) else {
             return Err(self.insufficient(&format!(
                 "on the server behind Changeover the account uses {name}, for which the password itself is \
                  needed; connect with a client that answers with caching_sha2_password"
@@ -205,7 +265,7 @@ impl Exchange<'_> {
     /// The server has sent its public key and wants the password, encrypted for it.
     async fn send_password(&mut self, public_key: &[u8], scramble: &[u8]) -> Result<(), LoginError> {
         let Credential::Clear(password) = self.credential else {
-            return Err(self.insufficient("the server asks for a password, and there is none"));
+            return Err(self.insufficient(NO_PASSWORD));
         };
         let cipher = encrypt_password(public_key, password, scramble)
             .map_err(|reason| LoginError::Protocol(reason.to_owned()))?;

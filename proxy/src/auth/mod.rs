@@ -10,7 +10,10 @@ pub mod accounts;
 pub mod arrival;
 mod challenge;
 pub mod client;
+#[doc(hidden)]
+pub mod fuzzing;
 pub(crate) mod inventory;
+pub mod known;
 pub mod plugin;
 pub mod server;
 mod sha_crypt;

@@ -1,7 +1,8 @@
-//! mysql_native_password and caching_sha2_password: the arithmetic.
+//! What the plugins answer: the arithmetic.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use config::Secret;
+use mysql_common::scramble::create_response_for_ed25519;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
@@ -21,6 +22,9 @@ pub enum Plugin {
     /// The password itself, always. Spoken towards backends only: MySQL also names it to whoever asks for
     /// an account that doesn't exist, and only who goes along with it hears the usual refusal.
     Sha256,
+    /// MariaDB's ed25519: a signature made with the password itself. Spoken towards backends only: what a
+    /// client signs for the proxy is of no use to a backend.
+    Ed25519,
 }
 
 /// The first answer of sha256_password: "send me your public key".
@@ -30,14 +34,20 @@ impl Plugin {
     /// The plugin of that name.
     #[must_use]
     pub fn from_name(name: &[u8]) -> Option<Self> {
-        let all = [Self::Native, Self::CachingSha2, Self::Sha256];
+        let all = [Self::Native, Self::CachingSha2, Self::Sha256, Self::Ed25519];
         all.into_iter().find(|plugin| plugin.name().as_bytes() == name)
     }
 
     /// The same, of those that clients are let in with.
     #[must_use]
     pub fn of_client(name: &[u8]) -> Option<Self> {
-        Self::from_name(name).filter(|plugin| *plugin != Self::Sha256)
+        Self::from_name(name).filter(|plugin| matches!(plugin, Self::Native | Self::CachingSha2))
+    }
+
+    /// The plugin of an account, by its name on the server, which isn't always the one in packets.
+    #[must_use]
+    pub fn of_account(name: &str) -> Option<Self> {
+        if name == "ed25519" { Some(Self::Ed25519) } else { Self::from_name(name.as_bytes()) }
     }
 
     /// Its name in packets.
@@ -47,6 +57,7 @@ impl Plugin {
             Self::Native => "mysql_native_password",
             Self::CachingSha2 => "caching_sha2_password",
             Self::Sha256 => "sha256_password",
+            Self::Ed25519 => "client_ed25519",
         }
     }
 
@@ -60,7 +71,10 @@ impl Plugin {
             (Self::Native, Credential::Clear(password)) => native_token(&sha1_of(password), scramble),
             (Self::Native, Credential::Sha1(hash)) => native_token(hash, scramble),
             (Self::CachingSha2, Credential::Clear(password)) => caching_sha2_token(password, scramble),
-            (Self::CachingSha2 | Self::Sha256, Credential::Sha1(_)) => return None,
+            (Self::Ed25519, Credential::Clear(password)) => {
+                Zeroizing::new(create_response_for_ed25519(password.expose(), scramble).to_vec())
+            }
+            (Self::CachingSha2 | Self::Sha256 | Self::Ed25519, Credential::Sha1(_)) => return None,
         })
     }
 

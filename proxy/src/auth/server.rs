@@ -1,7 +1,8 @@
 //! The proxy as a server to its clients: the front door.
 //!
 //! Every client is asked for as much as can be replayed to whichever plugin the other backend wants. With
-//! caching_sha2_password that is the password itself (over TLS, or encrypted for our RSA key). A client that
+//! caching_sha2_password that is the password itself (over TLS, or encrypted for our RSA key), unless it is known
+//! already and the client's token shows that it has it. A client that
 //! answers with mysql_native_password gives SHA1 of its password away to whoever knows the stored hash; where
 //! that can't be read, the client is asked to switch.
 
@@ -14,7 +15,8 @@ use config::{Flavor, Secret};
 use tokio_rustls::TlsAcceptor;
 
 use super::arrival::{Origin, Patience, late};
-use super::challenge::{Challenge, Visitor, random_scramble};
+use super::challenge::{Challenge, Visitor, random_scramble, wrong_password};
+use super::known::KnownPasswords;
 use super::plugin::{Plugin, SCRAMBLE_LEN};
 use super::{Credential, Login};
 use crate::backend::connect::Greeting;
@@ -39,13 +41,15 @@ pub struct FrontDoor {
     pub keeper: Keeper,
     /// How long clients may take.
     pub patience: Patience,
+    /// Passwords that were right a short while ago.
+    pub known: KnownPasswords,
 }
 
 impl FrontDoor {
     /// A front door with the usual patience.
     #[must_use]
     pub fn new(tls: Tls, rsa: Arc<RsaKey>, keeper: Keeper) -> Self {
-        Self { tls, rsa, keeper, patience: Patience::default() }
+        Self { tls, rsa, keeper, patience: Patience::default(), known: KnownPasswords::default() }
     }
 }
 
@@ -71,14 +75,25 @@ impl std::fmt::Debug for Keeper {
     }
 }
 
+/// What is stored of a user's accounts.
+#[derive(Debug, Clone, Default)]
+pub struct StoredHashes {
+    /// SHA1 of SHA1 of the password, of each account of mysql_native_password.
+    pub hashes: Vec<[u8; 20]>,
+    /// True where whoever comes by that name can log in with no other plugin, so that a token which fits none of
+    /// the hashes was made with a wrong password.
+    pub are_all: bool,
+}
+
 /// A boxed future of stored hashes.
-pub type NativeHashesFuture<'a> = Pin<Box<dyn Future<Output = Vec<[u8; 20]>> + Send + 'a>>;
+pub type NativeHashesFuture<'a> = Pin<Box<dyn Future<Output = StoredHashes> + Send + 'a>>;
 
 /// Where the stored hashes (SHA1 of SHA1 of the password) of mysql_native_password accounts are read.
 pub trait NativeHashes: Send + Sync + 'static {
     /// The hashes that this user's accounts have; empty where there are none or they may not be read. The
-    /// client's token is checked against each, so one too many does no harm.
-    fn hashes<'a>(&'a self, user: &'a [u8]) -> NativeHashesFuture<'a>;
+    /// client's token is checked against each, so one too many does no harm. `anew`: nothing that was kept from
+    /// an earlier question will do.
+    fn hashes<'a>(&'a self, user: &'a [u8], anew: bool) -> NativeHashesFuture<'a>;
 }
 
 /// What one client is greeted with.
@@ -86,8 +101,10 @@ pub trait NativeHashes: Send + Sync + 'static {
 pub struct Hello {
     /// The version text of the serving backend, as it greets.
     pub server_version: Vec<u8>,
-    /// The session's id.
+    /// The session's id: its backend connection's own, as a rule.
     pub connection_id: u32,
+    /// As the serving backend greets.
+    pub status: StatusFlags,
     /// See [`Capabilities::offered`].
     pub capabilities: Capabilities,
     /// Default collation of the serving backend, low byte.
@@ -111,6 +128,7 @@ impl Hello {
         Self {
             server_version: serving.handshake.server_version.clone(),
             connection_id,
+            status: serving.handshake.status,
             capabilities: Capabilities::offered(&both.map(|greeting| greeting.handshake.capabilities)),
             collation: serving.handshake.collation,
             plugin: if mariadb { Plugin::Native } else { Plugin::CachingSha2 },
@@ -132,7 +150,7 @@ pub struct Accepted {
 impl Accepted {
     /// Lets the client in with this OK payload: the backend's own, or one of ours.
     pub async fn admit(mut self, ok: &[u8]) -> Result<(Stream, Login, Credential), ClientError> {
-        self.visitor.send(ok).await?;
+        self.visitor.welcome(ok).await?;
         Ok((self.visitor.stream, self.login, self.credential))
     }
 
@@ -192,7 +210,7 @@ pub async fn change_user(
         attributes,
         ..login.clone()
     };
-    let visitor = Visitor { client: login.client, stream, frames: Frames::after(0), patience: door.patience };
+    let visitor = Visitor::new(stream, login.client, Frames::after(0), door.patience);
     in_time(door, learn_again(visitor, door, challenge, login)).await
 }
 
@@ -207,8 +225,8 @@ async fn learn_again(
     let Keeper::Backend(hashes) = &door.keeper else {
         return decide(visitor, door, challenge, login).await;
     };
-    let credential = match challenge.learn(&mut visitor, hashes.as_ref()).await {
-        Err(ClientError::Refused(_)) => Credential::Clear(Secret::new(random_scramble()?)),
+    let credential = match challenge.learn(&mut visitor, hashes.as_ref(), &door.known).await {
+        Err(ClientError::Refused(_)) => wrong_password()?,
         learned => learned?,
     };
     Ok(Accepted { login, credential, visitor })
@@ -227,7 +245,7 @@ async fn welcome(stream: Stream, door: &FrontDoor, hello: &Hello) -> Result<Acce
         Origin::Named(client) => Some(client),
         Origin::Socket | Origin::MayBeNamed => stream.peer_addr(),
     };
-    let mut visitor = Visitor { client, stream, frames: Frames::new(), patience: door.patience };
+    let mut visitor = Visitor::new(stream, client, Frames::new(), door.patience);
     let scramble = random_scramble()?;
     let offers_tls = door.tls.offered().is_some() && visitor.stream.plain().is_some();
     let mut offered = hello.capabilities;
@@ -270,7 +288,7 @@ async fn decide(
     login: Login,
 ) -> Result<Accepted, ClientError> {
     let credential = match &door.keeper {
-        Keeper::Backend(hashes) => challenge.learn(&mut visitor, hashes.as_ref()).await,
+        Keeper::Backend(hashes) => challenge.learn(&mut visitor, hashes.as_ref(), &door.known).await,
         Keeper::Account { user, password } => challenge.check(&mut visitor, user, password).await,
     };
     match credential {
@@ -287,7 +305,7 @@ fn greeting(hello: &Hello, capabilities: Capabilities, scramble: &[u8]) -> Hands
         scramble: scramble.to_vec(),
         capabilities,
         collation: hello.collation,
-        status: StatusFlags::AUTOCOMMIT,
+        status: hello.status,
         plugin: hello.plugin.name().as_bytes().to_vec(),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use config::{BackendConfig, SentHeader, ServerVersion};
@@ -9,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::whom::Whom;
-use crate::auth::client::{self, LoginError, log_in, read_greeting};
+use crate::auth::client::{self, LoginError, log_in_securely, read_greeting};
 use crate::auth::{Credential, Login};
 use crate::error::ConnectError;
 use crate::protocol::capability::Capabilities;
@@ -48,6 +49,16 @@ pub struct Greeting {
     pub handshake: Handshake,
 }
 
+/// A connection that was dialled and greeted, and on which nobody has logged in yet.
+#[derive(Debug)]
+pub struct Dialled {
+    stream: Stream,
+    frames: Frames,
+    whom: Whom,
+    /// What the backend greeted with.
+    pub greeting: Greeting,
+}
+
 /// Dials `backend` and logs the application's user in as it asked for, within `timeout`.
 ///
 /// Cancel safety: dropping it closes the connection.
@@ -57,7 +68,110 @@ pub async fn connect(
     credential: &Credential,
     timeout: Duration,
 ) -> Result<BackendConnection, ConnectError> {
-    within(backend, timeout, Box::pin(dial_and_log_in(backend, login, credential))).await
+    let work = async {
+        let dialled = dial_for(backend, Whom::from(login.client)).await?;
+        dialled.admit(backend, login, credential).await
+    };
+    within(backend, timeout, Box::pin(work)).await
+}
+
+/// Dials `backend` for a client at this address, and reads its greeting, within `timeout`.
+///
+/// Cancel safety: dropping it closes the connection, which the backend counts: see [`Dialled::leave`].
+pub async fn dial(
+    backend: &BackendConfig,
+    client: Option<SocketAddr>,
+    timeout: Duration,
+) -> Result<Dialled, ConnectError> {
+    within(backend, timeout, Box::pin(dial_for(backend, Whom::from(client)))).await
+}
+
+impl Dialled {
+    /// Logs the application's user in as it asked for, within `timeout`.
+    ///
+    /// Cancel safety: dropping it closes the connection.
+    pub async fn log_in(
+        self,
+        backend: &BackendConfig,
+        login: &Login,
+        credential: &Credential,
+        timeout: Duration,
+    ) -> Result<BackendConnection, ConnectError> {
+        within(backend, timeout, Box::pin(self.admit(backend, login, credential))).await
+    }
+
+    /// True where the backend was told this client's address, or isn't told any.
+    #[must_use]
+    pub fn speaks_for(&self, client: Option<SocketAddr>, backend: &BackendConfig) -> bool {
+        backend.proxy_protocol == SentHeader::Off || self.whom == Whom::from(client)
+    }
+
+    /// Ends a connection for which no login came. Servers count those that end at the greeting, and block a host
+    /// that makes too many of them (max_connect_errors), so the service account logs in and quits.
+    pub async fn leave(self, backend: &BackendConfig, timeout: Duration) {
+        // Whatever comes of it: also a login that is refused isn't counted.
+        let _ = tokio::time::timeout(timeout, Box::pin(self.quit(backend))).await;
+    }
+
+    /// Returns when the backend doesn't wait any longer: it has closed, or said something.
+    ///
+    /// Cancel safety: yes; nothing is read.
+    pub async fn given_up(&self) {
+        match self.stream.plain() {
+            Some(socket) => drop(socket.peek(&mut [0]).await),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn admit(
+        mut self,
+        backend: &BackendConfig,
+        login: &Login,
+        credential: &Credential,
+    ) -> Result<BackendConnection, LoginError> {
+        let Greeting { version, handshake } = &self.greeting;
+        let logged_in =
+            log_in_securely(backend, &mut self.stream, &mut self.frames, handshake, login, credential).await;
+        let ok = logged_in.map_err(|error| self.whom.explain(error, backend.proxy_protocol, *version))?;
+        let status = OkPacket::parse(&ok, login.capabilities)?.status;
+        Ok(BackendConnection {
+            stream: self.stream,
+            version: *version,
+            connection_id: handshake.connection_id,
+            capabilities: login.capabilities.of_session(),
+            ok,
+            status,
+        })
+    }
+
+    /// Logs in as the service account and quits.
+    async fn quit(mut self, backend: &BackendConfig) -> Result<Greeting, LoginError> {
+        let login = Login {
+            user: backend.user.clone().into_bytes(),
+            schema: None,
+            collation: PROBE_COLLATION,
+            capabilities: Capabilities::PROTOCOL_41,
+            max_packet: PROBE_PACKET_MAX,
+            attributes: None,
+            client: None,
+        };
+        let credential = match backend.password.is_empty() {
+            true => Credential::Empty,
+            false => Credential::Clear(backend.password.clone()),
+        };
+        let handshake = &self.greeting.handshake;
+        // Whether the service account may enter is the control connection's business, which says it better.
+        match log_in_securely(backend, &mut self.stream, &mut self.frames, handshake, &login, &credential)
+            .await
+        {
+            Ok(_) => drop(Frames::new().write(&mut self.stream, COM_QUIT).await),
+            Err(error) if self.whom.may_be_why(&error, backend.proxy_protocol) => {
+                return Err(self.whom.explain(error, backend.proxy_protocol, self.greeting.version));
+            }
+            Err(_) => {}
+        }
+        Ok(self.greeting)
+    }
 }
 
 /// Makes a connection to `backend` another user's, as COM_CHANGE_USER does: nothing of the session before is
@@ -91,9 +205,9 @@ pub async fn change_user(
 /// Cancel safety: dropping it closes the connection.
 pub async fn probe(backend: &BackendConfig, timeout: Duration) -> Result<Greeting, ConnectError> {
     let work = async {
-        let greeting = dial_and_quit(backend, Whom::Nobody).await?;
+        let greeting = dial_for(backend, Whom::Nobody).await?.quit(backend).await?;
         if backend.proxy_protocol != SentHeader::Off {
-            dial_and_quit(backend, Whom::Ourselves).await?;
+            dial_for(backend, Whom::Ourselves).await?.quit(backend).await?;
         }
         Ok(greeting)
     };
@@ -123,54 +237,8 @@ fn named(backend: &BackendConfig, error: LoginError) -> ConnectError {
     }
 }
 
-async fn dial_and_log_in(
-    backend: &BackendConfig,
-    login: &Login,
-    credential: &Credential,
-) -> Result<BackendConnection, LoginError> {
-    let whom = Whom::from(login.client);
-    let (mut stream, mut frames, greeting) = dial(backend, whom).await?;
-    let logged_in = log_in(&mut stream, &mut frames, &greeting.handshake, login, credential).await;
-    let ok = logged_in.map_err(|error| whom.explain(error, backend.proxy_protocol, greeting.version))?;
-    let status = OkPacket::parse(&ok, login.capabilities)?.status;
-    Ok(BackendConnection {
-        stream,
-        version: greeting.version,
-        connection_id: greeting.handshake.connection_id,
-        capabilities: login.capabilities.of_session(),
-        ok,
-        status,
-    })
-}
-
-async fn dial_and_quit(backend: &BackendConfig, whom: Whom) -> Result<Greeting, LoginError> {
-    let (mut stream, mut frames, greeting) = dial(backend, whom).await?;
-    let login = Login {
-        user: backend.user.clone().into_bytes(),
-        schema: None,
-        collation: PROBE_COLLATION,
-        capabilities: Capabilities::PROTOCOL_41,
-        max_packet: PROBE_PACKET_MAX,
-        attributes: None,
-        client: None,
-    };
-    let credential = match backend.password.is_empty() {
-        true => Credential::Empty,
-        false => Credential::Clear(backend.password.clone()),
-    };
-    // Whether the service account may enter is the control connection's business, which says it better.
-    match log_in(&mut stream, &mut frames, &greeting.handshake, &login, &credential).await {
-        Ok(_) => drop(Frames::new().write(&mut stream, COM_QUIT).await),
-        Err(error) if whom.may_be_why(&error, backend.proxy_protocol) => {
-            return Err(whom.explain(error, backend.proxy_protocol, greeting.version));
-        }
-        Err(_) => {}
-    }
-    Ok(greeting)
-}
-
 /// Connects, and says for whom. The header goes out before the greeting is read, because a load balancer in front of the server waits for it.
-async fn dial(backend: &BackendConfig, whom: Whom) -> Result<(Stream, Frames, Greeting), LoginError> {
+async fn dial_for(backend: &BackendConfig, whom: Whom) -> Result<Dialled, LoginError> {
     let mut socket = TcpStream::connect((backend.host.as_str(), backend.port)).await?;
     let header = whom.header(backend.proxy_protocol, socket.peer_addr()?);
     if !header.is_empty() {
@@ -182,5 +250,5 @@ async fn dial(backend: &BackendConfig, whom: Whom) -> Result<(Stream, Frames, Gr
     let text = String::from_utf8_lossy(&handshake.server_version);
     let version = ServerVersion::parse(&text)
         .ok_or_else(|| LoginError::Protocol("its greeting names no version".to_owned()))?;
-    Ok((stream, frames, Greeting { version, handshake }))
+    Ok(Dialled { stream, frames, whom, greeting: Greeting { version, handshake } })
 }

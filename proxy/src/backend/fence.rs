@@ -10,12 +10,14 @@
 use std::time::Duration;
 
 use config::{BackendConfig, FencePolicy};
+use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Opts, OptsBuilder};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
+
+use super::service;
 
 /// A comment in every statement that may set the fence, by which a later one finds it in the process list.
 const MARK: &str = "/* changeover fence */";
@@ -217,14 +219,7 @@ async fn refence(fence: &Fence) {
 }
 
 async fn dial(backend: &BackendConfig) -> Result<Conn, mysql_async::Error> {
-    let opts: Opts = OptsBuilder::default()
-        .ip_or_hostname(backend.host.clone())
-        .tcp_port(backend.port)
-        .user(Some(backend.user.clone()))
-        .pass(backend.password.expose_str().map(str::to_owned))
-        .prefer_socket(Some(false))
-        .into();
-    let mut conn = Conn::new(opts).await?;
+    let mut conn = Conn::new(service::options(backend)).await?;
     // Both kinds of server wait for other sessions' locks in SET GLOBAL read_only, and both obey this.
     conn.query_drop("SET SESSION lock_wait_timeout = 1").await?;
     Ok(conn)

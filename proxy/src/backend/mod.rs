@@ -2,4 +2,5 @@
 
 pub mod connect;
 pub mod fence;
+pub(crate) mod service;
 mod whom;

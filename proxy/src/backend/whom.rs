@@ -13,7 +13,7 @@ use crate::protocol::proxy_header;
 const NOT_TAKEN: [u16; 3] = [1156, 1043, 1130];
 
 /// Whom a connection speaks for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Whom {
     /// A client of the application's.
     Client(SocketAddr),

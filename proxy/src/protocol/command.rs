@@ -109,6 +109,21 @@ impl From<u8> for Command {
 }
 
 impl Command {
+    /// True where it runs no statement, so that warnings, counts and errors of the one before can still be asked
+    /// for behind it. Drivers send these on their own.
+    #[must_use]
+    pub fn keeps_outcome(self) -> bool {
+        matches!(
+            self,
+            Command::StmtClose
+                | Command::StmtReset
+                | Command::StmtFetch
+                | Command::StmtSendLongData
+                | Command::Ping
+                | Command::Statistics
+        )
+    }
+
     /// How its answer is framed.
     #[must_use]
     pub fn reply(self) -> Reply {

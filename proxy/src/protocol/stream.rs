@@ -3,28 +3,57 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use rustix::net::sockopt;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::{TlsConnector, TlsStream};
+
+/// A leg that is silent for so long is asked whether its other end is still there.
+pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// It is asked again after this where it doesn't answer,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// and so often before it counts as gone: two minutes in all.
+const KEEPALIVE_PROBES: u32 = 6;
 
 /// A leg of a session.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.
     Plain(TcpStream),
-    /// TLS over TCP, with the proxy as the server.
+    /// TLS over TCP: with the proxy as the server of a client, or as the client of a backend.
     Tls(Box<TlsStream<TcpStream>>),
     /// A pipe within the process: the admin port's "backend", and tests.
     Duplex(DuplexStream),
 }
 
 impl Stream {
-    /// A TCP leg. Nagle's algorithm is switched off: a relay writes whole packets and waits for answers.
+    /// A TCP leg. Nagle's algorithm is switched off: a relay writes whole packets and waits for answers. A peer
+    /// that vanishes without a word (a power cut, a firewall that forgets) is noticed by keepalive probes.
     pub fn tcp(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
+        sockopt::set_socket_keepalive(&stream, true)?;
+        sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
+        sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
+        sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_PROBES)?;
         Ok(Self::Plain(stream))
+    }
+
+    /// Begins TLS, as the client of a server that was told so.
+    ///
+    /// Cancel safety: none; a dropped handshake leaves a stream that is closed.
+    pub async fn secure(&mut self, tls: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<()> {
+        let Self::Plain(tcp) = std::mem::replace(self, Self::Duplex(tokio::io::duplex(1).0)) else {
+            return Err(io::Error::other("TLS begins on a TCP connection only"));
+        };
+        let secured = TlsConnector::from(tls).connect(name, tcp).await?;
+        *self = Self::Tls(Box::new(secured.into()));
+        Ok(())
     }
 
     /// True for TLS.

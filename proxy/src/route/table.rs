@@ -141,6 +141,7 @@ mod tests {
                 user: "repl".into(),
                 password: Secret::default(),
                 proxy_protocol: Default::default(),
+                tls: Default::default(),
             },
         };
         RouteTable::new(backend(Side::Source, 1), backend(Side::Target, 2), serving)

@@ -24,8 +24,8 @@ use crate::route::table::{Backend, Epoch};
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// User variables asked for at once.
 const USER_VARIABLES_AT_ONCE: usize = 64;
-/// ER_ILLEGAL_USER_VAR: MySQL takes names of up to 64 characters.
-const ILLEGAL_NAME: u16 = 3061;
+/// ER_ILLEGAL_USER_VAR (MySQL takes names of up to 64 characters) and ER_INVALID_CHARACTER_STRING.
+const ILLEGAL_NAMES: [u16; 2] = [3061, 1300];
 
 /// What a server says of a variable, or a value, that it doesn't know.
 const UNKNOWN_VARIABLE: u16 = 1193;
@@ -50,8 +50,6 @@ const NOT_CARRIED: &[&str] = &[
     "autocommit",
     "character_set_database",
     "collation_database",
-    "collation_server",
-    "character_set_server",
     "character_set_connection",
     "error_count",
     "external_user",
@@ -438,7 +436,7 @@ impl Connection {
         for names in names.chunks(USER_VARIABLES_AT_ONCE) {
             match self.values_of(names, &mut values).await {
                 // A name that the server doesn't take: the statement that had it failed, too.
-                Err(QuestionError::Refused(packet)) if packet.code == ILLEGAL_NAME => {}
+                Err(QuestionError::Refused(packet)) if ILLEGAL_NAMES.contains(&packet.code) => {}
                 done => {
                     done?;
                     continue;
@@ -446,7 +444,7 @@ impl Connection {
             }
             for name in names {
                 match self.values_of(&[*name], &mut values).await {
-                    Err(QuestionError::Refused(packet)) if packet.code == ILLEGAL_NAME => {}
+                    Err(QuestionError::Refused(packet)) if ILLEGAL_NAMES.contains(&packet.code) => {}
                     done => done?,
                 }
             }
@@ -537,14 +535,15 @@ impl Connection {
             Err(error) => return Err(error),
         };
         let entry = match prepared {
-            Some(new) if new.params == statement.params && new.columns == statement.columns => {
+            // Another number of columns is what a table that was altered meanwhile gives on a direct connection, too:
+            // the answer to the execution says which they are.
+            Some(new) if new.params == statement.params && (new.columns == 0) == (statement.columns == 0) => {
                 BackendStatement::Ready { id: BackendStatementId(new.id), bound: false }
             }
-            // The client would read the new server's rows with the old one's columns.
             _ => BackendStatement::Failed(ErrPacket::new(
                 1615,
                 b"HY000",
-                "Prepared statement needs to be re-prepared: it has other columns or parameters on the new server",
+                "Prepared statement needs to be re-prepared: it has other parameters on the new server",
             )),
         };
         self.statements.insert(id, entry);

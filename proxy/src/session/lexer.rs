@@ -94,6 +94,8 @@ effects! {
     SET_AUTOCOMMIT = 34;
     /// CREATE [TEMPORARY] TABLE.
     CREATE_TABLE = 35;
+    /// SAVEPOINT, ROLLBACK TO.
+    SAVEPOINT = 36;
 }
 
 impl Effects {
@@ -157,6 +159,7 @@ enum Verb {
     Begin,
     StartTransaction,
     Execute,
+    Rollback,
 }
 
 /// In a SET: what comes next.
@@ -290,12 +293,16 @@ impl Scan {
             b"SELECT" | b"WITH" | b"VALUES" | b"TABLE" | b"EXPLAIN" | b"DESC" | b"DESCRIBE" => {
                 (Verb::Plain, Effects::READS)
             }
-            b"INSERT" | b"UPDATE" | b"DELETE" | b"REPLACE" | b"COMMIT" | b"ROLLBACK" | b"LOAD"
-            | b"TRUNCATE" => (Verb::Plain, Effects::WRITES),
-            b"SAVEPOINT" | b"RELEASE" | b"DO" | b"ANALYZE" | b"OPTIMIZE" | b"CHECK" | b"CHECKSUM"
-            | b"REPAIR" | b"GRANT" | b"REVOKE" | b"KILL" | b"HELP" | b"PURGE" | b"RESET" | b"CHANGE"
-            | b"STOP" | b"CACHE" | b"INSTALL" | b"UNINSTALL" | b"IMPORT" | b"SIGNAL" | b"RESTART"
-            | b"SHUTDOWN" | b"CLONE" => (Verb::Plain, Effects::NONE),
+            b"INSERT" | b"UPDATE" | b"DELETE" | b"REPLACE" | b"COMMIT" | b"LOAD" | b"TRUNCATE" => {
+                (Verb::Plain, Effects::WRITES)
+            }
+            b"ROLLBACK" => (Verb::Rollback, Effects::WRITES),
+            b"SAVEPOINT" => (Verb::Plain, Effects::SAVEPOINT),
+            b"RELEASE" | b"DO" | b"ANALYZE" | b"OPTIMIZE" | b"CHECK" | b"CHECKSUM" | b"REPAIR" | b"GRANT"
+            | b"REVOKE" | b"KILL" | b"HELP" | b"PURGE" | b"RESET" | b"CHANGE" | b"STOP" | b"CACHE"
+            | b"INSTALL" | b"UNINSTALL" | b"IMPORT" | b"SIGNAL" | b"RESTART" | b"SHUTDOWN" | b"CLONE" => {
+                (Verb::Plain, Effects::NONE)
+            }
             b"SET" => {
                 self.target = Target::Bare;
                 (Verb::Set, Effects::NONE)
@@ -371,6 +378,7 @@ impl Scan {
             Verb::Xa if second && (token.is("COMMIT") || token.is("ROLLBACK")) => {
                 Effects::XA_FINISH.and(Effects::WRITES)
             }
+            Verb::Rollback if token.is("TO") => Effects::SAVEPOINT,
             // BEGIN NOT ATOMIC … END
             Verb::Begin if second && !token.is("WORK") => Effects::ANYTHING,
             Verb::StartTransaction if second && token.is("TRANSACTION") => Effects::BEGIN,
@@ -593,6 +601,10 @@ mod tests {
         check("select row_count()", "ASKS_LAST");
         check("SHOW WARNINGS", "ASKS_LAST");
         check("SHOW COUNT(*) ERRORS", "ASKS_LAST");
+        check("SAVEPOINT a", "SAVEPOINT");
+        check("ROLLBACK WORK TO SAVEPOINT a", "SAVEPOINT");
+        check("ROLLBACK", "");
+        check("RELEASE SAVEPOINT a", "");
         check("SHOW TABLES LIKE 'warnings'", "");
         check("SELECT @@warning_count", "ASKS_LAST");
         check("GET DIAGNOSTICS @n = NUMBER", "USER_VARIABLES ASKS_LAST");

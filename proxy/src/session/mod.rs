@@ -6,6 +6,7 @@ mod detail;
 mod execute;
 #[doc(hidden)]
 pub mod fuzzing;
+mod kill;
 pub mod lexer;
 mod mapping;
 mod mover;
@@ -19,4 +20,4 @@ pub mod state;
 pub mod task;
 mod tokens;
 
-pub(crate) use connection::{Connection, DIAL_TIMEOUT};
+pub(crate) use connection::{Connection, DIAL_TIMEOUT, is_transient};

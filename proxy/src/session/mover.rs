@@ -22,6 +22,7 @@ use super::request::Request;
 use super::state::{Schema, Versions};
 use super::task::{End, Session};
 use crate::error::ConnectError;
+use crate::protocol::command::Command;
 use crate::protocol::packet::ErrPacket;
 use crate::protocol::packet::ok::StatusFlags;
 use crate::route::table::{Epoch, Route};
@@ -171,8 +172,17 @@ impl Session {
         self.standby = Standby::Dialling(dial);
     }
 
+    /// The questions of a move would hide how the last statement went, and behind this request the client may still ask.
+    /// What it does needs no backend in particular; long data does: it belongs where the statement will run.
+    fn stays(request: &Request) -> bool {
+        request.command.keeps_outcome() && request.command != Command::StmtSendLongData
+    }
+
     /// Before a statement, with a permit: moves where the route has changed, else uses the moment to prepare.
     pub(super) async fn follow_route(&mut self, request: &Request) -> Result<(), End> {
+        if Self::stays(request) {
+            return Ok(());
+        }
         let looks_back = request.effects.contains(Effects::ASKS_LAST);
         // The guard touches no counter that sessions share; only a move keeps the route for longer.
         if self.shared.routes.load().epoch != self.backend.epoch {
@@ -265,7 +275,7 @@ impl Session {
         loop {
             match self.try_move(route).await {
                 Ok(old) => {
-                    entry.set_side(route.backend.side);
+                    entry.set_backend(route.backend.side, self.backend.id);
                     entry.prepared.store(false, std::sync::atomic::Ordering::Relaxed);
                     entry.set_mapped(&self.backend.mapped);
                     self.shared.registry.count_move();
@@ -341,6 +351,16 @@ impl Session {
         have: Option<Snapshot>,
         wanted: &Snapshot,
     ) -> Result<(), RestoreError> {
+        // The first question to a server also says what kind it is.
+        let fresh = match have {
+            Some(_) => None,
+            None => Some(
+                connection
+                    .fresh_snapshot()
+                    .await
+                    .map_err(|error| RestoreError::Write { what: "its first state".to_owned(), error })?,
+            ),
+        };
         let (from, to) = (self.backend.dialect(), connection.dialect());
         connection.crossing = !from.is_same(to);
         let mut notes = Vec::new();
@@ -352,10 +372,7 @@ impl Session {
         connection.mapped = notes;
         let have = match have {
             Some(have) => in_terms(&have, &mut Vec::new())?,
-            None => connection
-                .fresh_snapshot()
-                .await
-                .map_err(|error| RestoreError::Write { what: "its first state".to_owned(), error })?,
+            None => fresh.unwrap_or_default(),
         };
         let steps = plan(&wanted, &have, &contexts, self.state.versions.context)
             .map_err(|_| RestoreError::Unreachable)?;
@@ -425,11 +442,13 @@ impl Session {
         let schema = same(|v| v.schema) || matches!(self.state.schema, Schema::Known(_));
         let touched = self.state.variables_touched && !same(|v| v.variables);
         if !(same(|v| v.last_id) && same(|v| v.variables) && same(|v| v.context) && schema) {
-            if touched {
-                snapshot.variables =
-                    self.backend.touched_variables(&self.state.set_variables).await.map_err(read)?;
-            }
+            // First, because it also says what kind of server this is.
             let basics = self.backend.basics().await.map_err(read)?;
+            if touched {
+                let set = &self.state.set_variables;
+                snapshot.variables = self.backend.touched_variables(set).await.map_err(read)?;
+            }
+            snapshot.utc_offset = basics.utc_offset;
             snapshot.schema = basics.schema;
             snapshot.last_insert_id = basics.last_insert_id;
             snapshot.variables.extend(basics.variables);

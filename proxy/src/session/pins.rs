@@ -50,13 +50,15 @@ pins! {
     /// More prepared statements than are kept.
     STATEMENTS = 15, "too many or too long prepared statements";
     /// A character set, or a collation of one, that the other server has not.
-    FOREIGN_CHARSET = 17, "character set that the other server lacks";
+    FOREIGN_CHARSET = 18, "character set that the other server lacks";
     /// A word of sql_mode that changes what statements do and that the other server has not.
-    FOREIGN_SQL_MODE = 18, "sql_mode that the other server lacks";
+    FOREIGN_SQL_MODE = 19, "sql_mode that the other server lacks";
     /// A session variable, or its value, that the other server has not.
-    FOREIGN_VARIABLE = 19, "session variable that the other server lacks";
+    FOREIGN_VARIABLE = 20, "session variable that the other server lacks";
     /// LOCK INSTANCE, BACKUP STAGE.
     BACKUP_LOCK = 16, "LOCK INSTANCE or BACKUP STAGE";
+    /// SAVEPOINT with autocommit off, before the first statement that opens the transaction.
+    SAVEPOINT = 17, "SAVEPOINT of a transaction that hasn't begun";
 }
 
 impl Pins {

@@ -20,7 +20,7 @@ use crate::auth::inventory::LiveUser;
 /// A row of SHOW SESSIONS.
 #[derive(Debug, Clone)]
 pub struct SessionRow {
-    /// The proxy's id of the session; also the connection id that the client was greeted with.
+    /// The connection id that the client was greeted with; the backend's own until the session has moved.
     pub id: u32,
     /// Account name.
     pub user: String,
@@ -98,7 +98,8 @@ pub(crate) struct Entry {
     /// Whose password it is, and what is known of it, for as long as the session lives: SHOW ACCOUNTS checks it
     /// against the other server's hash.
     credential: Mutex<Option<(String, Credential)>>,
-    side: AtomicU8,
+    /// The side in the upper half, the connection's id there in the lower.
+    backend: AtomicU64,
     activity: AtomicU8,
     pins: AtomicU32,
     pub(crate) in_transaction: AtomicBool,
@@ -124,8 +125,9 @@ impl Entry {
         self.activity.store(activity as u8, Relaxed);
     }
 
-    pub(crate) fn set_side(&self, side: Side) {
-        self.side.store(u8::from(side == Side::Target), Relaxed);
+    /// The session's connection is this one now.
+    pub(crate) fn set_backend(&self, side: Side, id: u32) {
+        self.backend.store(backend_bits(side, id), Relaxed);
     }
 
     pub(crate) fn set_pins(&self, pins: Pins) {
@@ -188,8 +190,13 @@ impl Entry {
         let _ = self.order.compare_exchange(order as u8, Order::None as u8, SeqCst, SeqCst);
     }
 
+    fn backend(&self) -> (Side, u32) {
+        let bits = self.backend.load(Relaxed);
+        (if bits >> 32 == 0 { Side::Source } else { Side::Target }, bits as u32)
+    }
+
     fn side(&self) -> Side {
-        if self.side.load(Relaxed) == 0 { Side::Source } else { Side::Target }
+        self.backend().0
     }
 
     fn row(&self) -> SessionRow {
@@ -210,11 +217,30 @@ impl Entry {
     }
 }
 
+fn backend_bits(side: Side, id: u32) -> u64 {
+    u64::from(side == Side::Target) << 32 | u64::from(id)
+}
+
 /// Every live session.
 #[derive(Debug, Default)]
 pub struct SessionRegistry {
     sessions: DashMap<u32, Arc<Entry>>,
+    /// The ids that live sessions, and clients that are about to log in, were greeted with.
+    greeted: DashMap<u32, ()>,
     moved: AtomicU64,
+}
+
+/// An id that no other client is greeted with for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Greeted {
+    registry: Arc<SessionRegistry>,
+    pub(crate) id: u32,
+}
+
+impl Drop for Greeted {
+    fn drop(&mut self) {
+        self.registry.greeted.remove(&self.id);
+    }
 }
 
 /// Keeps a session in the registry for as long as it lives.
@@ -222,6 +248,7 @@ pub struct SessionRegistry {
 pub(crate) struct Registered {
     registry: Arc<SessionRegistry>,
     pub(crate) entry: Arc<Entry>,
+    _greeted: Greeted,
 }
 
 impl Drop for Registered {
@@ -310,13 +337,30 @@ impl SessionRegistry {
         count
     }
 
+    /// Takes an id to greet a client with; `None` where a live session was greeted with it.
+    pub(crate) fn greet(self: &Arc<Self>, id: u32) -> Option<Greeted> {
+        match self.greeted.entry(id) {
+            dashmap::Entry::Occupied(_) => None,
+            dashmap::Entry::Vacant(free) => {
+                free.insert(());
+                Some(Greeted { registry: Arc::clone(self), id })
+            }
+        }
+    }
+
+    /// Where the session is now whose client was greeted with this id, and its connection's id there.
+    pub(crate) fn backend_of(&self, id: u32) -> Option<(Side, u32)> {
+        self.sessions.get(&id).map(|entry| entry.backend())
+    }
+
     pub(crate) fn register(
         self: &Arc<Self>,
-        id: u32,
+        greeted: Greeted,
         user: String,
         client: String,
-        side: Side,
+        (side, backend_id): (Side, u32),
     ) -> Registered {
+        let id = greeted.id;
         let entry = Arc::new(Entry {
             id,
             user: Mutex::new(user),
@@ -325,7 +369,7 @@ impl SessionRegistry {
             schema: Mutex::default(),
             mapped: Mutex::default(),
             credential: Mutex::default(),
-            side: AtomicU8::new(u8::from(side == Side::Target)),
+            backend: AtomicU64::new(backend_bits(side, backend_id)),
             activity: AtomicU8::new(Activity::Idle as u8),
             pins: AtomicU32::new(0),
             in_transaction: AtomicBool::new(false),
@@ -337,11 +381,7 @@ impl SessionRegistry {
             prepared: AtomicBool::new(false),
         });
         self.sessions.insert(id, Arc::clone(&entry));
-        Registered { registry: Arc::clone(self), entry }
-    }
-
-    pub(crate) fn contains(&self, id: u32) -> bool {
-        self.sessions.contains_key(&id)
+        Registered { registry: Arc::clone(self), entry, _greeted: greeted }
     }
 
     pub(crate) fn count_move(&self) {
@@ -382,9 +422,13 @@ mod tests {
     #[tokio::test]
     async fn a_session_is_listed_for_as_long_as_it_lives() {
         let registry = Arc::new(SessionRegistry::default());
-        let one = registry.register(7, "app".into(), "127.0.0.1:9".into(), Side::Source);
-        let two = registry.register(3, "app".into(), String::new(), Side::Source);
-        two.entry.set_side(Side::Target);
+        let greeted = |id| registry.greet(id).unwrap();
+        let one = registry.register(greeted(7), "app".into(), "127.0.0.1:9".into(), (Side::Source, 7));
+        let two = registry.register(greeted(3), "app".into(), String::new(), (Side::Source, 3));
+        assert!(registry.greet(7).is_none(), "its client knows itself by it");
+        two.entry.set_backend(Side::Target, 7);
+        assert_eq!(registry.backend_of(3), Some((Side::Target, 7)));
+        assert_eq!(registry.backend_of(7), Some((Side::Source, 7)));
         two.entry.set_pins(Pins::XA);
         two.entry.set_schema(b"shop");
         two.entry.holds_permit.store(true, SeqCst);
@@ -399,6 +443,6 @@ mod tests {
         two.entry.done(Order::EndTransaction);
         assert_eq!(two.entry.order(), Order::Close, "the stronger order stands");
         drop((one, two));
-        assert!(registry.is_empty());
+        assert!(registry.is_empty() && registry.greet(7).is_some());
     }
 }

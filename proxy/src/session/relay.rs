@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tracing::debug;
 
 use super::connection::{BackendStatement, Connection, as_service};
@@ -27,6 +28,9 @@ const INSPECT_MAX: usize = 1024 * 1024;
 const PIPELINE_MAX: usize = 16 * 1024;
 /// Time for a KILL on a connection of its own.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
+/// So many connections may be open for that at once: when a thousand clients leave together, the backend's own
+/// limit isn't spent on them.
+static KILLING: Semaphore = Semaphore::const_new(16);
 /// MariaDB: the statement that was prepared last.
 const LAST_PREPARED: u32 = u32::MAX;
 /// A packet's bytes up to and with the statement's id.
@@ -35,7 +39,7 @@ const BEHIND_ID: usize = HEADER_LEN + 5;
 const INTERRUPTED: u16 = 1317;
 
 /// How a request goes on.
-enum Way {
+pub(super) enum Way {
     /// As it lies in the buffer.
     AsItIs,
     /// With this in place of its first packet.
@@ -108,6 +112,10 @@ impl Session {
             self.note_context().await?;
         }
         let Some(mut previous) = self.previous.take() else { return self.relay_to_backend(&request).await };
+        if request.command.keeps_outcome() {
+            self.previous = Some(previous);
+            return self.relay_to_backend(&request).await;
+        }
         if !Self::only_looks_back(&request) {
             // The client asked something else, so nobody will ask the old connection any more.
             previous.quit().await;
@@ -212,6 +220,15 @@ impl Session {
     /// How the request goes on: ids of prepared statements are the client's own, and types of parameters
     /// may have to be put in.
     fn way(&mut self, request: &Request) -> Way {
+        match request.command {
+            Command::Query => {
+                let payload = self.client.buffer.filled().get(HEADER_LEN..).unwrap_or_default();
+                let text = query_text(payload, self.backend.capabilities);
+                return text.map_or(Way::AsItIs, |text| self.kill_by_text(payload.len() - text.len()));
+            }
+            Command::ProcessKill => return self.kill_by_command(),
+            _ => {}
+        }
         let about_statement = matches!(
             request.command,
             Command::StmtExecute
@@ -292,10 +309,18 @@ impl Session {
             interrupted: false,
             several: request.unseen || request.effects.any(Effects::MULTIPLE.and(Effects::PROCEDURE)),
         };
-        if request.command == Command::StmtPrepare {
-            prepared_as = way_back.take_over_statement(&mut self.state).await?;
+        let relayed = async {
+            if request.command == Command::StmtPrepare {
+                prepared_as = way_back.take_over_statement(&mut self.state).await?;
+            }
+            way_back.run().await
+        };
+        let relayed = relayed.await;
+        if let Err(End::ClientLeft | End::Client(_) | End::Killed) = &relayed {
+            // Nobody waits for the answer, so the server needn't work it out, nor keep what has come of a file.
+            way_back.kill("CONNECTION").await;
         }
-        way_back.run().await?;
+        relayed?;
         if request.command == Command::ResetConnection && self.exchange.outcome().error.is_none() {
             self.rolled_back = false;
             self.backend.statements.clear();
@@ -449,18 +474,11 @@ impl WayBack<'_> {
                 Err(error) => return Err(End::Backend(error.to_string())),
             },
             read = self.client.fill(), if room => match read {
-                Ok(0) | Err(_) => {
-                    // Nobody waits for the answer, so the server needn't work it out.
-                    self.kill("CONNECTION").await;
-                    return Err(End::ClientLeft);
-                }
+                Ok(0) | Err(_) => return Err(End::ClientLeft),
                 Ok(_) => {}
             },
             () = self.entry.wake.notified() => match self.entry.order() {
-                Order::Close => {
-                    self.kill("CONNECTION").await;
-                    return Err(End::Killed);
-                }
+                Order::Close => return Err(End::Killed),
                 Order::EndTransaction if !self.interrupted => {
                     self.interrupted = true;
                     self.kill("QUERY").await;
@@ -484,7 +502,11 @@ impl WayBack<'_> {
     async fn kill(&self, what: &str) {
         let service = &self.shared.routes.backend(self.backend.side).config;
         let sql = format!("KILL {what} {}", self.backend.id);
-        let killing = as_service(service, &sql);
+        let killing = async {
+            // A closed semaphore would be no reason not to kill.
+            let _turn = KILLING.acquire().await;
+            as_service(service, &sql).await
+        };
         match tokio::time::timeout(KILL_TIMEOUT, killing).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => debug!(session_id = self.entry.id, "a statement couldn't be killed: {error}"),

@@ -15,7 +15,7 @@ use super::detail::{NamedTable, TextPrepare};
 use super::lexer::{self, Effects};
 use super::pins::Pins;
 use super::request::{Details, Request, effects_of};
-use crate::protocol::command::{Command, Reply};
+use crate::protocol::command::Command;
 use crate::protocol::packet::ok::{OkPacket, SessionTrack, StatusFlags};
 use crate::relay::exchange::Outcome;
 
@@ -280,11 +280,13 @@ impl SessionState {
         if let Some(status) = outcome.status {
             self.status = status;
         }
-        // A command without an answer leaves what may be asked about as it was.
-        if request.command.reply() != Reply::None {
-            self.looks_back = outcome.warnings > 0
-                || outcome.error.is_some()
-                || request.effects.contains(Effects::LEAVES_FOUND_ROWS);
+        let asked_about = outcome.warnings > 0
+            || outcome.error.is_some()
+            || request.effects.contains(Effects::LEAVES_FOUND_ROWS);
+        if request.command.keeps_outcome() {
+            self.looks_back |= asked_about;
+        } else {
+            self.looks_back = asked_about;
             self.wrote = outcome.affected_rows > 0;
         }
         // A bulk may answer with a row for each of its rows, and no OK.
@@ -312,6 +314,7 @@ impl SessionState {
             self.pins.set(Pins::LONG_STATEMENT, true);
         }
         self.use_up_next_transaction(request.effects, was_in_transaction, failed);
+        self.keep_savepoint(request.effects, was_in_transaction, failed);
         let several = Effects::MULTIPLE.and(Effects::PROCEDURE).and(Effects::BEGIN);
         failed
             && (was_in_transaction
@@ -319,6 +322,22 @@ impl SessionState {
                 || request.unseen
                 || request.effects.any(several)
                 || !self.status.contains(StatusFlags::AUTOCOMMIT))
+    }
+
+    /// With autocommit off a savepoint counts from the moment when it is set, though the server says that a
+    /// transaction is open only from the first statement on that reads or writes a table.
+    fn keep_savepoint(&mut self, effects: Effects, was_in_transaction: bool, failed: bool) {
+        let pinned = self.pins.contains(Pins::SAVEPOINT);
+        if failed || !(pinned || effects.contains(Effects::SAVEPOINT)) {
+            return;
+        }
+        let in_transaction = self.in_transaction();
+        let waits = !in_transaction && !self.status.contains(StatusFlags::AUTOCOMMIT);
+        if effects.contains(Effects::SAVEPOINT) {
+            self.pins.set(Pins::SAVEPOINT, waits);
+        } else if in_transaction || was_in_transaction || !waits || effects.contains(Effects::WRITES) {
+            self.pins.set(Pins::SAVEPOINT, false);
+        }
     }
 
     fn runs_code(command: Command) -> bool {

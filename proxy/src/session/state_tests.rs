@@ -53,6 +53,8 @@ fn pins_come_and_go() {
         &["CREATE TEMPORARY TABLE a (i int)", "ALTER TABLE a RENAME b", "DROP TABLE a"],
         Pins::TEMPORARY_TABLE,
     );
+    // With autocommit on a savepoint outside of a transaction is nothing.
+    check(&["SAVEPOINT a"], Pins::NONE);
     check(&["LOCK TABLES t READ"], Pins::LOCK_TABLES);
     check(&["LOCK TABLES t READ", "UNLOCK TABLES"], Pins::NONE);
     check(&["LOCK TABLES t READ", "START TRANSACTION"], Pins::NONE);
@@ -307,6 +309,21 @@ fn the_end_of_a_statement_leaves_its_outcome_to_be_asked_for() {
     assert!(state.looks_back && state.wrote);
 }
 
+/// As MariaDB answers: the warnings are counted by EXECUTE and not by FETCH, but they can be asked for after both.
+#[test]
+fn commands_that_run_nothing_leave_the_outcome_to_be_asked_for() {
+    let mut state = session();
+    let id = prepare(&mut state, "SELECT CAST('a' AS SIGNED)");
+    let request = state.execute(Command::StmtExecute, id);
+    state.answered(&request, &Outcome { warnings: 1, status: Some(StatusFlags(0x42)), ..ok() }, None);
+    for command in [Command::StmtFetch, Command::Ping, Command::Statistics, Command::StmtReset] {
+        state.answered(&state.about(command, id), &ok(), None);
+        assert!(state.looks_back, "{command:?}");
+    }
+    run(&mut state, "SELECT 1", &ok());
+    assert!(!state.looks_back);
+}
+
 #[test]
 fn data_for_a_statement_that_is_not_there_is_not_kept() {
     let mut state = session();
@@ -339,4 +356,28 @@ fn what_was_set_is_remembered_by_name() {
     assert_eq!(state.set_variables.iter().map(String::as_str).collect::<Vec<_>>(), ["lock_wait_timeout"]);
     state.begin_again(AUTOCOMMIT, None);
     assert!(state.set_variables.is_empty());
+}
+
+#[test]
+fn a_savepoint_waits_for_its_transaction() {
+    let manual = || SessionState::new(StatusFlags(0), None);
+    let idle = Outcome { status: Some(StatusFlags(0)), results: 1, ..Outcome::default() };
+    let open = Outcome { status: Some(StatusFlags(0x0001)), results: 1, ..Outcome::default() };
+    for (texts, end, pinned) in [
+        (&["SAVEPOINT a", "SELECT 1"][..], &idle, true),
+        (&["SAVEPOINT a", "ROLLBACK TO a"], &idle, true),
+        (&["SAVEPOINT a", "ROLLBACK"], &idle, false),
+        (&["SAVEPOINT a", "COMMIT"], &idle, false),
+        (&["SAVEPOINT a", "SELECT 1 FROM t"], &open, false),
+        (&["SAVEPOINT a", "SET autocommit = 1"], &ok(), false),
+        (&["SAVEPOINT a", "SELECT broken"], &error(), true),
+    ] {
+        let mut state = manual();
+        let (last, before) = texts.split_last().unwrap();
+        for text in before {
+            run(&mut state, text, &idle);
+        }
+        run(&mut state, last, end);
+        assert_eq!(state.pins.contains(Pins::SAVEPOINT), pinned, "{texts:?}");
+    }
 }

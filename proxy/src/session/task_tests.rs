@@ -43,6 +43,7 @@ fn session() -> (Session, DuplexStream, DuplexStream) {
             user: "nobody".into(),
             password: Secret::default(),
             proxy_protocol: Default::default(),
+            tls: Default::default(),
         },
     };
     let shared = Arc::new(Shared {
@@ -81,7 +82,8 @@ fn session() -> (Session, DuplexStream, DuplexStream) {
         mapped: Vec::new(),
         crossing: false,
     };
-    let registered = shared.registry.register(SESSION, "app".into(), String::new(), Side::Source);
+    let greeted = shared.registry.greet(SESSION).unwrap();
+    let registered = shared.registry.register(greeted, "app".into(), String::new(), (Side::Source, SESSION));
     let client_leg = Leg::new(Stream::Duplex(far_client));
     let session = Session::new(shared, registered, login, Credential::Empty, client_leg, connection);
     (session, client, backend)

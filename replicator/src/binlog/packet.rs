@@ -1,6 +1,7 @@
 //! A connection that speaks just enough of the client protocol to ask for a binlog: log in, run a few SETs,
 //! register, dump. The driver's own stream parses and unpacks events by itself, which is what we must not have.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -9,6 +10,8 @@ use sha1::{Digest as _, Sha1};
 use sha2::Sha256;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::cursor::{Cursor, Malformed};
 use crate::error::{Error, Result};
@@ -22,10 +25,17 @@ pub(crate) const PACKET_BYTES_MAX: usize = 0xff_ffff;
 /// Read at once from the socket.
 const READ_BYTES: usize = 256 * 1024;
 
+/// Plain TCP, or TLS over it.
+#[derive(Debug)]
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
 /// A connection, logged in.
 #[derive(Debug)]
 pub(crate) struct PacketConnection {
-    socket: TcpStream,
+    socket: Socket,
     buffer: BytesMut,
     sequence: u8,
     place: String,
@@ -48,9 +58,9 @@ impl PacketConnection {
         let connecting = async {
             let socket = TcpStream::connect((backend.host.as_str(), backend.port)).await.map_err(broken)?;
             socket.set_nodelay(true).map_err(broken)?;
-            let mut this = Self { socket, buffer: BytesMut::new(), sequence: 0, place: place.clone() };
-            this.log_in(backend).await?;
-            Ok(this)
+            let socket = Socket::Plain(socket);
+            let this = Self { socket, buffer: BytesMut::new(), sequence: 0, place: place.clone() };
+            this.log_in(backend).await
         };
         tokio::time::timeout(CONNECT_LIMIT, connecting).await.unwrap_or_else(|_| {
             Err(Error::transient(Side::Source, place.clone(), "no answer within 10 s; it is tried again"))
@@ -81,7 +91,10 @@ impl PacketConnection {
             } else {
                 self.buffer.reserve(READ_BYTES);
             }
-            let read = self.socket.read_buf(&mut self.buffer).await;
+            let read = match &mut self.socket {
+                Socket::Plain(socket) => socket.read_buf(&mut self.buffer).await,
+                Socket::Tls(socket) => socket.read_buf(&mut self.buffer).await,
+            };
             match read {
                 Ok(0) => return Err(self.transient("the server closed the connection")),
                 Ok(_) => {}
@@ -99,7 +112,16 @@ impl PacketConnection {
         packet.push(self.sequence);
         self.sequence = self.sequence.wrapping_add(1);
         packet.extend_from_slice(payload);
-        let written = self.socket.write_all(&packet).await;
+        let written = match &mut self.socket {
+            Socket::Plain(socket) => socket.write_all(&packet).await,
+            Socket::Tls(socket) => {
+                async {
+                    socket.write_all(&packet).await?;
+                    socket.flush().await
+                }
+                .await
+            }
+        };
         written.map_err(|error| self.transient(&format!("the connection failed ({error})")))
     }
 
@@ -130,18 +152,20 @@ impl PacketConnection {
         self.command_ok(&payload).await
     }
 
-    async fn log_in(&mut self, backend: &BackendConfig) -> Result<()> {
+    async fn log_in(mut self, backend: &BackendConfig) -> Result<Self> {
         let greeting = self.read().await?;
         if greeting.first() == Some(&0xff) {
             return Err(self.server_error(&greeting));
         }
         let (mut nonce, mut plugin) = parse_greeting(&greeting).map_err(|_| self.unexpected())?;
         let mut token = self.token(&plugin, &nonce, backend)?;
+        let capabilities = if backend.tls.client().is_some() { CAPABILITIES | SSL } else { CAPABILITIES };
         let mut response = Vec::with_capacity(128);
-        response.extend_from_slice(&CAPABILITIES.to_le_bytes());
+        response.extend_from_slice(&capabilities.to_le_bytes());
         response.extend_from_slice(&(1_u32 << 30).to_le_bytes());
         response.push(UTF8MB4_GENERAL_CI);
         response.extend_from_slice(&[0; 23]);
+        self = self.secured(backend, &response).await?;
         response.extend_from_slice(backend.user.as_bytes());
         response.push(0);
         response.push(u8::try_from(token.len()).unwrap_or_default());
@@ -152,7 +176,7 @@ impl PacketConnection {
         loop {
             let answer = self.read().await?;
             match answer.first() {
-                Some(0x00) => return Ok(()),
+                Some(0x00) => return Ok(self),
                 Some(0xff) => return Err(self.server_error(&answer)),
                 Some(0xfe) => {
                     (nonce, plugin) = parse_switch(&answer).map_err(|_| self.unexpected())?;
@@ -167,6 +191,22 @@ impl PacketConnection {
                 _ => return Err(self.unexpected()),
             }
         }
+    }
+
+    /// Asks for TLS with the beginning of the response, where it is configured.
+    async fn secured(mut self, backend: &BackendConfig, request: &[u8]) -> Result<Self> {
+        let Some(tls) = backend.tls.client() else { return Ok(self) };
+        let place = self.place.clone();
+        let failed = |why: String| {
+            Error::transient(Side::Source, place, format!("TLS failed: {why}; it is tried again"))
+        };
+        let Ok(name) = backend.server_name() else { return Err(failed("the host is no name".to_owned())) };
+        self.write(request).await?;
+        let Self { socket, buffer, sequence, place: own } = self;
+        let Socket::Plain(tcp) = socket else { return Err(failed("it was begun twice".to_owned())) };
+        let tls = TlsConnector::from(Arc::clone(tls)).connect(name, tcp).await;
+        let tls = tls.map_err(|error| failed(error.to_string()))?;
+        Ok(Self { socket: Socket::Tls(Box::new(tls)), buffer, sequence, place: own })
     }
 
     fn token(&self, plugin: &str, nonce: &[u8], backend: &BackendConfig) -> Result<Vec<u8>> {
@@ -214,6 +254,7 @@ fn packet_length(buffer: &[u8]) -> Option<usize> {
 const UTF8MB4_GENERAL_CI: u8 = 45;
 /// LONG_PASSWORD, LONG_FLAG, PROTOCOL_41, TRANSACTIONS, SECURE_CONNECTION, PLUGIN_AUTH.
 const CAPABILITIES: u32 = 0x1 | 0x4 | 0x200 | 0x2000 | 0x8000 | 0x8_0000;
+const SSL: u32 = 0x800;
 const NONCE_BYTES: usize = 20;
 
 /// Nonce and plugin of the server's greeting.

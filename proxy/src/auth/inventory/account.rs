@@ -37,9 +37,14 @@ pub(super) enum Fit {
 impl Way {
     /// The plugin, where Changeover speaks it and some password opens this way.
     pub(super) fn usable(&self) -> Option<Plugin> {
-        let plugin = Plugin::from_name(self.plugin.as_bytes())?;
+        let plugin = Plugin::of_account(&self.plugin)?;
         let opens = plugin != Plugin::Native || self.is_open() || self.native_hash().is_some();
         opens.then_some(plugin)
+    }
+
+    /// True where the server knows by itself that it doesn't fit a TCP connection.
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self.plugin.as_str(), "unix_socket" | "auth_socket")
     }
 
     /// True where there is no password.
@@ -47,7 +52,7 @@ impl Way {
         self.stored.is_empty()
     }
 
-    fn native_hash(&self) -> Option<[u8; 20]> {
+    pub(super) fn native_hash(&self) -> Option<[u8; 20]> {
         parse_stored_hash(std::str::from_utf8(&self.stored).ok()?)
     }
 
@@ -80,8 +85,10 @@ pub(crate) struct Account {
     pub(crate) factors: bool,
     pub(crate) locked: bool,
     pub(crate) expired: bool,
-    /// REQUIRE SSL, X509, or a certificate.
+    /// REQUIRE SSL, where Changeover dials without it, or a certificate (X509, SUBJECT, ISSUER) or cipher.
     pub(crate) requires_tls: bool,
+    /// REQUIRE of more than SSL.
+    pub(crate) requires_certificate: bool,
     /// The privileges that let it write in spite of `read_only`.
     pub(crate) past_read_only: Vec<String>,
 }
@@ -107,11 +114,7 @@ impl Account {
     /// The ways that Changeover gets to. The server goes through them in their order, so behind the first that asks
     /// the client for a plugin that isn't spoken here none is reached.
     pub(super) fn usable_ways(&self) -> impl Iterator<Item = &Way> {
-        let reached = |way: &&Way| {
-            // Of these the server knows by itself that they don't fit a TCP connection.
-            let is_silent = matches!(way.plugin.as_str(), "unix_socket" | "auth_socket");
-            is_silent || Plugin::from_name(way.plugin.as_bytes()).is_some()
-        };
+        let reached = |way: &&Way| way.is_silent() || Plugin::of_account(&way.plugin).is_some();
         self.ways.iter().take_while(reached).filter(|way| way.usable().is_some())
     }
 

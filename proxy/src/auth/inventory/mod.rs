@@ -7,6 +7,7 @@
 mod account;
 mod host;
 mod read;
+pub(in crate::auth) use read::native_of_document;
 #[cfg(test)]
 mod tests;
 
@@ -218,8 +219,8 @@ fn missing(target: &Indexed<'_>, account: &Account) -> String {
 }
 
 const FACTORS: &str = "more than one factor is asked for, and Changeover only has the password";
-const TLS: &str = "it requires TLS or a certificate (REQUIRE), and Changeover dials in plain TCP: REQUIRE NONE for \
-                   the time of the move";
+const TLS: &str = "it requires TLS or a certificate (REQUIRE), and Changeover has none, or dials in plain TCP: for REQUIRE \
+                   SSL set tls of that server in the configuration, else REQUIRE NONE for the time of the move";
 
 fn in_the_way_on_the_source(account: &Account) -> Vec<String> {
     let mut reasons = Vec::new();
@@ -257,7 +258,7 @@ fn in_the_way_on_the_target(account: &Account, there: &Account) -> Vec<String> {
 }
 
 fn unspoken(side: &str, account: &Account) -> String {
-    if account.ways.iter().all(|way| Plugin::from_name(way.plugin.as_bytes()).is_some()) {
+    if account.ways.iter().all(|way| Plugin::of_account(&way.plugin).is_some()) {
         return format!("what the {side} keeps of its password is no hash, so no password fits");
     }
     format!(

@@ -64,6 +64,9 @@ async fn read(backend: &BackendConfig) -> Result<Roster, String> {
     // Whatever became of the questions, the connection isn't needed any more.
     let _ = conn.disconnect().await;
     let mut roster = roster?;
+    if backend.tls.client().is_some() {
+        roster.accounts.iter_mut().for_each(|account| account.requires_tls = account.requires_certificate);
+    }
     if backend.proxy_protocol != SentHeader::Off {
         // The server sees each client's own address, and ours on this connection only.
         roster.seen.clear();
@@ -196,8 +199,21 @@ fn of_document(host: String, user: String, document: &[u8]) -> Option<Account> {
         locked: is("account_locked"),
         expired: number("password_last_changed") == Some(0),
         requires_tls: number("ssl_type").is_some_and(|kind| kind != 0),
+        requires_certificate: number("ssl_type").is_some_and(|kind| kind > 1),
         past_read_only: Vec::new(),
     })
+}
+
+/// What one of MariaDB's documents says of mysql_native_password: the hashes that a client with that plugin gets
+/// to, and whether the account has no other way in.
+pub(in crate::auth) fn native_of_document(document: &[u8]) -> (impl Iterator<Item = [u8; 20]>, bool) {
+    let is_native = |way: &Way| way.plugin == Plugin::Native.name();
+    let is_understood = serde_json::from_slice::<Json>(document).is_ok();
+    let ways = of_document(String::new(), String::new(), document).map(|account| account.ways);
+    let ways = ways.unwrap_or_default();
+    let are_all = is_understood && ways.iter().all(is_native);
+    let reached = ways.into_iter().take_while(move |way| is_native(way) || way.is_silent());
+    (reached.filter_map(|way| way.native_hash()), are_all)
 }
 
 fn way(document: &Json) -> Way {
@@ -240,6 +256,7 @@ fn of_columns(row: &Row) -> Option<Account> {
         locked: yes("account_locked"),
         expired: yes("password_expired"),
         requires_tls: !bytes("ssl_type").is_empty(),
+        requires_certificate: !matches!(bytes("ssl_type"), b"" | b"ANY"),
         past_read_only: Vec::new(),
     })
 }

@@ -2,6 +2,9 @@
 
 use super::codec::{Malformed, Reader, put_nul_bytes};
 
+/// MariaDB's plugin whose scramble is any bytes.
+const ED25519: &[u8] = b"client_ed25519";
+
 /// The server wants another authentication plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthSwitchRequest {
@@ -26,7 +29,9 @@ impl AuthSwitchRequest {
         }
         let plugin = reader.nul_bytes("plugin name")?.to_vec();
         let data = reader.rest();
-        Ok(Self { plugin, data: data.strip_suffix(&[0]).unwrap_or(data).to_vec() })
+        // Scrambles end with a NUL that is no part of them, but for this one: a NUL at its end is a random byte.
+        let scramble = if plugin == ED25519 { None } else { data.strip_suffix(&[0]) };
+        Ok(Self { plugin, data: scramble.unwrap_or(data).to_vec() })
     }
 
     /// The payload.
@@ -76,6 +81,13 @@ mod tests {
         fn a_switch_round_trips(plugin in "[a-z_]{0,40}", data: Vec<u8>) {
             let packet = AuthSwitchRequest { plugin: plugin.into_bytes(), data };
             prop_assert_eq!(AuthSwitchRequest::parse(&packet.encode()).unwrap(), packet);
+        }
+
+        #[test]
+        fn every_byte_of_an_ed25519_scramble_counts(mut data in proptest::collection::vec(any::<u8>(), 31)) {
+            data.push(0);
+            let payload = [&b"\xFEclient_ed25519\0"[..], &data].concat();
+            prop_assert_eq!(AuthSwitchRequest::parse(&payload).unwrap().data, data);
         }
 
         #[test]
