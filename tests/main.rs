@@ -10,6 +10,7 @@ mod crashes;
 mod crowds;
 mod cutovers;
 mod definitions;
+mod engines;
 mod fidelity;
 mod fuzzing;
 mod garbage;

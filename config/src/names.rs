@@ -91,6 +91,8 @@ pub struct ServerVersion {
     pub minor: u16,
     /// Third number.
     pub patch: u16,
+    /// OceanBase, which says that it is a MySQL 5.7 and differs from it.
+    pub ocean_base: bool,
 }
 
 impl ServerVersion {
@@ -98,8 +100,8 @@ impl ServerVersion {
     /// clients, `5.5.5-10.11.19-MariaDB`. Returns `None` for text that doesn't start with a number.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let flavor =
-            if text.to_ascii_lowercase().contains("mariadb") { Flavor::MariaDb } else { Flavor::MySql };
+        let lower = text.to_ascii_lowercase();
+        let flavor = if lower.contains("mariadb") { Flavor::MariaDb } else { Flavor::MySql };
         let text = match flavor {
             Flavor::MariaDb => text.strip_prefix("5.5.5-").unwrap_or(text),
             Flavor::MySql => text,
@@ -111,6 +113,7 @@ impl ServerVersion {
             major: numbers.next()?,
             minor: numbers.next().unwrap_or(0),
             patch: numbers.next().unwrap_or(0),
+            ocean_base: lower.contains("oceanbase"),
         })
     }
 
@@ -124,6 +127,7 @@ impl ServerVersion {
 impl fmt::Display for ServerVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let family = match self.flavor {
+            Flavor::MySql if self.ocean_base => "OceanBase",
             Flavor::MySql => "MySQL",
             Flavor::MariaDb => "MariaDB",
         };
@@ -145,6 +149,7 @@ mod tests {
         check("5.5.5-10.11.19-MariaDB", Some("MariaDB 10.11.19"));
         check("5.6.24-log", Some("MySQL 5.6.24"));
         check("5.5.5", Some("MySQL 5.5.5"));
+        check("5.7.25-OceanBase seekdb-v1.4.0.0", Some("OceanBase 5.7.25"));
         check("", None);
         check("garbage", None);
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -176,9 +176,16 @@ struct House {
 struct Greetings {
     source: ArcSwapOption<Greeting>,
     target: ArcSwapOption<Greeting>,
+    /// Whether each side was asked at all since the start.
+    tried: [AtomicBool; 2],
 }
 
 impl Greetings {
+    fn tried(&self, side: Side) -> &AtomicBool {
+        let [source, target] = &self.tried;
+        if side == Side::Source { source } else { target }
+    }
+
     fn of(&self, side: Side) -> &ArcSwapOption<Greeting> {
         match side {
             Side::Source => &self.source,
@@ -341,7 +348,12 @@ impl House {
                 return turn_away(socket, &error.for_client()).await;
             }
         };
-        let other = self.greetings.of(route.backend.side.other()).load_full();
+        let other_side = route.backend.side.other();
+        let mut other = self.greetings.of(other_side).load_full();
+        if other.is_none() && !self.greetings.tried(other_side).load(Ordering::Relaxed) {
+            // The first clients of all mustn't be offered what the other backend can't do.
+            other = self.ask_greeting(other_side).await.ok();
+        }
         let serving = &dialled.greeting;
         let hello = Hello { origin, ..Hello::new(greeted.id, serving, other.as_deref().unwrap_or(serving)) };
         let Ok(stream) = Stream::tcp(socket) else {
@@ -458,7 +470,9 @@ impl House {
     }
 
     async fn ask_greeting(&self, side: Side) -> Result<Arc<Greeting>, ConnectError> {
-        let greeting = Arc::new(probe(&self.shared.routes.backend(side).config, DIAL_TIMEOUT).await?);
+        let probed = probe(&self.shared.routes.backend(side).config, DIAL_TIMEOUT).await;
+        self.greetings.tried(side).store(true, Ordering::Relaxed);
+        let greeting = Arc::new(probed?);
         self.greetings.of(side).store(Some(Arc::clone(&greeting)));
         Ok(greeting)
     }

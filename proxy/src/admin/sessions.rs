@@ -14,6 +14,7 @@ const COLUMNS: &[Column] = &[
     text("pinned_by"),
     number("statements"),
     number("idle_ms"),
+    text("mapped"),
 ];
 
 pub(super) fn show(context: &AdminContext) -> Answer {
@@ -29,6 +30,7 @@ pub(super) fn show(context: &AdminContext) -> Answer {
             session.pinned_by.into(),
             session.statements.into(),
             session.idle_ms.into(),
+            session.mapped.into(),
         ]
     };
     Answer::rows(COLUMNS, context.registry.rows().into_iter().map(row).collect())

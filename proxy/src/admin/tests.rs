@@ -213,7 +213,7 @@ async fn the_columns_are_those_of_the_contract() {
         ("SHOW DIFFERENCES", "schema, table, key, kind, columns, repair_sql"),
         (
             "SHOW SESSIONS",
-            "id, user, client, schema, backend, state, in_transaction, pinned_by, statements, idle_ms",
+            "id, user, client, schema, backend, state, in_transaction, pinned_by, statements, idle_ms, mapped",
         ),
         (
             "SHOW CUTOVERS",

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use config::{BackendConfig, Flavor, ServerVersion, Side};
 
+use super::mapping::{self, Dialect, Family, Unmapped};
 use super::pins::Pins;
 use super::question::{self, Answer, QuestionError, backticked};
-use super::replay::{Snapshot, Step, ToPrepare, Variables, set_statement, user_value};
+use super::replay::{Snapshot, Step, ToPrepare, UserValue, Variables, set_statement, user_value};
 use super::state::{Attempts, BackendStatementId, ClientStatementId, SessionState};
 use crate::auth::{Credential, Login};
 use crate::backend::connect::{BackendConnection, connect};
@@ -25,6 +26,13 @@ pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const USER_VARIABLES_AT_ONCE: usize = 64;
 /// ER_ILLEGAL_USER_VAR (MySQL takes names of up to 64 characters) and ER_INVALID_CHARACTER_STRING.
 const ILLEGAL_NAMES: [u16; 2] = [3061, 1300];
+
+/// What a server says of a variable, or a value, that it doesn't know.
+const UNKNOWN_VARIABLE: u16 = 1193;
+const WRONG_VALUE: u16 = 1231;
+const WRONG_TYPE: u16 = 1232;
+const UNKNOWN_CHARSET: u16 = 1115;
+const UNKNOWN_COLLATION: u16 = 1273;
 
 /// utf8mb4_general_ci: every server has it.
 const SERVICE_COLLATION: u16 = 45;
@@ -112,6 +120,10 @@ pub(crate) struct Connection {
     pub(crate) attempts: Attempts,
     /// Questions that were asked of it for the session, a round trip each.
     pub(crate) asked: u64,
+    /// What a session that came here from another kind of server has in other terms, or does without.
+    pub(crate) mapped: Vec<String>,
+    /// It comes, or is to come, from another kind of server.
+    pub(crate) crossing: bool,
 }
 
 /// Why a connection couldn't take over a state.
@@ -131,6 +143,9 @@ pub(crate) enum RestoreError {
         /// Why.
         error: QuestionError,
     },
+    /// The other server has nothing like it.
+    #[error("the other server has no counterpart of {}", .0.what)]
+    Unmapped(Unmapped),
     /// Something turned up that no move can carry over.
     #[error("it has a {0}")]
     Pinned(Pins),
@@ -146,7 +161,7 @@ impl RestoreError {
             Self::Connect(error) => is_transient(error),
             Self::Read(error) | Self::Write { error, .. } => error.is_transient(),
             Self::Unreachable => true,
-            Self::Pinned(_) => false,
+            Self::Pinned(_) | Self::Unmapped(_) => false,
         }
     }
 }
@@ -169,6 +184,8 @@ pub(crate) struct Basics {
     pub(crate) schema: Option<Vec<u8>>,
     pub(crate) last_insert_id: u64,
     pub(crate) variables: Variables,
+    /// What time_zone = SYSTEM means there now: `+02:00`.
+    pub(crate) utc_offset: Option<String>,
 }
 
 impl Connection {
@@ -185,6 +202,8 @@ impl Connection {
             statements: HashMap::new(),
             attempts: Attempts::default(),
             asked: 0,
+            mapped: Vec::new(),
+            crossing: false,
         };
         (this, connection.ok)
     }
@@ -245,9 +264,12 @@ impl Connection {
 
     /// Names of the variables that every move carries, as this server calls them.
     fn carried(&self) -> [(&'static str, &'static str); 8] {
-        let (isolation, read_only) = match self.version.flavor {
-            Flavor::MariaDb => ("tx_isolation", "tx_read_only"),
-            Flavor::MySql => ("transaction_isolation", "transaction_read_only"),
+        // Before 5.7.20 MySQL had the old names only; every MariaDB has them.
+        let version = (self.version.major, self.version.minor, self.version.patch);
+        let old = self.version.flavor == Flavor::MariaDb || version < (5, 7, 20);
+        let (isolation, read_only) = match old {
+            true => ("tx_isolation", "tx_read_only"),
+            false => ("transaction_isolation", "transaction_read_only"),
         };
         [
             ("sql_mode", "sql_mode"),
@@ -265,46 +287,75 @@ impl Connection {
     /// Schema, LAST_INSERT_ID and the variables that every move carries.
     pub(crate) async fn basics(&mut self) -> Result<Basics, QuestionError> {
         let carried = self.carried();
-        let mut sql = "SELECT DATABASE(), @@SESSION.last_insert_id".to_owned();
+        let mut sql = "SELECT DATABASE(), @@SESSION.last_insert_id, @@version, \
+                       CAST(TIMEDIFF(NOW(), UTC_TIMESTAMP()) AS CHAR)"
+            .to_owned();
         for (_, name) in carried {
             sql.push_str(", @@SESSION.");
             sql.push_str(name);
         }
         let answer = self.query(sql.as_bytes()).await?;
         let number = |value: Option<&[u8]>| std::str::from_utf8(value?).ok()?.parse().ok();
+        // OceanBase doesn't say in its greeting who it is.
+        let version = answer.value(2).map(String::from_utf8_lossy);
+        if version.and_then(|text| ServerVersion::parse(&text)).is_some_and(|version| version.ocean_base) {
+            self.version.ocean_base = true;
+        }
         Ok(Basics {
+            utc_offset: answer.value(3).and_then(offset),
             schema: answer.value(0).map(<[u8]>::to_vec),
             last_insert_id: number(answer.value(1)).unwrap_or(0),
             variables: carried
                 .iter()
                 .enumerate()
-                .map(|(place, (name, _))| ((*name).to_owned(), answer.value(place + 2).map(<[u8]>::to_vec)))
+                .map(|(place, (name, _))| ((*name).to_owned(), answer.value(place + 4).map(<[u8]>::to_vec)))
                 .collect(),
         })
     }
 
-    /// Session variables that differ from their global value.
-    pub(crate) async fn touched_variables(&mut self) -> Result<Variables, QuestionError> {
-        let sql: &[u8] = match self.version.flavor {
-            Flavor::MariaDb => {
-                b"SELECT VARIABLE_NAME, SESSION_VALUE FROM information_schema.SYSTEM_VARIABLES \
-                  WHERE VARIABLE_SCOPE = 'SESSION' AND READ_ONLY = 'NO' \
-                  AND NOT (BINARY SESSION_VALUE <=> BINARY GLOBAL_VALUE) LIMIT 100000"
-            }
-            Flavor::MySql => {
-                b"SELECT s.VARIABLE_NAME, s.VARIABLE_VALUE FROM performance_schema.session_variables s \
-                  JOIN performance_schema.global_variables g ON g.VARIABLE_NAME = s.VARIABLE_NAME \
-                  WHERE NOT (CAST(s.VARIABLE_VALUE AS BINARY) <=> CAST(g.VARIABLE_VALUE AS BINARY)) \
-                  LIMIT 100000"
-            }
+    /// How the server is spoken to about its variables.
+    pub(crate) fn dialect(&self) -> Dialect {
+        Dialect::of(self.version)
+    }
+
+    /// Session variables that differ from their global value, and those named in `set`: what was set to the
+    /// global value here may differ from the other server's.
+    pub(crate) async fn touched_variables(
+        &mut self,
+        set: &BTreeSet<String>,
+    ) -> Result<Variables, QuestionError> {
+        let mut names = "''".to_owned();
+        for name in set.iter().filter(|name| is_plain_name(name)) {
+            names.push_str(", '");
+            names.push_str(name);
+            names.push('\'');
+        }
+        let dialect = self.dialect();
+        let sql = match dialect.family {
+            Family::MariaDb => format!(
+                "SELECT VARIABLE_NAME, SESSION_VALUE FROM information_schema.SYSTEM_VARIABLES \
+                 WHERE VARIABLE_SCOPE LIKE 'SESSION%' AND READ_ONLY = 'NO' AND (VARIABLE_NAME IN ({names}) \
+                 OR VARIABLE_SCOPE = 'SESSION' AND NOT (BINARY SESSION_VALUE <=> BINARY GLOBAL_VALUE)) \
+                 LIMIT 100000"
+            ),
+            Family::MySql if dialect.version >= (5, 7) => differences(
+                "performance_schema.session_variables",
+                "performance_schema.global_variables",
+                &names,
+            ),
+            Family::MySql | Family::OceanBase => differences(
+                "information_schema.SESSION_VARIABLES",
+                "information_schema.GLOBAL_VARIABLES",
+                &names,
+            ),
         };
-        let answer = self.query(sql).await?;
+        let answer = self.query(sql.as_bytes()).await?;
         let carried = self.carried();
         let mut variables = Variables::new();
         for row in &answer.rows {
             let (Some(Some(name)), Some(value)) = (row.first(), row.get(1)) else { continue };
             let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-            let by_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+            let by_name = is_plain_name(&name);
             let elsewhere = NOT_CARRIED.contains(&name.as_str()) || carried.iter().any(|(_, n)| *n == name);
             if by_name && !elsewhere {
                 variables.insert(name, value.clone());
@@ -323,6 +374,10 @@ impl Connection {
             Flavor::MariaDb => {
                 let sql = b"SELECT VARIABLE_NAME FROM information_schema.USER_VARIABLES LIMIT 100000";
                 self.query(sql).await
+            }
+            // They have no such list; what routines and triggers mention is known by other means.
+            Flavor::MySql if self.version.ocean_base || !self.version.at_least(Flavor::MySql, 5, 7) => {
+                return Ok(BTreeSet::new());
             }
             Flavor::MySql => {
                 let sql = format!(
@@ -380,7 +435,7 @@ impl Connection {
     pub(crate) async fn user_variables(
         &mut self,
         names: &BTreeSet<Vec<u8>>,
-    ) -> Result<BTreeMap<Vec<u8>, String>, QuestionError> {
+    ) -> Result<BTreeMap<Vec<u8>, UserValue>, QuestionError> {
         let names: Vec<_> = names.iter().collect();
         let mut values = BTreeMap::new();
         for names in names.chunks(USER_VARIABLES_AT_ONCE) {
@@ -405,7 +460,7 @@ impl Connection {
     async fn values_of(
         &mut self,
         names: &[&Vec<u8>],
-        values: &mut BTreeMap<Vec<u8>, String>,
+        values: &mut BTreeMap<Vec<u8>, UserValue>,
     ) -> Result<(), QuestionError> {
         let mut sql = b"SELECT ".to_vec();
         for (place, name) in names.iter().enumerate() {
@@ -528,11 +583,24 @@ impl Connection {
         }
         for (name, value) in variables {
             let one: Variables = [(name.clone(), value)].into();
-            match self.query(&set_statement(&one)).await {
-                Ok(_) => {}
+            let Err(error) = self.query(&set_statement(&one)).await else { continue };
+            let QuestionError::Refused(packet) = &error else {
+                return Err(RestoreError::Write { what: format!("the session variable {name}"), error });
+            };
+            match packet.code {
                 // A global or a read-only variable can't have been changed by the session.
-                Err(QuestionError::Refused(packet)) if [1229, 1238].contains(&packet.code) => {}
-                Err(error) => {
+                1229 | 1238 => {}
+                _ if self.crossing && mapping::may_be_left(&name).is_some() => {
+                    self.mapped.push(format!("without {name}"));
+                }
+                UNKNOWN_VARIABLE | WRONG_VALUE | WRONG_TYPE | UNKNOWN_CHARSET | UNKNOWN_COLLATION
+                    if self.crossing =>
+                {
+                    let of_text = [UNKNOWN_CHARSET, UNKNOWN_COLLATION].contains(&packet.code);
+                    let pin = if of_text { Pins::FOREIGN_CHARSET } else { Pins::FOREIGN_VARIABLE };
+                    return Err(RestoreError::Unmapped(Unmapped { pin, what: name }));
+                }
+                _ => {
                     return Err(RestoreError::Write { what: format!("the session variable {name}"), error });
                 }
             }
@@ -547,10 +615,37 @@ impl Connection {
             schema: basics.schema,
             variables: basics.variables,
             last_insert_id: basics.last_insert_id,
+            utc_offset: basics.utc_offset,
             autocommit: self.status.contains(StatusFlags::AUTOCOMMIT),
             ..Snapshot::default()
         })
     }
+}
+
+/// `-07:30:00` as `-07:30`.
+fn offset(difference: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(difference).ok()?;
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => ('-', digits),
+        None => ('+', text),
+    };
+    let mut parts = digits.split(':');
+    Some(format!("{sign}{}:{}", parts.next()?, parts.next()?))
+}
+
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// Session variables that differ from their global value, or are among `names`. One that is a session's only
+/// has no global row.
+fn differences(session: &str, global: &str, names: &str) -> String {
+    format!(
+        "SELECT s.VARIABLE_NAME, s.VARIABLE_VALUE FROM {session} s \
+         LEFT JOIN {global} g ON g.VARIABLE_NAME = s.VARIABLE_NAME \
+         WHERE s.VARIABLE_NAME IN ({names}) OR g.VARIABLE_NAME IS NOT NULL \
+         AND NOT (CAST(s.VARIABLE_VALUE AS BINARY) <=> CAST(g.VARIABLE_VALUE AS BINARY)) LIMIT 100000"
+    )
 }
 
 /// One statement on a connection of the service account.

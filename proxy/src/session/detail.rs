@@ -20,6 +20,40 @@ pub(crate) fn user_variables(text: &[u8], plain_backslash: bool, max: usize) -> 
     names
 }
 
+/// Names of session variables that SET statements in it set, in lower case; words that are no variables (NAMES)
+/// may be among them. A statement has at most `SET_MAX` that count.
+pub(crate) fn set_variables(text: &[u8], plain_backslash: bool) -> Vec<String> {
+    let mut names = Vec::new();
+    let (mut first, mut in_set, mut expects, mut depth) = (true, false, false, 0_u32);
+    for token in Tokens::new(text, plain_backslash) {
+        match token.kind {
+            Kind::Sign(b';') => (first, in_set, expects, depth) = (true, false, false, 0),
+            Kind::Sign(b'(') => depth += 1,
+            Kind::Sign(b')') => depth = depth.saturating_sub(1),
+            Kind::Sign(b',') if depth == 0 => expects = in_set,
+            Kind::Word if first => (first, in_set, expects) = (false, token.is("SET"), token.is("SET")),
+            Kind::Word if expects && (token.is("SESSION") || token.is("LOCAL")) => {}
+            Kind::Word | Kind::Backticked | Kind::SystemVariable if expects => {
+                expects = false;
+                let of_all = ["GLOBAL", "PERSIST", "PERSIST_ONLY"];
+                let mut parts = token.text.rsplitn(2, |byte| *byte == b'.');
+                let name = parts.next().unwrap_or_default();
+                let scope = parts.next().unwrap_or_default();
+                let global =
+                    of_all.iter().any(|word| token.is(word) || scope.eq_ignore_ascii_case(word.as_bytes()));
+                if !global && names.len() < SET_MAX {
+                    names.push(String::from_utf8_lossy(name).to_ascii_lowercase());
+                }
+            }
+            _ => expects = false,
+        }
+    }
+    names
+}
+
+/// Variables that one statement sets.
+const SET_MAX: usize = 256;
+
 /// The schema of `USE schema`.
 pub(crate) fn used_schema(text: &[u8], plain_backslash: bool) -> Option<Vec<u8>> {
     let mut tokens = Tokens::new(text, plain_backslash);
@@ -154,6 +188,21 @@ mod tests {
         check("SELECT '@no' INTO @yes -- @no", "yes");
         assert_eq!(used_schema(b"use `my shop`;", false).unwrap(), b"my shop");
         assert_eq!(used_schema(b"SELECT 1", false), None);
+    }
+
+    #[test]
+    fn set_variables_are_read() {
+        let check = |text: &str, expected: &str| {
+            assert_eq!(set_variables(text.as_bytes(), false).join(" "), expected, "{text}");
+        };
+        check(
+            "SET SESSION lock_wait_timeout = 5, @a = 3, @@sql_mode = '', `Wait_Timeout` = 9",
+            "lock_wait_timeout sql_mode wait_timeout",
+        );
+        check("SET GLOBAL a = 1, @@global.b = 2, @@session.c = GREATEST(1, d)", "c");
+        check("SELECT 1; SET LOCAL x := 2", "x");
+        check("UPDATE t SET a = 1, b = 2", "");
+        check("SET NAMES utf8", "names");
     }
 
     #[test]

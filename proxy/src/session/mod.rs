@@ -8,6 +8,7 @@ mod execute;
 pub mod fuzzing;
 mod kill;
 pub mod lexer;
+mod mapping;
 mod mover;
 pub mod pins;
 mod question;

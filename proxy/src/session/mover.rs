@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::connection::{Connection, RestoreError, is_transient};
 use super::lexer::Effects;
+use super::mapping;
 use super::pins::Pins;
 use super::registry::Activity;
 use super::replay::{Snapshot, ToPrepare, plan};
@@ -88,7 +89,7 @@ impl Session {
             return Ok(());
         };
         match std::mem::replace(&mut self.standby, Standby::None) {
-            Standby::None if !self.state.pins.contains(Pins::NOT_RESTORABLE) => self.start_dialling(side),
+            Standby::None if !self.state.pins.any(Pins::OF_OTHER_SERVER) => self.start_dialling(side),
             Standby::Failed(error) => self.dial_failed(&error),
             Standby::Later(at) if at <= Instant::now() => self.start_dialling(side),
             Standby::Later(at) => {
@@ -143,15 +144,23 @@ impl Session {
             Standby::None | Standby::Dialling(_) | Standby::Failed(_) | Standby::Later(_) => {}
         }
         self.registered.entry.prepared.store(false, std::sync::atomic::Ordering::Relaxed);
-        if self.state.pins.contains(Pins::NOT_RESTORABLE) {
-            self.set_pin(Pins::NOT_RESTORABLE, false);
+        if self.state.pins.any(Pins::OF_OTHER_SERVER) {
+            self.set_pin(Pins::OF_OTHER_SERVER, false);
             self.settle();
         }
     }
 
     /// A preparation that failed behind the closed gate pins nothing: the move itself is the next try.
     fn forget_preparation(&mut self) {
-        self.set_pin(Pins::NOT_RESTORABLE, false);
+        self.set_pin(Pins::OF_OTHER_SERVER, false);
+    }
+
+    /// What the other server didn't take may be gone: the next preparation will tell.
+    pub(super) fn forget_refusal(&mut self) {
+        if self.refused_at.is_some_and(|at| at != self.state.versions) {
+            self.refused_at = None;
+            self.set_pin(Pins::OF_OTHER_SERVER, false);
+        }
     }
 
     fn start_dialling(&mut self, side: config::Side) {
@@ -269,6 +278,7 @@ impl Session {
                 Ok(old) => {
                     entry.set_backend(route.backend.side, self.backend.id);
                     entry.prepared.store(false, std::sync::atomic::Ordering::Relaxed);
+                    entry.set_mapped(&self.backend.mapped);
                     self.shared.registry.count_move();
                     let metrics = &self.shared.registry.metrics;
                     let moves = if prepared { &metrics.moves_prepared } else { &metrics.moves_unprepared };
@@ -333,6 +343,9 @@ impl Session {
         self.restore(&mut connection, have, &wanted).await?;
         let asked = self.backend.asked + connection.asked - asked;
         self.shared.registry.metrics.move_questions.add(asked);
+        // They were noted in the old server's terms.
+        let (from, to) = (self.backend.dialect(), connection.dialect());
+        self.contexts = mapping::contexts(&self.contexts, from, to).map_err(RestoreError::Unmapped)?;
         connection.epoch = route.epoch;
         // The new server counts from here.
         self.state.attempts = connection.attempts;
@@ -346,14 +359,30 @@ impl Session {
         have: Option<Snapshot>,
         wanted: &Snapshot,
     ) -> Result<(), RestoreError> {
-        let have = match have {
-            Some(have) => have,
-            None => connection
-                .fresh_snapshot()
-                .await
-                .map_err(|error| RestoreError::Write { what: "its first state".to_owned(), error })?,
+        // The first question to a server also says what kind it is.
+        let fresh = match have {
+            Some(_) => None,
+            None => Some(
+                connection
+                    .fresh_snapshot()
+                    .await
+                    .map_err(|error| RestoreError::Write { what: "its first state".to_owned(), error })?,
+            ),
         };
-        let steps = plan(wanted, &have, &self.contexts, self.state.versions.context)
+        let (from, to) = (self.backend.dialect(), connection.dialect());
+        connection.crossing = !from.is_same(to);
+        let mut notes = Vec::new();
+        let in_terms = |snapshot: &Snapshot, notes: &mut Vec<String>| {
+            mapping::snapshot(snapshot, from, to, notes).map_err(RestoreError::Unmapped)
+        };
+        let wanted = in_terms(wanted, &mut notes)?;
+        let contexts = mapping::contexts(&self.contexts, from, to).map_err(RestoreError::Unmapped)?;
+        connection.mapped = notes;
+        let have = match have {
+            Some(have) => in_terms(&have, &mut Vec::new())?,
+            None => fresh.unwrap_or_default(),
+        };
+        let steps = plan(&wanted, &have, &contexts, self.state.versions.context)
             .map_err(|_| RestoreError::Unreachable)?;
         for step in &steps {
             connection.carry_out(step, &self.state).await?;
@@ -395,7 +424,12 @@ impl Session {
             }
             Err(error) => {
                 warn!(area = "proxy", session_id = entry.id, "a session can't be moved: {error}");
-                self.set_pin(Pins::NOT_RESTORABLE, true);
+                let pin = match &error {
+                    RestoreError::Unmapped(unmapped) => unmapped.pin,
+                    _ => Pins::NOT_RESTORABLE,
+                };
+                self.set_pin(pin, true);
+                self.refused_at = Some(versions);
                 Ok(())
             }
         }
@@ -416,10 +450,13 @@ impl Session {
         let schema = same(|v| v.schema) || matches!(self.state.schema, Schema::Known(_));
         let touched = self.state.variables_touched && !same(|v| v.variables);
         if !(same(|v| v.last_id) && same(|v| v.variables) && same(|v| v.context) && schema) {
-            if touched {
-                snapshot.variables = self.backend.touched_variables().await.map_err(read)?;
-            }
+            // First, because it also says what kind of server this is.
             let basics = self.backend.basics().await.map_err(read)?;
+            if touched {
+                let set = &self.state.set_variables;
+                snapshot.variables = self.backend.touched_variables(set).await.map_err(read)?;
+            }
+            snapshot.utc_offset = basics.utc_offset;
             snapshot.schema = basics.schema;
             snapshot.last_insert_id = basics.last_insert_id;
             snapshot.variables.extend(basics.variables);

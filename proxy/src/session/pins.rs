@@ -49,6 +49,12 @@ pins! {
     NOT_RESTORABLE = 14, "state that the other backend doesn't take";
     /// More prepared statements than are kept.
     STATEMENTS = 15, "too many or too long prepared statements";
+    /// A character set, or a collation of one, that the other server has not.
+    FOREIGN_CHARSET = 18, "character set that the other server lacks";
+    /// A word of sql_mode that changes what statements do and that the other server has not.
+    FOREIGN_SQL_MODE = 19, "sql_mode that the other server lacks";
+    /// A session variable, or its value, that the other server has not.
+    FOREIGN_VARIABLE = 20, "session variable that the other server lacks";
     /// LOCK INSTANCE, BACKUP STAGE.
     BACKUP_LOCK = 16, "LOCK INSTANCE or BACKUP STAGE";
     /// SAVEPOINT with autocommit off, before the first statement that opens the transaction.
@@ -58,6 +64,14 @@ pins! {
 impl Pins {
     /// No reason.
     pub const NONE: Self = Self(0);
+
+    /// What the other server has to do with; a preparation finds it, and a changed session may be rid of it.
+    pub const OF_OTHER_SERVER: Self = Self(
+        Self::NOT_RESTORABLE.0
+            | Self::FOREIGN_CHARSET.0
+            | Self::FOREIGN_SQL_MODE.0
+            | Self::FOREIGN_VARIABLE.0,
+    );
 
     /// From the bits that [`Pins::bits`] gave.
     #[must_use]
@@ -81,6 +95,12 @@ impl Pins {
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// True where any reason of `other` is in it.
+    #[must_use]
+    pub const fn any(self, other: Self) -> bool {
+        self.0 & other.0 != 0
     }
 
     /// Adds `other` where `on`, takes it away otherwise.

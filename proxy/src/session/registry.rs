@@ -41,6 +41,8 @@ pub struct SessionRow {
     pub statements: u64,
     /// Milliseconds since the last byte of the client.
     pub idle_ms: u64,
+    /// What it has in other terms, or does without, since it came from another kind of server.
+    pub mapped: String,
 }
 
 /// What a session is doing.
@@ -93,6 +95,7 @@ pub(crate) struct Entry {
     client: String,
     born: Instant,
     schema: Mutex<String>,
+    mapped: Mutex<String>,
     /// Whose password it is, and what is known of it, for as long as the session lives: SHOW ACCOUNTS checks it
     /// against the other server's hash.
     credential: Mutex<Option<(String, Credential)>>,
@@ -136,6 +139,11 @@ impl Entry {
         let mut text = self.schema.lock().unwrap_or_else(PoisonError::into_inner);
         text.clear();
         text.push_str(&String::from_utf8_lossy(schema));
+    }
+
+    /// What a move between kinds of servers changed; names and words only.
+    pub(crate) fn set_mapped(&self, notes: &[String]) {
+        *self.mapped.lock().unwrap_or_else(PoisonError::into_inner) = notes.join("; ");
     }
 
     /// What `user` logged in with.
@@ -199,6 +207,7 @@ impl Entry {
             pinned_by: Pins::from_bits(self.pins.load(Relaxed)).to_string(),
             statements: self.work.get().statements,
             idle_ms: self.idle_ms(),
+            mapped: self.mapped.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 }
@@ -388,6 +397,7 @@ impl SessionRegistry {
             client,
             born: Instant::now(),
             schema: Mutex::default(),
+            mapped: Mutex::default(),
             credential: Mutex::default(),
             backend: AtomicU64::new(backend_bits(side, backend_id)),
             activity: AtomicU8::new(Activity::Idle as u8),

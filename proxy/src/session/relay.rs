@@ -367,6 +367,10 @@ impl Session {
         let values = previous.user_variables(&self.state.user_variables).await;
         let values = values.map_err(|error| Self::backend_end(&error))?;
         let wanted = super::replay::Snapshot { user_variables: values, ..Default::default() };
+        let (from, to) = (previous.dialect(), self.backend.dialect());
+        let wanted = super::mapping::snapshot(&wanted, from, to, &mut Vec::new()).map_err(|unmapped| {
+            End::Backend(format!("the server has no counterpart of {}", unmapped.what))
+        })?;
         let steps = super::replay::plan(&wanted, &Default::default(), &Default::default(), 0);
         for step in steps.unwrap_or_default() {
             self.backend

@@ -43,16 +43,45 @@ pub(crate) struct Snapshot {
     pub(crate) schema: Option<Vec<u8>>,
     /// Session variables: those that are always carried, and those that differ from their default.
     pub(crate) variables: Variables,
-    /// User variables as SQL expressions; NULLs aren't in it.
-    pub(crate) user_variables: BTreeMap<Vec<u8>, String>,
+    /// User variables; NULLs aren't in it.
+    pub(crate) user_variables: BTreeMap<Vec<u8>, UserValue>,
     /// LAST_INSERT_ID().
     pub(crate) last_insert_id: u64,
+    /// What time_zone = SYSTEM means on the server that it was read from.
+    pub(crate) utc_offset: Option<String>,
     /// autocommit.
     pub(crate) autocommit: bool,
     /// COM_SET_OPTION; `None`: as the login said.
     pub(crate) multi_statements: Option<bool>,
     /// Prepared statements with the version of the context that they belong to.
     pub(crate) prepared: Vec<(ToPrepare, u64)>,
+}
+
+/// Value of a user variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum UserValue {
+    /// An expression that every server understands.
+    Plain(String),
+    /// Text, whose character set and collation have other names on another server.
+    Text {
+        /// Character set.
+        charset: String,
+        /// Collation.
+        collation: String,
+        /// Its bytes.
+        literal: String,
+    },
+}
+
+impl std::fmt::Display for UserValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Plain(expression) => f.write_str(expression),
+            Self::Text { charset, collation, literal } => {
+                write!(f, "_{charset} {literal} COLLATE {collation}")
+            }
+        }
+    }
 }
 
 /// One command for the new connection.
@@ -205,7 +234,7 @@ fn assignments(wanted: &Snapshot, have: &Snapshot, steps: &mut Vec<Step>) {
     };
     for (name, value) in &wanted.user_variables {
         if have.user_variables.get(name) != Some(value) {
-            add(user_variable(name, value));
+            add(user_variable(name, &value.to_string()));
         }
     }
     for name in have.user_variables.keys().filter(|name| !wanted.user_variables.contains_key(*name)) {
@@ -261,7 +290,7 @@ fn is_number(text: &[u8]) -> bool {
 
 /// A user variable's value, as the server gave it, as an expression of the same type and value.
 pub(crate) mod user_value {
-    use super::hex_literal;
+    use super::{UserValue, hex_literal};
     use crate::session::question::Column;
 
     const DOUBLE: [u8; 2] = [4, 5];
@@ -276,20 +305,21 @@ pub(crate) mod user_value {
         hex: Option<&[u8]>,
         charset: Option<&[u8]>,
         collation: Option<&[u8]>,
-    ) -> Option<String> {
+    ) -> Option<UserValue> {
         let number = || std::str::from_utf8(text).ok().filter(|text| !text.contains(['\'', '\\']));
         if INTEGERS.contains(&column.kind) {
             let sign = if column.flags & UNSIGNED != 0 { "UNSIGNED" } else { "SIGNED" };
-            return Some(format!("CAST('{}' AS {sign})", number()?));
+            return Some(UserValue::Plain(format!("CAST('{}' AS {sign})", number()?)));
         }
         if DECIMALS.contains(&column.kind) {
             let text = number()?;
             let scale = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
-            return Some(format!("CAST('{text}' AS DECIMAL(65,{scale}))"));
+            return Some(UserValue::Plain(format!("CAST('{text}' AS DECIMAL(65,{scale}))")));
         }
         if DOUBLE.contains(&column.kind) {
             let text = number()?;
-            return Some(if text.contains(['e', 'E']) { text.to_owned() } else { format!("{text}e0") });
+            let exponent = if text.contains(['e', 'E']) { "" } else { "e0" };
+            return Some(UserValue::Plain(format!("{text}{exponent}")));
         }
         let name = |name: Option<&[u8]>| {
             let name = std::str::from_utf8(name?).ok()?;
@@ -301,8 +331,8 @@ pub(crate) mod user_value {
             false => hex_literal(text),
         };
         Some(match charset.as_str() {
-            "binary" => format!("_binary {literal}"),
-            _ => format!("_{charset} {literal} COLLATE {collation}"),
+            "binary" => UserValue::Plain(format!("_binary {literal}")),
+            _ => UserValue::Text { charset, collation, literal },
         })
     }
 }
@@ -316,6 +346,10 @@ mod tests {
 
     fn variables(pairs: &[(&str, &str)]) -> Variables {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), Some(value.as_bytes().to_vec()))).collect()
+    }
+
+    fn plain(expression: &str) -> UserValue {
+        UserValue::Plain(expression.to_owned())
     }
 
     fn binary(id: u32) -> ToPrepare {
@@ -340,8 +374,9 @@ mod tests {
         let wanted = Snapshot {
             schema: Some(b"shop".to_vec()),
             variables: variables(&[("sql_mode", "ANSI"), ("time_zone", "+02:00"), ("wait_timeout", "60")]),
-            user_variables: [(b"a".to_vec(), "CAST('1' AS SIGNED)".to_owned())].into(),
+            user_variables: [(b"a".to_vec(), plain("CAST('1' AS SIGNED)"))].into(),
             last_insert_id: 7,
+            utc_offset: None,
             autocommit: false,
             multi_statements: Some(true),
             prepared: vec![(binary(1), 4), (ToPrepare::Text(b"t".to_vec(), 1), 4)],
@@ -369,11 +404,11 @@ mod tests {
         let mut have = fresh();
         have.schema = Some(b"shop".to_vec());
         have.variables.extend(variables(&[("wait_timeout", "60")]));
-        have.user_variables = [(b"a".to_vec(), "1".to_owned()), (b"b".to_vec(), "2".to_owned())].into();
+        have.user_variables = [(b"a".to_vec(), plain("1")), (b"b".to_vec(), plain("2"))].into();
         have.prepared = vec![(binary(1), 0), (ToPrepare::Text(b"t".to_vec(), 1), 0)];
         let mut wanted = have.clone();
         wanted.variables.remove("wait_timeout");
-        wanted.user_variables = [(b"a".to_vec(), "3".to_owned())].into();
+        wanted.user_variables = [(b"a".to_vec(), plain("3"))].into();
         wanted.prepared = vec![(binary(1), 0), (binary(2), 0), (ToPrepare::Text(b"t".to_vec(), 2), 0)];
         assert_eq!(
             plan(&wanted, &have, &BTreeMap::new(), 0).unwrap(),
@@ -438,7 +473,7 @@ mod tests {
                 Some(if flags & 128 != 0 { b"binary" } else { b"utf8mb4" }),
                 Some(b"utf8mb4_bin"),
             );
-            assert_eq!(value.as_deref(), Some(expected));
+            assert_eq!(value.map(|value| value.to_string()).as_deref(), Some(expected));
         };
         check(8, 0, "-5", "CAST('-5' AS SIGNED)");
         check(8, 32, "5", "CAST('5' AS UNSIGNED)");

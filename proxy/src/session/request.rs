@@ -12,6 +12,8 @@ use crate::protocol::command::Command;
 #[derive(Debug, Default)]
 pub(crate) struct Details {
     pub(super) user_variables: BTreeSet<Vec<u8>>,
+    /// Session variables that it sets.
+    pub(super) set_variables: Vec<String>,
     pub(super) schema: Option<Vec<u8>>,
     /// `None`: there are some, and they can't be told.
     pub(super) tables: Option<Vec<NamedTable>>,
@@ -31,6 +33,9 @@ impl Details {
                 let more = detail::user_variables(&other, plain_backslash, USER_VARIABLES_MAX);
                 details.user_variables.extend(more);
             }
+        }
+        if effects.contains(Effects::VARIABLES) {
+            details.set_variables = detail::set_variables(text, plain_backslash);
         }
         if !single {
             return details;

@@ -27,6 +27,8 @@ const STATEMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(super) const USER_VARIABLES_MAX: usize = 4096;
 /// Bytes of them.
 const USER_VARIABLE_BYTES_MAX: usize = 1024 * 1024;
+/// Names of session variables that are kept.
+const SET_VARIABLES_MAX: usize = 2048;
 /// Temporary tables, and locks, that are told apart.
 const NAMES_MAX: usize = 1024;
 /// ER_PARSE_ERROR: the server counts no statement that it couldn't parse.
@@ -118,6 +120,8 @@ pub(crate) struct SessionState {
     pub(crate) versions: Versions,
     /// Session variables other than those that are always carried may differ from a fresh session's.
     pub(crate) variables_touched: bool,
+    /// Session variables that a SET named, in lower case.
+    pub(crate) set_variables: BTreeSet<String>,
     pub(crate) user_variables: BTreeSet<Vec<u8>>,
     pub(crate) statements: BTreeMap<ClientStatementId, Statement>,
     user_variable_bytes: usize,
@@ -154,6 +158,7 @@ impl SessionState {
             schema: Schema::Known(schema),
             versions: Versions::default(),
             variables_touched: false,
+            set_variables: BTreeSet::new(),
             user_variables: BTreeSet::new(),
             statements: BTreeMap::new(),
             user_variable_bytes: 0,
@@ -500,6 +505,12 @@ impl SessionState {
         }
     }
 
+    /// A server has fewer variables than are kept, so none that exists is forgotten.
+    fn remember_set_variables(&mut self, names: &[String]) {
+        let room = SET_VARIABLES_MAX.saturating_sub(self.set_variables.len());
+        self.set_variables.extend(names.iter().take(room).cloned());
+    }
+
     fn commit_effects(&mut self, request: &Request, error: Option<u16>) {
         let failed = error.is_some();
         let effects = request.effects;
@@ -512,6 +523,9 @@ impl SessionState {
         if effects.contains(Effects::VARIABLES) {
             self.variables_touched = true;
             self.versions.variables += 1;
+            if !failed || effects.contains(Effects::MULTIPLE) {
+                self.remember_set_variables(&details.set_variables);
+            }
         }
         if effects.contains(Effects::CONTEXT) && request.command != Command::InitDb {
             self.versions.context += 1;
@@ -541,6 +555,11 @@ impl SessionState {
         let several = effects.any(Effects::MULTIPLE.and(Effects::PROCEDURE).and(Effects::UNSURE));
         if !failed || several {
             self.pin(effects, details);
+        }
+        if failed && !several && effects.contains(Effects::TEXT_PREPARE) {
+            // Where the text that is to be prepared isn't seen, a syntax error may be the PREPARE's own.
+            let prepare = details.prepare.as_ref();
+            self.forget_text(prepare.filter(|p| p.inner.is_some() || error != Some(PARSE_ERROR)));
         }
         if !failed && !several {
             self.unpin(effects, details);
@@ -575,6 +594,13 @@ impl SessionState {
         }
     }
 
+    /// A PREPARE that fails has dropped the statement that had its name.
+    fn forget_text(&mut self, prepare: Option<&TextPrepare>) {
+        if let Some(old) = prepare.and_then(|prepare| self.texts.remove(&prepare.name)) {
+            self.statement_bytes -= old.text.len();
+        }
+    }
+
     fn ask_schema(&mut self) {
         self.versions.schema += 1;
         self.schema = Schema::Ask;
@@ -602,6 +628,8 @@ impl SessionState {
                 Ok(SessionTrack::SystemVariable { name, .. }) if name != b"autocommit" => {
                     self.variables_touched = true;
                     self.versions.variables += 1;
+                    let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+                    self.remember_set_variables(&[name]);
                 }
                 Ok(_) => {}
                 Err(_) => readable = false,

@@ -337,6 +337,30 @@ fn data_for_a_statement_that_is_not_there_is_not_kept() {
 }
 
 #[test]
+fn a_prepare_that_fails_has_dropped_its_name() {
+    let check = |failing: &str, code: u16, left: usize| {
+        let mut state = session();
+        run(&mut state, "PREPARE s FROM 'SELECT 1'", &ok());
+        run(&mut state, failing, &Outcome { error: Some(code), ..Outcome::default() });
+        assert_eq!(state.texts.len(), left, "{failing}");
+    };
+    check("PREPARE s FROM 'SELECT nonsense FROM nowhere'", 1146, 0);
+    check("PREPARE s FROM 'SELEC'", 1064, 0);
+    check("PREPARE s FROM 'SELECT 1' AND MORE", 1064, 1);
+    check("PREPARE t FROM 'SELEC'", 1064, 1);
+}
+
+#[test]
+fn what_was_set_is_remembered_by_name() {
+    let mut state = session();
+    run(&mut state, "SET SESSION lock_wait_timeout = 5, GLOBAL x = 1", &ok());
+    run(&mut state, "SET SESSION nonsense = 5", &error());
+    assert_eq!(state.set_variables.iter().map(String::as_str).collect::<Vec<_>>(), ["lock_wait_timeout"]);
+    state.begin_again(AUTOCOMMIT, None);
+    assert!(state.set_variables.is_empty());
+}
+
+#[test]
 fn a_savepoint_waits_for_its_transaction() {
     let manual = || SessionState::new(StatusFlags(0), None);
     let idle = Outcome { status: Some(StatusFlags(0)), results: 1, ..Outcome::default() };

@@ -24,7 +24,7 @@ use super::registry::{Activity, Order, Registered, SessionRegistry};
 use super::relay::unless_ended;
 use super::replay::Context;
 use super::request::Request;
-use super::state::SessionState;
+use super::state::{SessionState, Versions};
 use super::tokens::Tokens;
 use crate::auth::server::FrontDoor;
 use crate::auth::{Credential, Login};
@@ -115,6 +115,8 @@ pub(crate) struct Session {
     pub(super) at_rest: bool,
     /// Commands until the next move of `proxy.move_every`.
     pub(super) until_move: Option<u32>,
+    /// The other server refused the state of these versions.
+    pub(super) refused_at: Option<Versions>,
 }
 
 impl Session {
@@ -149,6 +151,7 @@ impl Session {
             woken: false,
             at_rest: true,
             until_move,
+            refused_at: None,
         }
     }
 
@@ -268,6 +271,7 @@ impl Session {
         if served.is_ok() && self.state.in_transaction() && self.is_left_behind() {
             self.end_look_back().await?;
         }
+        self.forget_refusal();
         self.settle();
         self.account();
         self.shared.registry.metrics.statement_time.record(self.registered.entry.id, self.heard.elapsed());

@@ -11,7 +11,7 @@ use crate::protocol::capability::Capabilities;
 use crate::protocol::packet::ok::StatusFlags;
 use crate::protocol::stream::Stream;
 use crate::route::table::{Backend, Epoch};
-use crate::session::replay::Snapshot;
+use crate::session::replay::{Snapshot, UserValue};
 use crate::session::state::Attempts;
 use crate::tls::{RsaKey, Tls};
 
@@ -80,6 +80,8 @@ fn session() -> (Session, DuplexStream, DuplexStream) {
         statements: HashMap::new(),
         attempts: Attempts::default(),
         asked: 0,
+        mapped: Vec::new(),
+        crossing: false,
     };
     let greeted = shared.registry.greet(SESSION).unwrap();
     let registered = shared.registry.register(greeted, "app".into(), String::new(), (Side::Source, SESSION));
@@ -282,7 +284,10 @@ async fn answer_questions(mut backend: DuplexStream) {
 async fn a_reset_takes_user_variables_from_what_was_prepared_ahead() {
     let (mut session, _client, backend) = session();
     let questions = tokio::spawn(answer_questions(backend));
-    let ahead = Snapshot { user_variables: [(b"a".to_vec(), "1".to_owned())].into(), ..Snapshot::default() };
+    let ahead = Snapshot {
+        user_variables: [(b"a".to_vec(), UserValue::Plain("1".to_owned()))].into(),
+        ..Snapshot::default()
+    };
     session.state.user_variables.insert(b"a".to_vec());
     let versions = session.state.versions;
     let done = crate::relay::exchange::Outcome {
