@@ -12,6 +12,7 @@ pub mod listener;
 mod pace;
 pub mod protocol;
 pub mod relay;
+mod ring;
 pub mod route;
 pub mod session;
 pub mod tls;

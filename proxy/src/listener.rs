@@ -5,13 +5,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use config::{Config, ProxyConfig, Side};
+use config::{Config, Io, ProxyConfig, Side};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -31,6 +31,7 @@ use crate::protocol::frame::put_packet;
 use crate::protocol::packet::ErrPacket;
 use crate::protocol::stream::Stream;
 use crate::relay::copy::Leg;
+use crate::ring::Workers;
 use crate::route::gate::Gate;
 use crate::route::table::RouteTable;
 use crate::session::registry::{Order, SessionRegistry};
@@ -64,6 +65,12 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// `proxy.io = "io_uring"`, and the system has none to give.
+    #[error(
+        "the system gives no io_uring: {0}; it takes Linux 6.1, kernel.io_uring_disabled = 0, and a container that \
+         allows it. proxy.io = \"auto\" uses epoll where it can't be had"
+    )]
+    Ring(io::Error),
 }
 
 /// What a front door proves itself with; the admin port uses the same.
@@ -100,7 +107,8 @@ impl Proxy {
         let door = FrontDoor::new(keys.tls, keys.rsa, Keeper::Backend(Arc::new(hashes)));
         let shared =
             Shared { gate, routes, registry, door, move_every: NonZeroU32::new(config.proxy.move_every) };
-        let listener = Listener::bind(&config.proxy, shared).await?;
+        let workers = workers(&config.proxy)?;
+        let listener = Listener::bind(&config.proxy, shared, workers).await?;
         let address = listener.address;
         info!(area = "proxy", "listening on {address}");
         if config.proxy.move_every > 0 {
@@ -159,6 +167,8 @@ struct House {
     entrance: Entrance,
     greetings: Greetings,
     next_id: AtomicU32,
+    /// Where sessions live; `None`: on tokio's workers.
+    workers: Option<Workers>,
 }
 
 /// What the two backends greeted with last.
@@ -179,12 +189,17 @@ impl Greetings {
 
 impl Listener {
     /// Binds the configured address.
-    async fn bind(config: &ProxyConfig, shared: Shared) -> Result<Self, StartError> {
+    async fn bind(
+        config: &ProxyConfig,
+        shared: Shared,
+        workers: Option<Workers>,
+    ) -> Result<Self, StartError> {
         let failed = |source| StartError::Bind { address: config.listen.clone(), source };
         let socket = TcpListener::bind(&config.listen).await.map_err(failed)?;
         let shared = Arc::new(shared);
         let entrance = Entrance::new(&config.entrance);
-        let house = House { shared, entrance, greetings: Greetings::default(), next_id: AtomicU32::new(1) };
+        let (greetings, next_id) = (Greetings::default(), AtomicU32::new(1));
+        let house = House { shared, entrance, greetings, next_id, workers };
         Ok(Self { address: socket.local_addr().map_err(failed)?, socket, house: Arc::new(house) })
     }
 
@@ -224,10 +239,17 @@ impl Listener {
             };
             match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => {
-                    let house = Arc::clone(&house);
+                    let (house, tracker) = (Arc::clone(&house), sessions.clone());
                     sessions.spawn(async move {
-                        house.serve(socket).await;
-                        drop(place);
+                        let Some(session) = house.receive(socket).await else { return };
+                        let life = tracker.track_future(async move {
+                            session.run().await;
+                            drop(place);
+                        });
+                        match &house.workers {
+                            Some(workers) => workers.spawn(life),
+                            None => drop(tokio::spawn(life)),
+                        }
                     });
                 }
                 Err(_) => {
@@ -240,6 +262,23 @@ impl Listener {
         over.cancel();
         keepers.close();
         keepers.wait().await;
+    }
+}
+
+/// The rings of `proxy.io`; `None` where sessions are to live on tokio's workers.
+fn workers(config: &ProxyConfig) -> Result<Option<Workers>, StartError> {
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let count = if config.workers == 0 { cores() } else { config.workers };
+    if config.io == Io::Epoll {
+        return Ok(None);
+    }
+    match Workers::start(count) {
+        Ok(workers) => Ok(Some(workers)),
+        Err(error) if config.io == Io::IoUring => Err(StartError::Ring(error)),
+        Err(error) => {
+            info!(area = "proxy", "sessions use epoll, because the system gives no io_uring: {error}");
+            Ok(None)
+        }
     }
 }
 
@@ -271,15 +310,16 @@ async fn turn_away(mut socket: TcpStream, code: u16, message: &str) {
 }
 
 impl House {
-    /// One client, from its first byte to its last.
-    async fn serve(&self, mut socket: TcpStream) {
+    /// One client, from its first byte to the end of its login. One that isn't let in has been told.
+    async fn receive(&self, mut socket: TcpStream) -> Option<Session> {
         let peer = socket.peer_addr().ok();
         let origin = match self.entrance.origin(&mut socket, peer).await {
             Ok(origin) => origin,
-            Err(Unwelcome::NoHeader) => return,
+            Err(Unwelcome::NoHeader) => return None,
             Err(Unwelcome::Stranger) => {
                 let message = "This address is for the load balancers that speak the PROXY protocol";
-                return turn_away(socket, 1130, message).await;
+                turn_away(socket, 1130, message).await;
+                return None;
             }
         };
         let client = match origin {
@@ -288,14 +328,13 @@ impl House {
         };
         let Some((serving, other)) = self.greetings().await else {
             let message = "Changeover can't reach the database server at the moment";
-            return turn_away(socket, 2003, message).await;
+            turn_away(socket, 2003, message).await;
+            return None;
         };
         let id = self.new_id();
         let hello = Hello { origin, ..Hello::new(id, &serving, &other) };
-        let Ok(stream) = Stream::tcp(socket) else { return };
-        if let Some(session) = Box::pin(self.let_in(stream, &hello, client)).await {
-            Box::pin(session.run()).await;
-        }
+        let stream = Stream::tcp(socket).ok()?;
+        Box::pin(self.let_in(stream, &hello, client)).await
     }
 
     async fn let_in(&self, stream: Stream, hello: &Hello, client: String) -> Option<Session> {

@@ -229,7 +229,7 @@ async fn welcome(stream: Stream, door: &FrontDoor, hello: &Hello) -> Result<Acce
     };
     let mut visitor = Visitor { client, stream, frames: Frames::new(), patience: door.patience };
     let scramble = random_scramble()?;
-    let offers_tls = door.tls.offered().is_some() && visitor.stream.plain().is_some();
+    let offers_tls = door.tls.offered().is_some() && matches!(visitor.stream, Stream::Plain(_));
     let mut offered = hello.capabilities;
     if offers_tls {
         offered = offered | Capabilities::SSL;

@@ -9,13 +9,15 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::socket::Socket;
+
 /// A leg of a session.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.
-    Plain(TcpStream),
+    Plain(Socket),
     /// TLS over TCP, with the proxy as the server.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Socket>>),
     /// A pipe within the process: the admin port's "backend", and tests.
     Duplex(DuplexStream),
 }
@@ -24,7 +26,7 @@ impl Stream {
     /// A TCP leg. Nagle's algorithm is switched off: a relay writes whole packets and waits for answers.
     pub fn tcp(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self::Plain(stream))
+        Ok(Self::Plain(Socket::Epoll(stream)))
     }
 
     /// True for TLS.
@@ -33,9 +35,18 @@ impl Stream {
         matches!(self, Self::Tls(_))
     }
 
-    /// The socket, where bytes on it are the protocol's own: for `try_read`, `try_write` and `ready`.
+    /// Moves its socket to the ring of the worker whose thread this is; see [`Socket::settle`].
+    pub fn settle(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.settle(),
+            Self::Tls(stream) => stream.get_mut().0.settle(),
+            Self::Duplex(_) => Ok(()),
+        }
+    }
+
+    /// The socket, where bytes on it are the protocol's own.
     #[must_use]
-    pub fn plain(&self) -> Option<&TcpStream> {
+    pub fn plain(&mut self) -> Option<&mut Socket> {
         match self {
             Self::Plain(stream) => Some(stream),
             Self::Tls(_) | Self::Duplex(_) => None,
@@ -46,8 +57,8 @@ impl Stream {
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         match self {
-            Self::Plain(stream) => stream.peer_addr().ok(),
-            Self::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
+            Self::Plain(socket) => socket.peer_addr(),
+            Self::Tls(stream) => stream.get_ref().0.peer_addr(),
             Self::Duplex(_) => None,
         }
     }

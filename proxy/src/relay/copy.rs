@@ -10,7 +10,9 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
+use crate::protocol::socket::Socket;
 use crate::protocol::stream::Stream;
+use crate::ring::{Bytes, RingSocket};
 
 /// What a leg starts with: enough for nearly every statement and most answers.
 const SMALL: usize = 8 * 1024;
@@ -66,6 +68,11 @@ impl Buffer {
         }
     }
 
+    /// What comes next is likely to be short.
+    pub fn calm(&mut self) {
+        self.busy = false;
+    }
+
     /// Gives the memory back, where nothing is in it.
     pub fn release(&mut self) {
         if self.is_empty() {
@@ -83,6 +90,27 @@ impl Buffer {
         if self.data.len() < total {
             self.data.resize(total, 0);
         }
+    }
+
+    /// Puts the bytes of a read behind what is in it; keeps a large buffer that came with them where it can.
+    fn put(&mut self, bytes: Bytes<'_>) -> usize {
+        let count = match bytes {
+            Bytes::Own { buffer, start, end } if self.is_empty() => {
+                std::mem::swap(&mut self.data, buffer);
+                (self.start, self.end) = (start, end);
+                return end - start;
+            }
+            Bytes::Own { .. } | Bytes::Shared(_) => bytes.as_slice().len(),
+        };
+        if self.data.len() - self.end < count {
+            let total = (self.len() + count).max(self.len() * 2).max(SMALL);
+            self.make_room(total);
+        }
+        if let Some(room) = self.data.get_mut(self.end..self.end + count) {
+            room.copy_from_slice(bytes.as_slice());
+            self.end += count;
+        }
+        count
     }
 
     /// Room for the next read.
@@ -131,8 +159,31 @@ impl Leg {
         std::mem::replace(&mut self.stream, Stream::Duplex(tokio::io::duplex(1).0))
     }
 
+    /// Moves the socket to the ring of the worker whose thread this is, if it is one.
+    pub fn settle(&mut self) -> io::Result<()> {
+        self.stream.settle()
+    }
+
+    /// The socket, where it is on a ring and bytes on it are the protocol's own.
+    fn ring(&mut self) -> Option<&mut RingSocket> {
+        match self.stream.plain() {
+            Some(Socket::Ring(socket)) => Some(socket),
+            _ => None,
+        }
+    }
+
     /// One read into the buffer, behind what is in it. 0: the other end has closed.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Stream::Plain(Socket::Ring(socket)) = &mut self.stream {
+            let buffer = &mut self.buffer;
+            let is_large = buffer.busy;
+            let read = socket.poll_read_with(cx, is_large, |bytes| buffer.put(bytes));
+            if let Poll::Ready(Ok(count)) = read {
+                // One that filled what a read without a buffer can bring has more to say.
+                buffer.busy = count >= SMALL;
+            }
+            return read;
+        }
         let mut room = ReadBuf::new(self.buffer.room());
         let result = Pin::new(&mut self.stream).poll_read(cx, &mut room);
         let (count, left) = (room.filled().len(), room.remaining());
@@ -167,7 +218,10 @@ impl Leg {
     /// Writes all of it.
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         // The common case: the socket takes it at once, and no future has to be built for it.
-        if let Some(stream) = self.stream.plain() {
+        if let Some(socket) = self.ring() {
+            return socket.write_owned(bytes.to_vec(), 0, bytes.len()).await.1;
+        }
+        if let Some(Socket::Epoll(stream)) = self.stream.plain() {
             match stream.try_write(bytes) {
                 Ok(count) if count == bytes.len() => return Ok(()),
                 Ok(count) => return self.stream.write_all(bytes.get(count..).unwrap_or_default()).await,
@@ -181,6 +235,16 @@ impl Leg {
 
     /// Passes the first `count` bytes of the buffer on to `to`.
     pub async fn forward(&mut self, to: &mut Leg, count: usize) -> io::Result<()> {
+        if let Some(socket) = to.ring() {
+            // The bytes are written from where they lie, so the buffer goes along.
+            let Buffer { data, start, end, busy } = std::mem::take(&mut self.buffer);
+            let (data, written) = socket.write_owned(data, start, end.min(start + count)).await;
+            // A buffer that didn't come back was lost together with the connection.
+            let end = if data.is_empty() { start } else { end };
+            self.buffer = Buffer { data, start, end, busy };
+            self.buffer.consume(count);
+            return written;
+        }
         to.write(self.buffer.filled().get(..count).unwrap_or_default()).await?;
         self.buffer.consume(count);
         Ok(())
@@ -188,6 +252,10 @@ impl Leg {
 
     /// True where the other end is still there and has said nothing that wasn't asked for.
     pub fn is_quiet(&mut self) -> bool {
+        if let Some(socket) = self.ring() {
+            let is_quiet = socket.is_quiet();
+            return is_quiet && self.buffer.is_empty();
+        }
         let mut cx = Context::from_waker(std::task::Waker::noop());
         self.buffer.is_empty() && self.poll_fill(&mut cx).is_pending()
     }
