@@ -17,6 +17,8 @@
 mod driver;
 mod pool;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub(crate) use driver::Bytes;
