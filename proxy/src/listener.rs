@@ -36,7 +36,7 @@ use crate::route::gate::Gate;
 use crate::route::table::RouteTable;
 use crate::session::registry::{Order, SessionRegistry};
 use crate::session::task::{Session, Shared};
-use crate::session::{Connection, DIAL_TIMEOUT};
+use crate::session::{Connection, DIAL_TIMEOUT, is_transient};
 use crate::tls::{RsaKey, Tls};
 
 /// Backends are asked so often whether they still greet as they did.
@@ -45,6 +45,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 const PROBE_AGAIN: Duration = Duration::from_secs(2);
 /// Idle sessions are reminded so often that they needn't hold buffers.
 const REMIND_EVERY: Duration = Duration::from_secs(2);
+/// Passwords that nobody logs in with any more are looked for so often.
+const FORGET_EVERY: Duration = Duration::from_secs(30);
 /// A client that is turned away gets so long to hear why.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// So much of what it sent is read before that.
@@ -220,6 +222,7 @@ impl Listener {
         }
         keepers.spawn(until(over.clone(), Arc::clone(&house).pass_on_signals()));
         keepers.spawn(until(over.clone(), Arc::clone(&house).remind_idle_sessions()));
+        keepers.spawn(until(over.clone(), Arc::clone(&house).forget_old_passwords()));
         let mut pace = Pace::new(limits.max_connects_per_s);
         let places = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
         loop {
@@ -353,6 +356,9 @@ impl House {
         let connection = match dialled {
             Ok(connection) => connection,
             Err(error) => {
+                if !is_transient(&error) {
+                    self.shared.door.known.refused(&accepted.login.user, &accepted.credential);
+                }
                 match &error {
                     ConnectError::Refused { .. } => debug!(session_id = id, client, "{error}"),
                     _ => warn!(area = "proxy", session_id = id, client, "{error}"),
@@ -361,6 +367,7 @@ impl House {
                 return None;
             }
         };
+        self.shared.door.known.accepted(&accepted.login.user, &accepted.credential);
         let (connection, ok) = Connection::new(connection, backend.side, route.epoch);
         let (stream, login, credential) = match accepted.admit(&ok).await {
             Ok(admitted) => admitted,
@@ -438,6 +445,14 @@ impl House {
         loop {
             ticks.tick().await;
             self.shared.registry.wake_idle(REMIND_EVERY);
+        }
+    }
+
+    async fn forget_old_passwords(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(FORGET_EVERY);
+        loop {
+            ticks.tick().await;
+            self.shared.door.known.forget_old();
         }
     }
 

@@ -1,9 +1,12 @@
-"""What every driver suite needs: a MariaDB server, Changeover in front of it, and the comparison of three runs.
+"""What every driver suite needs: a server, Changeover in front of it, and the comparison of three runs.
 
 A suite is run direct, through the proxy, and through the proxy with `move_every = 1`, where both backends are the
 one server. A test whose outcome differs from the direct one is a failure, unless `differences` lists it with a
 reason; a listed one that no longer differs is a failure as well, so that the list stays true.
+
+`--engine mariadb` (the default: the system's) or `--engine mysql97` (fetched by tests/support/fetch-mysql97).
 """
+import argparse
 import atexit
 import os
 import pathlib
@@ -20,6 +23,19 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOWNLOADS = ROOT / "target" / "drivers"
 WAYS = ("direct", "proxy", "moved")
 PASSWORD = "service-Secret_1"
+ENGINES = ("mariadb", "mysql97")
+
+
+def engine():
+    """The engine named on the command line."""
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--engine", choices=ENGINES, default="mariadb")
+    return parser.parse_args().engine
+
+
+def differences(folder, engine):
+    """The suite's list of known differences for this engine."""
+    return listed(folder / ("differences" if engine == "mariadb" else f"differences-{engine}"))
 
 
 def environment(*packages):
@@ -113,12 +129,46 @@ def mariadb(processes, statements):
         "--skip-name-resolve", "--max-allowed-packet=64M", "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0",
         f"--ssl-key={key}", f"--ssl-cert={certificate}", "--innodb-flush-method=nosync", "--skip-innodb-doublewrite"])
     processes.client = client = [tool["mariadb"], "--no-defaults", f"--socket={sock}", "-uroot"]
-    wait_for("MariaDB", server, lambda: subprocess.run(
-        [*client, "-e", "SELECT 1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0)
+    wait_for("MariaDB", server, lambda: answers(client))
+    prepare(client, statements)
+    return port
+
+
+def mysql97(processes, statements):
+    """A fresh MySQL 9.7 with root@127.0.0.1 without a password; runs `statements`. Returns its port."""
+    servers = ROOT / "target" / "servers"
+    subprocess.run([ROOT / "tests" / "support" / "fetch-mysql97", servers], check=True)
+    usr = servers / "mysql97" / "usr"
+    libraries = usr / "lib" / "x86_64-linux-gnu"
+    # It was unpacked beside the system, with the libraries that it needs.
+    loader = [libraries / "ld-linux-x86-64.so.2", "--library-path", libraries]
+    data, sock, port = processes.folder / "data", processes.folder / "mysql.sock", free_port()
+    user = ["--user=root"] if os.geteuid() == 0 else []
+    mysqld = [*loader, usr / "sbin" / "mysqld", "--no-defaults", *user, f"--datadir={data}", f"--basedir={usr}",
+              f"--lc-messages-dir={usr}/share/mysql", f"--character-sets-dir={usr}/share/mysql/charsets",
+              f"--plugin-dir={usr}/lib/mysql/plugin", "--secure-file-priv="]
+    subprocess.run([*mysqld, "--initialize-insecure"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Certificates are made by the server itself.
+    server = processes.start("mysql97", [
+        *mysqld, f"--socket={sock}", f"--port={port}", "--bind-address=127.0.0.1", "--mysqlx=OFF", "--local-infile=ON",
+        "--skip-name-resolve", "--max-allowed-packet=64M", "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0",
+        "--innodb-flush-method=nosync", "--innodb-doublewrite=OFF", "--sync-binlog=0"])
+    processes.client = client = [*loader, usr / "bin" / "mysql", "--no-defaults", f"--socket={sock}", "-uroot"]
+    wait_for("MySQL", server, lambda: answers(client))
+    prepare(client, ["CREATE USER root@127.0.0.1", "GRANT ALL ON *.* TO root@127.0.0.1 WITH GRANT OPTION", *statements])
+    return port
+
+
+def answers(client):
+    """Whether the server lets this client in."""
+    return subprocess.run([*client, "-e", "SELECT 1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def prepare(client, statements):
+    """The service account, and what a suite wants besides."""
     service = [f"CREATE USER changeover@'%' IDENTIFIED BY '{PASSWORD}'",
                "GRANT ALL ON *.* TO changeover@'%' WITH GRANT OPTION"]
     subprocess.run([*client, "-e", "; ".join(service + statements)], check=True)
-    return port
 
 
 def changeover(processes, name, server_port, settings):
@@ -152,9 +202,9 @@ schemas = ["unused"]
     return port
 
 
-def ports(processes, statements=()):
+def ports(processes, statements=(), engine="mariadb"):
     """The port of each way, by its name."""
-    server = mariadb(processes, list(statements))
+    server = {"mariadb": mariadb, "mysql97": mysql97}[engine](processes, list(statements))
     # So seldom that it never happens: without the setting one server as both backends is refused.
     plain = changeover(processes, "proxy", server, "move_every = 1000000")
     return {"direct": server, "proxy": plain, "moved": changeover(processes, "moved", server, "move_every = 1")}
@@ -188,13 +238,27 @@ def compare(results, reasons):
                 print(f"known, {way}: {test}: {reason}")
             elif one != other:
                 failures += 1
-                print(f"DIFFERENT, {way}: {test}\n   direct: {one}\n   {way}: {other}")
+                start = max(0, len(os.path.commonprefix([one, other])) - 60)
+                print(f"DIFFERENT, {way}: {test}\n   direct: {excerpt(one, start)}\n   {way}: {excerpt(other, start)}")
     for way, test in reasons:
         failures += 1
         print(f"LISTED, BUT THERE IS NO SUCH TEST, {way}: {test}")
-    count = {way: sum(outcome == "passed" for outcome in results[way].values()) for way in WAYS}
+    count = {way: sum(outcome.startswith("passed") for outcome in results[way].values()) for way in WAYS}
     print(f"{len(direct)} tests; passed: " + ", ".join(f"{way} {count[way]}" for way in WAYS))
     return failures
+
+
+def excerpt(outcome, start, length=500):
+    """The part of a long outcome in which it differs."""
+    return ("…" if start else "") + outcome[start:start + length] + ("…" if len(outcome) > start + length else "")
+
+
+def own(results):
+    """Failures of tests of our own, which have to pass direct as well."""
+    failed = {test: outcome for test, outcome in results["direct"].items() if outcome.startswith("failed")}
+    for test, outcome in failed.items():
+        print(f"FAILS DIRECT: {test}\n   {excerpt(outcome, 0)}")
+    return len(failed)
 
 
 def run(processes, ports, once):

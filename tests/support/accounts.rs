@@ -28,6 +28,16 @@ pub async fn create(server: &Server, schema: &str) {
              REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO changeover@'%'",
             "GRANT SYSTEM_VARIABLES_ADMIN, SESSION_VARIABLES_ADMIN, CONNECTION_ADMIN ON *.* TO changeover@'%'",
         ],
+        Engine::MySql56 => &[
+            "CREATE USER changeover@'%' IDENTIFIED BY 'service-Secret_1'",
+            "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, REFERENCES, TRIGGER, EVENT, \
+             CREATE VIEW, SHOW VIEW, CREATE ROUTINE, ALTER ROUTINE, EXECUTE, LOCK TABLES, RELOAD, PROCESS, \
+             REPLICATION SLAVE, REPLICATION CLIENT, SUPER ON *.* TO changeover@'%'",
+        ],
+        Engine::Seekdb => &[
+            "CREATE USER changeover@'%' IDENTIFIED BY 'service-Secret_1'",
+            "GRANT ALL ON *.* TO changeover@'%'",
+        ],
     };
     server.run(service).await;
     server

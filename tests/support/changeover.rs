@@ -265,8 +265,9 @@ impl Changeover {
     /// only knows what was fetched.
     pub async fn wait_applied(&self, source: &Server) {
         let sql = match source.engine() {
-            Engine::MariaDb => "SHOW MASTER STATUS",
+            Engine::MariaDb | Engine::MySql56 => "SHOW MASTER STATUS",
             Engine::MySql97 => "SHOW BINARY LOG STATUS",
+            Engine::Seekdb => panic!("seekdb has no binary log"),
         };
         let row = source.rows::<Row>(sql).await.remove(0);
         let end: (String, u64) = (row.get(0).unwrap(), row.get(1).unwrap());

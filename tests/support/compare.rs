@@ -34,7 +34,9 @@ pub async fn assert_equal(source: &Server, target: &Server, schema: &str) -> u64
 async fn session(server: &Server) -> Conn {
     let mut conn = server.root().await;
     let session = match server.engine() {
-        Engine::MariaDb => "SET NAMES utf8mb4, time_zone = '+00:00', sql_mode = ''",
+        Engine::MariaDb | Engine::MySql56 | Engine::Seekdb => {
+            "SET NAMES utf8mb4, time_zone = '+00:00', sql_mode = ''"
+        }
         // Invisible primary keys would hide from SELECT *.
         Engine::MySql97 => {
             "SET NAMES utf8mb4, time_zone = '+00:00', sql_mode = '', show_gipk_in_create_table_and_information_schema = ON"

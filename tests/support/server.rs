@@ -1,5 +1,6 @@
 //! Real servers: each with its own folder, port and process. Binaries come from the system (MariaDB) or from
-//! `target/servers` (MySQL 9.7, put there by `./test`). A data folder is initialised once and then copied.
+//! `target/servers` (the others, put there by `./test`). A data folder is initialised once and then copied; seekdb
+//! makes its own, which takes it three seconds and a copy no less.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -23,6 +24,10 @@ pub enum Engine {
     MariaDb,
     /// MySQL 9.7, unpacked beside the system.
     MySql97,
+    /// MySQL 5.6: no DEPRECATE_EOF, no session tracking, mysql_native_password only.
+    MySql56,
+    /// OceanBase's seekdb: says it is MySQL 5.7, has no binary log.
+    Seekdb,
 }
 
 /// A running server with row binlog and GTIDs. Killed and removed on drop.
@@ -41,15 +46,19 @@ impl Server {
     /// Starts one, or returns `None` with a loud word where there is none. Flags come last and the last one wins, so
     /// they can take back the launcher's own.
     pub async fn start(engine: Engine, flags: &[&str]) -> Option<Self> {
-        let template = engine.template()?;
+        if !engine.available() {
+            return None;
+        }
         let dir = tempfile::Builder::new().prefix("changeover-test-").tempdir().unwrap();
-        let copied = Command::new("cp")
-            .args(["-a", "--reflink=auto"])
-            .arg(&template)
-            .arg(dir.path().join("data"))
-            .status()
-            .unwrap();
-        assert!(copied.success(), "could not copy {}", template.display());
+        if let Some(template) = engine.template() {
+            let copied = Command::new("cp")
+                .args(["-a", "--reflink=auto"])
+                .arg(&template)
+                .arg(dir.path().join("data"))
+                .status()
+                .unwrap();
+            assert!(copied.success(), "could not copy {}", template.display());
+        }
         let mut server = Self {
             engine,
             dir,
@@ -58,7 +67,9 @@ impl Server {
             process: None,
         };
         let id = SERVER_ID.fetch_add(1, Ordering::Relaxed) + std::process::id() % 100_000 * 100;
-        server.flags.insert(0, format!("--server-id={id}"));
+        if engine != Engine::Seekdb {
+            server.flags.insert(0, format!("--server-id={id}"));
+        }
         server.start_again().await;
         Some(server)
     }
@@ -84,17 +95,10 @@ impl Server {
     pub async fn start_again(&mut self) {
         self.kill_9();
         let log_path = self.dir.path().join("log");
-        let mut command = self.engine.server_command();
-        command
-            .arg(format!("--datadir={}", self.dir.path().join("data").display()))
-            // A server that starts deletes what others have as temporary tables in its temporary folder.
-            .arg(format!("--tmpdir={}", self.dir.path().display()))
-            .arg(format!("--socket={}", self.dir.path().join("s").display()))
-            .arg(format!("--pid-file={}", self.dir.path().join("pid").display()))
-            .arg(format!("--log-bin={}", self.dir.path().join("data/bin").display()))
-            .arg(format!("--port={}", self.port))
-            .args(self.engine.flags())
-            .args(&self.flags);
+        let command = match self.engine {
+            Engine::Seekdb => self.seekdb_command(),
+            _ => self.mysqld_command(),
+        };
         self.process = Some(Process::start(&command, &log_path).unwrap());
         let opts = self.opts("root", "", None);
         let mut why = String::new();
@@ -109,6 +113,36 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("{:?} doesn't answer ({why}):\n{}", self.engine, tail(&log_path));
+    }
+
+    fn mysqld_command(&self) -> Command {
+        let mut command = self.engine.server_command();
+        command
+            .arg(format!("--datadir={}", self.dir.path().join("data").display()))
+            // A server that starts deletes what others have as temporary tables in its temporary folder.
+            .arg(format!("--tmpdir={}", self.dir.path().display()))
+            .arg(format!("--socket={}", self.dir.path().join("s").display()))
+            .arg(format!("--pid-file={}", self.dir.path().join("pid").display()))
+            .arg(format!("--log-bin={}", self.dir.path().join("data/bin").display()))
+            .arg(format!("--port={}", self.port))
+            .args(self.engine.flags())
+            .args(&self.flags);
+        command
+    }
+
+    fn seekdb_command(&self) -> Command {
+        let data = self.dir.path().join("data");
+        let first = !data.exists();
+        let mut command = self.engine.server_command();
+        command.arg("--base-dir").arg(&data).arg("--port").arg(self.port.to_string());
+        if first {
+            // It takes these at its first start only, and not much less than this.
+            for parameter in self.engine.flags() {
+                command.args(["--parameter", parameter]);
+            }
+        }
+        command.args(&self.flags);
+        command
     }
 
     /// Options of a connection to it.
@@ -217,6 +251,8 @@ impl Engine {
         match self {
             Engine::MariaDb => "mariadb",
             Engine::MySql97 => "mysql97",
+            Engine::MySql56 => "mysql56",
+            Engine::Seekdb => "seekdb",
         }
     }
 
@@ -224,7 +260,9 @@ impl Engine {
     fn available(self) -> bool {
         let found = match self {
             Engine::MariaDb => mariadbd().is_some(),
-            Engine::MySql97 => cache().join("mysql97/READY").exists(),
+            Engine::MySql97 | Engine::MySql56 | Engine::Seekdb => {
+                cache().join(self.name()).join("READY").exists()
+            }
         };
         if found {
             return true;
@@ -240,9 +278,9 @@ impl Engine {
         false
     }
 
-    /// A fresh data folder to copy, made once for every version of the server.
+    /// A fresh data folder to copy, made once for every version of the server; `None` where it makes its own.
     fn template(self) -> Option<PathBuf> {
-        if !self.available() {
+        if self == Engine::Seekdb {
             return None;
         }
         let lock = File::create(cache().join(format!(".template-{}.lock", self.name()))).unwrap();
@@ -253,7 +291,19 @@ impl Engine {
         }
         let _ = fs::remove_dir_all(&template);
         fs::create_dir_all(&template).unwrap();
-        let mut command = match self {
+        let mut command = self.initialise(&template);
+        command.arg(format!("--datadir={}", template.join("data").display()));
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        // A copy must not be the same server: the UUID is made anew where this file is missing.
+        let _ = fs::remove_file(template.join("data/auto.cnf"));
+        File::create(template.join("READY")).unwrap();
+        Some(template.join("data"))
+    }
+
+    /// What makes a fresh data folder.
+    fn initialise(self, template: &Path) -> Command {
+        match self {
             Engine::MariaDb => {
                 let mut command = Command::new("mariadb-install-db");
                 command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
@@ -273,13 +323,25 @@ impl Engine {
                 command.arg(format!("--init-file={}", root.display()));
                 command
             }
-        };
-        let done = command.arg(format!("--datadir={}", template.join("data").display())).output().unwrap();
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        // A copy must not be the same server: the UUID is made anew where this file is missing.
-        let _ = fs::remove_file(template.join("data/auto.cnf"));
-        File::create(template.join("READY")).unwrap();
-        Some(template.join("data"))
+            Engine::MySql56 => {
+                let mut command = self.server_command();
+                let share = cache().join("mysql56/share");
+                // One statement a line.
+                let mut sql = "CREATE DATABASE mysql;\nUSE mysql;\n".to_owned();
+                for file in ["mysql_system_tables.sql", "mysql_system_tables_data.sql"] {
+                    sql.push_str(&fs::read_to_string(share.join(file)).unwrap());
+                }
+                sql.push_str("DELETE FROM user WHERE user = '' OR host NOT IN ('localhost', '127.0.0.1');\n");
+                sql.push_str("DELETE FROM db;\n");
+                let path = template.join("bootstrap.sql");
+                fs::write(&path, sql).unwrap();
+                fs::create_dir(template.join("data")).unwrap();
+                command.args(["--bootstrap", "--innodb-log-file-size=48M"]);
+                command.stdin(File::open(path).unwrap());
+                command
+            }
+            Engine::Seekdb => unreachable!("it makes its own folder at its first start"),
+        }
     }
 
     /// The program with the flags that say where its own files are.
@@ -305,6 +367,24 @@ impl Engine {
                     .arg(format!("--lc-messages-dir={}", share.display()))
                     .arg(format!("--character-sets-dir={}", share.join("charsets").display()))
                     .arg(format!("--plugin-dir={}", root.join("usr/lib/mysql/plugin").display()));
+                command
+            }
+            Engine::MySql56 => {
+                let root = cache().join("mysql56");
+                let share = root.join("share");
+                let mut command = Command::new(root.join("mysqld"));
+                command
+                    .env("LD_LIBRARY_PATH", &root)
+                    .arg("--no-defaults")
+                    .args(as_root())
+                    .arg(format!("--basedir={}", root.display()))
+                    .arg(format!("--lc-messages-dir={}", share.display()))
+                    .arg(format!("--character-sets-dir={}", share.join("charsets").display()));
+                command
+            }
+            Engine::Seekdb => {
+                let mut command = Command::new(cache().join("seekdb/pylibseekdb/seekdb"));
+                command.env("TELEMETRY_ENABLED", "false").arg("--nodaemon");
                 command
             }
         }
@@ -338,6 +418,20 @@ impl Engine {
                 "--sync-binlog=0",
                 "--performance-schema-consumer-events-statements-history=OFF",
             ],
+            Engine::MySql56 => &[
+                "--bind-address=127.0.0.1",
+                "--skip-name-resolve",
+                "--binlog-format=ROW",
+                "--gtid-mode=ON",
+                "--log-slave-updates",
+                "--enforce-gtid-consistency",
+                "--max-connections=500",
+                "--innodb-buffer-pool-size=128M",
+                "--innodb-log-file-size=48M",
+                "--innodb-flush-log-at-trx-commit=2",
+                "--sync-binlog=0",
+            ],
+            Engine::Seekdb => &["datafile_size=512M", "log_disk_size=2G", "memory_limit=3G"],
         }
     }
 }

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::Credential;
 use super::arrival::{Patience, late};
+use super::known::KnownPasswords;
 use super::plugin::{Plugin, SCRAMBLE_LEN, is_empty_answer, recover_sha1};
 use super::server::NativeHashes;
 use crate::error::ClientError;
@@ -38,11 +39,31 @@ pub(super) struct Visitor {
     pub(super) frames: Frames,
     pub(super) client: Option<SocketAddr>,
     pub(super) patience: Patience,
+    /// Its token was right, and it waits to hear that before the OK.
+    pub(super) proved_by_token: bool,
 }
 
 impl Visitor {
+    pub(super) fn new(
+        stream: Stream,
+        client: Option<SocketAddr>,
+        frames: Frames,
+        patience: Patience,
+    ) -> Self {
+        Self { stream, frames, client, patience, proved_by_token: false }
+    }
+
     pub(super) async fn send(&mut self, payload: &[u8]) -> Result<(), ClientError> {
         Ok(self.frames.write(&mut self.stream, payload).await?)
+    }
+
+    /// Ends the login with the backend's OK.
+    pub(super) async fn welcome(&mut self, ok: &[u8]) -> Result<(), ClientError> {
+        if std::mem::take(&mut self.proved_by_token) {
+            let fast = AuthMoreData(&[FAST_AUTH_OK]).encode();
+            return Ok(self.frames.write_all(&mut self.stream, &[&fast, ok]).await?);
+        }
+        self.send(ok).await
     }
 
     pub(super) async fn receive(&mut self) -> Result<Zeroizing<Vec<u8>>, ClientError> {
@@ -150,6 +171,7 @@ impl Challenge {
         self,
         visitor: &mut Visitor,
         hashes: &dyn NativeHashes,
+        known: &KnownPasswords,
     ) -> Result<Credential, ClientError> {
         let first = self.first_answer();
         if first.as_ref().is_some_and(|answer| is_empty_answer(&answer.data)) {
@@ -174,7 +196,13 @@ impl Challenge {
             return Ok(Credential::Empty);
         }
         match answer.plugin {
-            Plugin::CachingSha2 => self.full_authentication(visitor, &answer).await,
+            Plugin::CachingSha2 => match known.of_token(&self.user, &answer.scramble, &answer.data) {
+                Some(password) => {
+                    visitor.proved_by_token = true;
+                    Ok(Credential::Clear(password))
+                }
+                None => self.full_authentication(visitor, &answer).await,
+            },
             _ => recovered(&answer, &stored).ok_or_else(|| self.denied(visitor, true)),
         }
     }

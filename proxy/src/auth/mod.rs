@@ -11,6 +11,7 @@ pub mod arrival;
 mod challenge;
 pub mod client;
 pub(crate) mod inventory;
+pub mod known;
 pub mod plugin;
 pub mod server;
 mod sha_crypt;

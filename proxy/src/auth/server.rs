@@ -1,7 +1,8 @@
 //! The proxy as a server to its clients: the front door.
 //!
 //! Every client is asked for as much as can be replayed to whichever plugin the other backend wants. With
-//! caching_sha2_password that is the password itself (over TLS, or encrypted for our RSA key). A client that
+//! caching_sha2_password that is the password itself (over TLS, or encrypted for our RSA key), unless it is known
+//! already and the client's token shows that it has it. A client that
 //! answers with mysql_native_password gives SHA1 of its password away to whoever knows the stored hash; where
 //! that can't be read, the client is asked to switch.
 
@@ -15,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::arrival::{Origin, Patience, late};
 use super::challenge::{Challenge, Visitor, random_scramble};
+use super::known::KnownPasswords;
 use super::plugin::{Plugin, SCRAMBLE_LEN};
 use super::{Credential, Login};
 use crate::backend::connect::Greeting;
@@ -39,13 +41,15 @@ pub struct FrontDoor {
     pub keeper: Keeper,
     /// How long clients may take.
     pub patience: Patience,
+    /// Passwords that were right a short while ago.
+    pub known: KnownPasswords,
 }
 
 impl FrontDoor {
     /// A front door with the usual patience.
     #[must_use]
     pub fn new(tls: Tls, rsa: Arc<RsaKey>, keeper: Keeper) -> Self {
-        Self { tls, rsa, keeper, patience: Patience::default() }
+        Self { tls, rsa, keeper, patience: Patience::default(), known: KnownPasswords::default() }
     }
 }
 
@@ -132,7 +136,7 @@ pub struct Accepted {
 impl Accepted {
     /// Lets the client in with this OK payload: the backend's own, or one of ours.
     pub async fn admit(mut self, ok: &[u8]) -> Result<(Stream, Login, Credential), ClientError> {
-        self.visitor.send(ok).await?;
+        self.visitor.welcome(ok).await?;
         Ok((self.visitor.stream, self.login, self.credential))
     }
 
@@ -192,7 +196,7 @@ pub async fn change_user(
         attributes,
         ..login.clone()
     };
-    let visitor = Visitor { client: login.client, stream, frames: Frames::after(0), patience: door.patience };
+    let visitor = Visitor::new(stream, login.client, Frames::after(0), door.patience);
     in_time(door, learn_again(visitor, door, challenge, login)).await
 }
 
@@ -207,7 +211,7 @@ async fn learn_again(
     let Keeper::Backend(hashes) = &door.keeper else {
         return decide(visitor, door, challenge, login).await;
     };
-    let credential = match challenge.learn(&mut visitor, hashes.as_ref()).await {
+    let credential = match challenge.learn(&mut visitor, hashes.as_ref(), &door.known).await {
         Err(ClientError::Refused(_)) => Credential::Clear(Secret::new(random_scramble()?)),
         learned => learned?,
     };
@@ -227,7 +231,7 @@ async fn welcome(stream: Stream, door: &FrontDoor, hello: &Hello) -> Result<Acce
         Origin::Named(client) => Some(client),
         Origin::Socket | Origin::MayBeNamed => stream.peer_addr(),
     };
-    let mut visitor = Visitor { client, stream, frames: Frames::new(), patience: door.patience };
+    let mut visitor = Visitor::new(stream, client, Frames::new(), door.patience);
     let scramble = random_scramble()?;
     let offers_tls = door.tls.offered().is_some() && matches!(visitor.stream, Stream::Plain(_));
     let mut offered = hello.capabilities;
@@ -270,7 +274,7 @@ async fn decide(
     login: Login,
 ) -> Result<Accepted, ClientError> {
     let credential = match &door.keeper {
-        Keeper::Backend(hashes) => challenge.learn(&mut visitor, hashes.as_ref()).await,
+        Keeper::Backend(hashes) => challenge.learn(&mut visitor, hashes.as_ref(), &door.known).await,
         Keeper::Account { user, password } => challenge.check(&mut visitor, user, password).await,
     };
     match credential {

@@ -202,6 +202,46 @@ async fn without_tls_where_it_is_required() {
     assert!(Tls::load(&config, folder.path()).unwrap().offered().is_none());
 }
 
+/// What a client that answers the greeting's caching_sha2_password with its token hears first, and then.
+async fn after_the_token(door: &FrontDoor, password: &str) -> Vec<Vec<u8>> {
+    let (ours, mut theirs) = pipe();
+    let client = async {
+        let mut frames = Frames::new();
+        let greeting = read_greeting(&mut theirs, &mut frames).await.unwrap();
+        let mut answer = HandshakeResponse::parse(&a_login().await).unwrap();
+        let token = Plugin::CachingSha2.answer(&clear(password), &greeting.scramble).unwrap();
+        answer.auth = Secret::new(token.as_slice());
+        answer.plugin = Some(Plugin::CachingSha2.name().as_bytes().to_vec());
+        frames.write(&mut theirs, &answer.encode()).await.unwrap();
+        let first = frames.read(&mut theirs).await.unwrap().to_vec();
+        let mut heard = vec![first];
+        if heard[0] == [1, 3] {
+            heard.push(frames.read(&mut theirs).await.unwrap().to_vec());
+        }
+        drop(theirs);
+        heard
+    };
+    let server = async {
+        if let Ok(accepted) = accept(ours, door, &hello(Plugin::CachingSha2)).await {
+            assert_eq!(shown(&accepted.credential), format!("clear {password}"));
+            accepted.admit(b"\0the OK").await.unwrap();
+        }
+    };
+    tokio::join!(client, server).0
+}
+
+#[tokio::test]
+async fn a_known_password_is_not_asked_for_again() {
+    let door = door(nothing_stored());
+    let asked = vec![vec![1, 4]];
+    assert_eq!(after_the_token(&door, PASSWORD).await, asked);
+    door.known.accepted(USER.as_bytes(), &clear(PASSWORD));
+    assert_eq!(after_the_token(&door, PASSWORD).await, [vec![1, 3], b"\0the OK".to_vec()]);
+    assert_eq!(after_the_token(&door, "another").await, asked);
+    door.known.refused(USER.as_bytes(), &clear(PASSWORD));
+    assert_eq!(after_the_token(&door, PASSWORD).await, asked);
+}
+
 #[tokio::test]
 async fn a_session_may_change_its_user() {
     let door = door(stored(PASSWORD));

@@ -165,8 +165,22 @@ impl Frames {
     ///
     /// Cancel safety: none.
     pub async fn write<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, payload: &[u8]) -> io::Result<()> {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(payload.len() + 2 * HEADER_LEN));
-        self.next = put_packet(&mut bytes, self.next, payload);
+        self.write_all(stream, &[payload]).await
+    }
+
+    /// Writes several payloads at once.
+    ///
+    /// Cancel safety: none.
+    pub async fn write_all<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        payloads: &[&[u8]],
+    ) -> io::Result<()> {
+        let room = payloads.iter().map(|payload| payload.len() + 2 * HEADER_LEN).sum();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+        for payload in payloads {
+            self.next = put_packet(&mut bytes, self.next, payload);
+        }
         stream.write_all(&bytes).await?;
         stream.flush().await
     }

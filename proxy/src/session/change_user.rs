@@ -7,7 +7,7 @@
 use config::Flavor;
 use zeroize::Zeroizing;
 
-use super::connection::{Connection, DIAL_TIMEOUT};
+use super::connection::{Connection, DIAL_TIMEOUT, is_transient};
 use super::relay::unless_ended;
 use super::task::{End, Session};
 use crate::auth::server::{self, Accepted};
@@ -36,6 +36,7 @@ impl Session {
             Ok(ok) => ok,
             Err(error) => return self.not_let_in(accepted, error).await,
         };
+        self.shared.door.known.accepted(&accepted.login.user, &accepted.credential);
         let admitted = accepted.admit(&ok).await.map_err(|error| End::NotLetIn(error.to_string()))?;
         let (stream, login, credential) = admitted;
         self.client = Leg::new(stream);
@@ -55,6 +56,9 @@ impl Session {
     /// MySQL closes the connection of a client that isn't let in. At MariaDB it remains what it was, as a
     /// fresh session in its old schema; after three times the server refuses without looking.
     async fn not_let_in(&mut self, accepted: Accepted, error: ConnectError) -> Result<(), End> {
+        if !is_transient(&error) {
+            self.shared.door.known.refused(&accepted.login.user, &accepted.credential);
+        }
         let packet = error.for_client();
         let stays = matches!(error, ConnectError::Refused { .. }) && self.at_rest_after_refusal();
         if !stays {

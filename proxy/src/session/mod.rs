@@ -18,4 +18,4 @@ pub mod state;
 pub mod task;
 mod tokens;
 
-pub(crate) use connection::{Connection, DIAL_TIMEOUT};
+pub(crate) use connection::{Connection, DIAL_TIMEOUT, is_transient};
