@@ -152,6 +152,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "max_connections",
             "drain_ms",
             "move_every",
+            "io",
             "tls",
             "cert",
             "key",

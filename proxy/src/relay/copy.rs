@@ -14,9 +14,10 @@ use crate::protocol::socket::Socket;
 use crate::protocol::stream::Stream;
 use crate::ring::{Bytes, RingSocket};
 
-/// What a leg starts with: enough for nearly every statement and most answers.
-const SMALL: usize = 8 * 1024;
-/// What a leg with a lot to say gets.
+/// What a leg starts with: enough for most statements. Thousands of connections have one at the same time.
+const SMALL: usize = 2 * 1024;
+/// What a leg with more to say gets, and one with a lot.
+const MIDDLE: usize = 8 * 1024;
 const LARGE: usize = 64 * 1024;
 
 /// Bytes that were read and not yet passed on.
@@ -25,8 +26,38 @@ pub struct Buffer {
     data: Vec<u8>,
     start: usize,
     end: usize,
-    /// The last read filled all the room there was.
-    busy: bool,
+    /// How much the last read has brought.
+    flow: Flow,
+}
+
+/// How much a leg has to say at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Flow {
+    /// Less than [`SMALL`] at a time.
+    #[default]
+    Short,
+    /// More.
+    Long,
+    /// As much as is read.
+    Bulk,
+}
+
+impl Flow {
+    fn after(count: usize) -> Self {
+        match count {
+            MIDDLE.. => Self::Bulk,
+            SMALL.. => Self::Long,
+            _ => Self::Short,
+        }
+    }
+
+    fn room(self) -> usize {
+        match self {
+            Self::Short => SMALL,
+            Self::Long => MIDDLE,
+            Self::Bulk => LARGE,
+        }
+    }
 }
 
 impl Buffer {
@@ -70,7 +101,7 @@ impl Buffer {
 
     /// What comes next is likely to be short.
     pub fn calm(&mut self) {
-        self.busy = false;
+        self.flow = Flow::Short;
     }
 
     /// Gives the memory back, where nothing is in it.
@@ -103,8 +134,9 @@ impl Buffer {
             Bytes::Own { .. } | Bytes::Shared(_) => bytes.as_slice().len(),
         };
         if self.data.len() - self.end < count {
-            let total = (self.len() + count).max(self.len() * 2).max(SMALL);
-            self.make_room(total);
+            // Not a byte more for a short one, because an idle session keeps it for a while.
+            let total = (self.len() + count).max(self.len() * 2);
+            self.make_room(total.next_power_of_two());
         }
         if let Some(room) = self.data.get_mut(self.end..self.end + count) {
             room.copy_from_slice(bytes.as_slice());
@@ -115,7 +147,7 @@ impl Buffer {
 
     /// Room for the next read.
     fn room(&mut self) -> &mut [u8] {
-        let wanted = if self.busy { LARGE } else { SMALL };
+        let wanted = self.flow.room();
         if self.is_empty() && self.data.len() < wanted {
             self.data.resize(wanted, 0);
         } else if self.end == self.data.len() {
@@ -176,21 +208,20 @@ impl Leg {
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if let Stream::Plain(Socket::Ring(socket)) = &mut self.stream {
             let buffer = &mut self.buffer;
-            let is_large = buffer.busy;
+            let is_large = buffer.flow == Flow::Bulk;
             let read = socket.poll_read_with(cx, is_large, |bytes| buffer.put(bytes));
             if let Poll::Ready(Ok(count)) = read {
-                // One that filled what a read without a buffer can bring has more to say.
-                buffer.busy = count >= SMALL;
+                buffer.flow = Flow::after(count);
             }
             return read;
         }
         let mut room = ReadBuf::new(self.buffer.room());
         let result = Pin::new(&mut self.stream).poll_read(cx, &mut room);
-        let (count, left) = (room.filled().len(), room.remaining());
+        let count = room.filled().len();
         if result.is_pending() {
             return Poll::Pending;
         }
-        self.buffer.busy = left == 0;
+        self.buffer.flow = Flow::after(count);
         self.buffer.end += count;
         result.map(|result| result.map(|()| count))
     }
@@ -237,11 +268,11 @@ impl Leg {
     pub async fn forward(&mut self, to: &mut Leg, count: usize) -> io::Result<()> {
         if let Some(socket) = to.ring() {
             // The bytes are written from where they lie, so the buffer goes along.
-            let Buffer { data, start, end, busy } = std::mem::take(&mut self.buffer);
+            let Buffer { data, start, end, flow } = std::mem::take(&mut self.buffer);
             let (data, written) = socket.write_owned(data, start, end.min(start + count)).await;
             // A buffer that didn't come back was lost together with the connection.
             let end = if data.is_empty() { start } else { end };
-            self.buffer = Buffer { data, start, end, busy };
+            self.buffer = Buffer { data, start, end, flow };
             self.buffer.consume(count);
             return written;
         }
