@@ -32,7 +32,7 @@ pub use migration::{
 pub use names::{Flavor, ServerVersion, Side, TableName};
 pub use network::Network;
 pub use position::{BinlogPosition, Gtid, GtidSet, ParsePositionError};
-pub use proxy::{AdminConfig, BackendConfig, ConsoleConfig, ProxyConfig, TlsMode};
+pub use proxy::{AdminConfig, BackendConfig, ConsoleConfig, Io, ProxyConfig, TlsMode};
 pub use secret::Secret;
 
 use std::path::PathBuf;

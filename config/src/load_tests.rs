@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    DdlPolicy, EntranceConfig, FencePolicy, OpenTransactions, ProxyHeaders, SentHeader, StartPolicy, TlsMode,
-    Verify,
+    DdlPolicy, EntranceConfig, FencePolicy, Io, OpenTransactions, ProxyHeaders, SentHeader, StartPolicy,
+    TlsMode, Verify,
 };
 
 struct Loaded {
@@ -76,7 +76,10 @@ fn everything_has_its_default() {
         (config.proxy.workers, config.proxy.max_connections, config.proxy.drain_ms, config.proxy.move_every),
         (0, 10_000, 5000, 0)
     );
-    assert_eq!((config.proxy.tls, config.proxy.cert, config.proxy.key), (TlsMode::Preferred, None, None));
+    assert_eq!(
+        (config.proxy.tls, config.proxy.cert, config.proxy.key, config.proxy.io),
+        (TlsMode::Preferred, None, None, Io::Auto)
+    );
     assert_eq!((config.admin.listen.as_str(), config.admin.user.as_str()), ("127.0.0.1:6032", "admin"));
     assert_eq!(config.proxy.entrance, EntranceConfig::default());
     assert_eq!(config.source.proxy_protocol, SentHeader::Off);
@@ -103,7 +106,7 @@ fn every_key_is_read() {
     }
     let text = r#"
 state_dir = "state"
-proxy = { listen = "[::1]:1", workers = 2, max_connections = 3, drain_ms = 4, move_every = 5, tls = "required", cert = "D/cert", key = "D/key", proxy_protocol = "optional", proxy_protocol_from = ["127.0.0.1", "10.0.0.0/8"], max_connects_per_s = 6 }
+proxy = { listen = "[::1]:1", workers = 2, io = "epoll", max_connections = 3, drain_ms = 4, move_every = 5, tls = "required", cert = "D/cert", key = "D/key", proxy_protocol = "optional", proxy_protocol_from = ["127.0.0.1", "10.0.0.0/8"], max_connects_per_s = 6 }
 [admin]
 listen = "0.0.0.0:2"
 user = "boss"

@@ -13,6 +13,8 @@ pub struct ProxyConfig {
     pub listen: String,
     /// Worker threads; 0 is one a core.
     pub workers: usize,
+    /// How sessions read and write.
+    pub io: Io,
     /// Clients at once; one more is answered with error 1040.
     pub max_connections: usize,
     /// How long a shutdown waits for statements and transactions to end.
@@ -28,6 +30,17 @@ pub struct ProxyConfig {
     pub key: Option<PathBuf>,
     /// Who may come in, and how fast.
     pub entrance: EntranceConfig,
+}
+
+/// How sessions read and write their sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Io {
+    /// By io_uring where the system has it (Linux 6.1, and not forbidden), else by epoll.
+    Auto,
+    /// By readiness, one system call for each read and write.
+    Epoll,
+    /// By io_uring; where that can't be had the proxy doesn't start.
+    IoUring,
 }
 
 /// Whether a listener speaks TLS.

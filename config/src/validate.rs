@@ -10,8 +10,8 @@ use crate::raw::{Place, Problems, RawBackend, RawConfig, RawPassword, Said};
 use crate::url::{BackendUrl, host_and_port};
 use crate::{
     AdminConfig, ApplyConfig, BackendConfig, BackendTls, BackendTlsMode, Config, ConsoleConfig,
-    CutoverConfig, DdlPolicy, EntranceConfig, FencePolicy, MigrationConfig, OpenTransactions, ProxyConfig,
-    ProxyHeaders, Secret, SentHeader, Side, SnapshotConfig, StartPolicy, TlsMode, Verify,
+    CutoverConfig, DdlPolicy, EntranceConfig, FencePolicy, Io, MigrationConfig, OpenTransactions,
+    ProxyConfig, ProxyHeaders, Secret, SentHeader, Side, SnapshotConfig, StartPolicy, TlsMode, Verify,
 };
 
 /// Schemas that belong to the servers or to us.
@@ -58,6 +58,7 @@ pub(crate) fn validate(
         ),
         drain_ms: check.number("proxy.drain_ms", raw.proxy_drain_ms, 5000, 0, HOUR_MS),
         move_every,
+        io: check.choice("proxy.io", raw.proxy_io, IO, Io::Auto),
         tls: check.choice("proxy.tls", raw.proxy_tls, TLS, TlsMode::Preferred),
         cert,
         key,
@@ -100,6 +101,7 @@ pub(crate) fn validate(
     Some(Config { state_dir, proxy, admin, console, source, target, migration, snapshot, apply, cutover })
 }
 
+const IO: &[(&str, Io)] = &[("auto", Io::Auto), ("epoll", Io::Epoll), ("io_uring", Io::IoUring)];
 const TLS: &[(&str, TlsMode)] =
     &[("off", TlsMode::Off), ("preferred", TlsMode::Preferred), ("required", TlsMode::Required)];
 const START: &[(&str, StartPolicy)] = &[("manual", StartPolicy::Manual), ("auto", StartPolicy::Auto)];

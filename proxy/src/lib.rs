@@ -14,6 +14,7 @@ mod metrics;
 mod pace;
 pub mod protocol;
 pub mod relay;
+mod ring;
 pub mod route;
 pub mod session;
 pub mod tls;

@@ -5,13 +5,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use config::{Config, ProxyConfig, Side};
+use config::{Config, Io, ProxyConfig, Side};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -32,6 +32,7 @@ use crate::protocol::frame::put_packet;
 use crate::protocol::packet::ErrPacket;
 use crate::protocol::stream::Stream;
 use crate::relay::copy::Leg;
+use crate::ring::Workers;
 use crate::route::gate::Gate;
 use crate::route::table::{Route, RouteTable};
 use crate::session::registry::{Greeted, Order, SessionRegistry};
@@ -73,6 +74,12 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// `proxy.io = "io_uring"`, and the system has none to give.
+    #[error(
+        "the system gives no io_uring: {0}; it takes Linux 6.1, kernel.io_uring_disabled = 0, and a container that \
+         allows it. proxy.io = \"auto\" uses epoll where it can't be had"
+    )]
+    Ring(io::Error),
 }
 
 /// What a front door proves itself with; the admin port uses the same.
@@ -109,7 +116,8 @@ impl Proxy {
         let door = FrontDoor::new(keys.tls, keys.rsa, Keeper::Backend(Arc::new(hashes)));
         let shared =
             Shared { gate, routes, registry, door, move_every: NonZeroU32::new(config.proxy.move_every) };
-        let listener = Listener::bind(&config.proxy, shared).await?;
+        let workers = workers(&config.proxy)?;
+        let listener = Listener::bind(&config.proxy, shared, workers).await?;
         let address = listener.address;
         info!(area = "proxy", "listening on {address}");
         if config.proxy.move_every > 0 {
@@ -169,6 +177,8 @@ struct House {
     greetings: Greetings,
     /// For clients that can't be greeted with their backend's id. The servers count from the other end.
     spare_id: AtomicU32,
+    /// Where sessions live; `None`: on tokio's workers.
+    workers: Option<Workers>,
 }
 
 /// What the two backends greeted with when they were last asked.
@@ -196,13 +206,17 @@ impl Greetings {
 
 impl Listener {
     /// Binds the configured address.
-    async fn bind(config: &ProxyConfig, shared: Shared) -> Result<Self, StartError> {
+    async fn bind(
+        config: &ProxyConfig,
+        shared: Shared,
+        workers: Option<Workers>,
+    ) -> Result<Self, StartError> {
         let failed = |source| StartError::Bind { address: config.listen.clone(), source };
         let socket = TcpListener::bind(&config.listen).await.map_err(failed)?;
         let shared = Arc::new(shared);
         let entrance = Entrance::new(&config.entrance);
-        let spare_id = AtomicU32::new(u32::MAX);
-        let house = House { shared, entrance, greetings: Greetings::default(), spare_id };
+        let (greetings, spare_id) = (Greetings::default(), AtomicU32::new(u32::MAX));
+        let house = House { shared, entrance, greetings, spare_id, workers };
         Ok(Self { address: socket.local_addr().map_err(failed)?, socket, house: Arc::new(house) })
     }
 
@@ -253,10 +267,17 @@ impl Listener {
             house.metrics().connections.add_one();
             match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => {
-                    let house = Arc::clone(&house);
+                    let (house, tracker) = (Arc::clone(&house), sessions.clone());
                     sessions.spawn(async move {
-                        house.serve(socket).await;
-                        drop(place);
+                        let Some(session) = house.receive(socket).await else { return };
+                        let life = tracker.track_future(async move {
+                            session.run().await;
+                            drop(place);
+                        });
+                        match &house.workers {
+                            Some(workers) => workers.spawn(life),
+                            None => drop(tokio::spawn(life)),
+                        }
                     });
                 }
                 Err(_) => {
@@ -272,6 +293,23 @@ impl Listener {
         over.cancel();
         keepers.close();
         keepers.wait().await;
+    }
+}
+
+/// The rings of `proxy.io`; `None` where sessions are to live on tokio's workers.
+fn workers(config: &ProxyConfig) -> Result<Option<Workers>, StartError> {
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let count = if config.workers == 0 { cores() } else { config.workers };
+    if config.io == Io::Epoll {
+        return Ok(None);
+    }
+    match Workers::start(count) {
+        Ok(workers) => Ok(Some(workers)),
+        Err(error) if config.io == Io::IoUring => Err(StartError::Ring(error)),
+        Err(error) => {
+            info!(area = "proxy", "sessions use epoll, because the system gives no io_uring: {error}");
+            Ok(None)
+        }
     }
 }
 
@@ -322,16 +360,20 @@ impl House {
         &self.shared.registry.metrics
     }
 
-    /// One client, from its first byte to its last.
-    async fn serve(&self, mut socket: TcpStream) {
+    /// One client, from its first byte to the end of its login. One that isn't let in has been told.
+    async fn receive(&self, mut socket: TcpStream) -> Option<Session> {
         let peer = socket.peer_addr().ok();
         let origin = match self.entrance.origin(&mut socket, peer).await {
             Ok(origin) => origin,
-            Err(Unwelcome::NoHeader) => return self.metrics().not_proxied.add_one(),
+            Err(Unwelcome::NoHeader) => {
+                self.metrics().not_proxied.add_one();
+                return None;
+            }
             Err(Unwelcome::Stranger) => {
                 self.metrics().not_proxied.add_one();
                 let message = "This address is for the load balancers that speak the PROXY protocol";
-                return turn_away(socket, &ErrPacket::new(1130, b"HY000", message)).await;
+                turn_away(socket, &ErrPacket::new(1130, b"HY000", message)).await;
+                return None;
             }
         };
         let named = match origin {
@@ -345,7 +387,8 @@ impl House {
             Err(error) => {
                 self.metrics().no_backend.add_one();
                 log_refusal(None, &client, &error);
-                return turn_away(socket, &error.for_client()).await;
+                turn_away(socket, &error.for_client()).await;
+                return None;
             }
         };
         let other_side = route.backend.side.other();
@@ -357,12 +400,11 @@ impl House {
         let serving = &dialled.greeting;
         let hello = Hello { origin, ..Hello::new(greeted.id, serving, other.as_deref().unwrap_or(serving)) };
         let Ok(stream) = Stream::tcp(socket) else {
-            return dialled.leave(&route.backend.config, LEAVE_TIMEOUT).await;
+            dialled.leave(&route.backend.config, LEAVE_TIMEOUT).await;
+            return None;
         };
         let waiting = Waiting { route, dialled, greeted };
-        if let Some(session) = Box::pin(self.let_in(stream, &hello, client, waiting)).await {
-            Box::pin(session.run()).await;
-        }
+        Box::pin(self.let_in(stream, &hello, client, waiting)).await
     }
 
     /// A connection to the serving backend, and the id to greet its client with: the backend's own, unless a
@@ -401,7 +443,7 @@ impl House {
         let accepted = tokio::select! {
             biased;
             accepted = accept(stream, &self.shared.door, hello) => accepted,
-            () = waiting.dialled.given_up() => Err(ClientError::NotALogin("the backend waits no longer")),
+            () = waiting.dialled.given_up(&waiting.route.backend.config) => Err(ClientError::NotALogin("the backend waits no longer")),
         };
         let accepted = match accepted {
             Ok(accepted) => accepted,

@@ -255,6 +255,7 @@ mod tests {
         ProxyConfig {
             listen: String::new(),
             workers: 0,
+            io: config::Io::Epoll,
             max_connections: 1,
             drain_ms: 0,
             move_every: 0,

@@ -387,7 +387,7 @@ fn of_engine(engine: Engine) -> Vec<Case> {
                 ],
                 b"without",
             ),
-            case("COM_FIELD_LIST", LONG_PASSWORD, vec![command(4, "bulk\0%"), command(14, "")], b"\xFF"),
+            case("COM_FIELD_LIST", LONG_PASSWORD, vec![command(4, "bulk\0%"), command(14, "")], b"bulk"),
         ],
     }
 }

@@ -247,7 +247,7 @@ async fn welcome(stream: Stream, door: &FrontDoor, hello: &Hello) -> Result<Acce
     };
     let mut visitor = Visitor::new(stream, client, Frames::new(), door.patience);
     let scramble = random_scramble()?;
-    let offers_tls = door.tls.offered().is_some() && visitor.stream.plain().is_some();
+    let offers_tls = door.tls.offered().is_some() && matches!(visitor.stream, Stream::Plain(_));
     let mut offered = hello.capabilities;
     if offers_tls {
         offered = offered | Capabilities::SSL;

@@ -185,6 +185,7 @@ async fn without_tls_where_it_is_required() {
     let mut config = config::ProxyConfig {
         listen: String::new(),
         workers: 0,
+        io: config::Io::Epoll,
         max_connections: 1,
         drain_ms: 0,
         move_every: 0,

@@ -16,6 +16,7 @@ use crate::error::ConnectError;
 use crate::protocol::capability::Capabilities;
 use crate::protocol::frame::{FrameError, Frames};
 use crate::protocol::packet::{Handshake, OkPacket, StatusFlags};
+use crate::protocol::socket::Socket;
 use crate::protocol::stream::Stream;
 
 const COM_QUIT: &[u8] = &[1];
@@ -113,13 +114,16 @@ impl Dialled {
         let _ = tokio::time::timeout(timeout, Box::pin(self.quit(backend))).await;
     }
 
-    /// Returns when the backend doesn't wait any longer: it has closed, or said something.
+    /// Returns when the backend doesn't wait any longer: it has closed, or said something. Never where it was sent
+    /// a PROXY header: one that doesn't take it closes at once, and the login has to find out, which can say why.
     ///
     /// Cancel safety: yes; nothing is read.
-    pub async fn given_up(&self) {
-        match self.stream.plain() {
-            Some(socket) => drop(socket.peek(&mut [0]).await),
-            None => std::future::pending().await,
+    pub async fn given_up(&self, backend: &BackendConfig) {
+        match &self.stream {
+            Stream::Plain(Socket::Epoll(socket)) if backend.proxy_protocol == SentHeader::Off => {
+                drop(socket.peek(&mut [0]).await);
+            }
+            _ => std::future::pending().await,
         }
     }
 

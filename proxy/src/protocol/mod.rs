@@ -9,4 +9,5 @@ pub mod command;
 pub mod frame;
 pub mod packet;
 pub mod proxy_header;
+pub mod socket;
 pub mod stream;

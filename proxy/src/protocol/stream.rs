@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
+use super::socket::Socket;
+
 /// A leg that is silent for so long is asked whether its other end is still there.
 pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// It is asked again after this where it doesn't answer,
@@ -25,9 +27,9 @@ const KEEPALIVE_PROBES: u32 = 6;
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.
-    Plain(TcpStream),
+    Plain(Socket),
     /// TLS over TCP: with the proxy as the server of a client, or as the client of a backend.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Socket>>),
     /// A pipe within the process: the admin port's "backend", and tests.
     Duplex(DuplexStream),
 }
@@ -41,7 +43,7 @@ impl Stream {
         sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
         sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
         sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_PROBES)?;
-        Ok(Self::Plain(stream))
+        Ok(Self::Plain(Socket::Epoll(stream)))
     }
 
     /// Begins TLS, as the client of a server that was told so.
@@ -62,9 +64,18 @@ impl Stream {
         matches!(self, Self::Tls(_))
     }
 
-    /// The socket, where bytes on it are the protocol's own: for `try_read`, `try_write` and `ready`.
+    /// Moves its socket to the ring of the worker whose thread this is; see [`Socket::settle`].
+    pub fn settle(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.settle(),
+            Self::Tls(stream) => stream.get_mut().0.settle(),
+            Self::Duplex(_) => Ok(()),
+        }
+    }
+
+    /// The socket, where bytes on it are the protocol's own.
     #[must_use]
-    pub fn plain(&self) -> Option<&TcpStream> {
+    pub fn plain(&mut self) -> Option<&mut Socket> {
         match self {
             Self::Plain(stream) => Some(stream),
             Self::Tls(_) | Self::Duplex(_) => None,
@@ -75,8 +86,8 @@ impl Stream {
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         match self {
-            Self::Plain(stream) => stream.peer_addr().ok(),
-            Self::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
+            Self::Plain(socket) => socket.peer_addr(),
+            Self::Tls(stream) => stream.get_ref().0.peer_addr(),
             Self::Duplex(_) => None,
         }
     }

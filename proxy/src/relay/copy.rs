@@ -11,11 +11,14 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use crate::metrics::Traffic;
+use crate::protocol::socket::Socket;
 use crate::protocol::stream::Stream;
+use crate::ring::{Bytes, RingSocket};
 
-/// What a leg starts with: enough for nearly every statement and most answers.
-const SMALL: usize = 8 * 1024;
-/// What a leg with a lot to say gets.
+/// What a leg starts with: enough for most statements. Thousands of connections have one at the same time.
+const SMALL: usize = 2 * 1024;
+/// What a leg with more to say gets, and one with a lot.
+const MIDDLE: usize = 8 * 1024;
 const LARGE: usize = 64 * 1024;
 
 /// Bytes that were read and not yet passed on.
@@ -24,8 +27,38 @@ pub struct Buffer {
     data: Vec<u8>,
     start: usize,
     end: usize,
-    /// The last read filled all the room there was.
-    busy: bool,
+    /// How much the last read has brought.
+    flow: Flow,
+}
+
+/// How much a leg has to say at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Flow {
+    /// Less than [`SMALL`] at a time.
+    #[default]
+    Short,
+    /// More.
+    Long,
+    /// As much as is read.
+    Bulk,
+}
+
+impl Flow {
+    fn after(count: usize) -> Self {
+        match count {
+            MIDDLE.. => Self::Bulk,
+            SMALL.. => Self::Long,
+            _ => Self::Short,
+        }
+    }
+
+    fn room(self) -> usize {
+        match self {
+            Self::Short => SMALL,
+            Self::Long => MIDDLE,
+            Self::Bulk => LARGE,
+        }
+    }
 }
 
 impl Buffer {
@@ -67,6 +100,11 @@ impl Buffer {
         }
     }
 
+    /// What comes next is likely to be short.
+    pub fn calm(&mut self) {
+        self.flow = Flow::Short;
+    }
+
     /// Gives the memory back, where nothing is in it.
     pub fn release(&mut self) {
         if self.is_empty() {
@@ -86,9 +124,31 @@ impl Buffer {
         }
     }
 
+    /// Puts the bytes of a read behind what is in it; keeps a large buffer that came with them where it can.
+    fn put(&mut self, bytes: Bytes<'_>) -> usize {
+        let count = match bytes {
+            Bytes::Own { buffer, start, end } if self.is_empty() => {
+                std::mem::swap(&mut self.data, buffer);
+                (self.start, self.end) = (start, end);
+                return end - start;
+            }
+            Bytes::Own { .. } | Bytes::Shared(_) => bytes.as_slice().len(),
+        };
+        if self.data.len() - self.end < count {
+            // Not a byte more for a short one, because an idle session keeps it for a while.
+            let total = (self.len() + count).max(self.len() * 2);
+            self.make_room(total.next_power_of_two());
+        }
+        if let Some(room) = self.data.get_mut(self.end..self.end + count) {
+            room.copy_from_slice(bytes.as_slice());
+            self.end += count;
+        }
+        count
+    }
+
     /// Room for the next read.
     fn room(&mut self) -> &mut [u8] {
-        let wanted = if self.busy { LARGE } else { SMALL };
+        let wanted = self.flow.room();
         if self.is_empty() && self.data.len() < wanted {
             self.data.resize(wanted, 0);
         } else if self.end == self.data.len() {
@@ -138,15 +198,38 @@ impl Leg {
         std::mem::take(&mut self.traffic)
     }
 
+    /// Moves the socket to the ring of the worker whose thread this is, if it is one.
+    pub fn settle(&mut self) -> io::Result<()> {
+        self.stream.settle()
+    }
+
+    /// The socket, where it is on a ring and bytes on it are the protocol's own.
+    fn ring(&mut self) -> Option<&mut RingSocket> {
+        match self.stream.plain() {
+            Some(Socket::Ring(socket)) => Some(socket),
+            _ => None,
+        }
+    }
+
     /// One read into the buffer, behind what is in it. 0: the other end has closed.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Stream::Plain(Socket::Ring(socket)) = &mut self.stream {
+            let buffer = &mut self.buffer;
+            let is_large = buffer.flow == Flow::Bulk;
+            let read = socket.poll_read_with(cx, is_large, |bytes| buffer.put(bytes));
+            if let Poll::Ready(Ok(count)) = read {
+                buffer.flow = Flow::after(count);
+                self.traffic.received += count as u64;
+            }
+            return read;
+        }
         let mut room = ReadBuf::new(self.buffer.room());
         let result = Pin::new(&mut self.stream).poll_read(cx, &mut room);
-        let (count, left) = (room.filled().len(), room.remaining());
+        let count = room.filled().len();
         if result.is_pending() {
             return Poll::Pending;
         }
-        self.buffer.busy = left == 0;
+        self.buffer.flow = Flow::after(count);
         self.buffer.end += count;
         self.traffic.received += count as u64;
         result.map(|result| result.map(|()| count))
@@ -176,7 +259,10 @@ impl Leg {
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.traffic.sent += bytes.len() as u64;
         // The common case: the socket takes it at once, and no future has to be built for it.
-        if let Some(stream) = self.stream.plain() {
+        if let Some(socket) = self.ring() {
+            return socket.write_owned(bytes.to_vec(), 0, bytes.len()).await.1;
+        }
+        if let Some(Socket::Epoll(stream)) = self.stream.plain() {
             match stream.try_write(bytes) {
                 Ok(count) if count == bytes.len() => return Ok(()),
                 Ok(count) => return self.stream.write_all(bytes.get(count..).unwrap_or_default()).await,
@@ -190,6 +276,19 @@ impl Leg {
 
     /// Passes the first `count` bytes of the buffer on to `to`.
     pub async fn forward(&mut self, to: &mut Leg, count: usize) -> io::Result<()> {
+        if to.ring().is_some() {
+            to.traffic.sent += count as u64;
+        }
+        if let Some(socket) = to.ring() {
+            // The bytes are written from where they lie, so the buffer goes along.
+            let Buffer { data, start, end, flow } = std::mem::take(&mut self.buffer);
+            let (data, written) = socket.write_owned(data, start, end.min(start + count)).await;
+            // A buffer that didn't come back was lost together with the connection.
+            let end = if data.is_empty() { start } else { end };
+            self.buffer = Buffer { data, start, end, flow };
+            self.buffer.consume(count);
+            return written;
+        }
         to.write(self.buffer.filled().get(..count).unwrap_or_default()).await?;
         self.buffer.consume(count);
         Ok(())
@@ -197,6 +296,10 @@ impl Leg {
 
     /// True where the other end is still there and has said nothing that wasn't asked for.
     pub fn is_quiet(&mut self) -> bool {
+        if let Some(socket) = self.ring() {
+            let is_quiet = socket.is_quiet();
+            return is_quiet && self.buffer.is_empty();
+        }
         let mut cx = Context::from_waker(std::task::Waker::noop());
         self.buffer.is_empty() && self.poll_fill(&mut cx).is_pending()
     }

@@ -124,7 +124,12 @@ impl Session {
         }
         let side = route.backend.side;
         let connection = connect(&route.backend.config, login, credential, DIAL_TIMEOUT).await?;
-        let (connection, ok) = Connection::new(connection, side, route.epoch);
+        let (mut connection, ok) = Connection::new(connection, side, route.epoch);
+        let settled = connection.leg.settle();
+        settled.map_err(|source| ConnectError::Unreachable {
+            backend: route.backend.config.address(),
+            source,
+        })?;
         std::mem::replace(&mut self.backend, connection).quit().await;
         self.registered.entry.set_backend(side, self.backend.id);
         Ok(ok)

@@ -349,6 +349,9 @@ impl Session {
         connection.epoch = route.epoch;
         // The new server counts from here.
         self.state.attempts = connection.attempts;
+        let settled = connection.leg.settle();
+        settled
+            .map_err(|error| RestoreError::Write { what: "the session".to_owned(), error: error.into() })?;
         Ok(std::mem::replace(&mut self.backend, connection))
     }
 

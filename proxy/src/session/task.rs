@@ -157,7 +157,11 @@ impl Session {
 
     /// Runs until the client leaves, the backend goes away or somebody ends it.
     pub(crate) async fn run(mut self) {
+        let settled = self.client.settle().and_then(|()| self.backend.leg.settle());
         let end = loop {
+            if let Err(error) = settled {
+                break End::Client(error);
+            }
             let turn = match self.wait().await {
                 Ok(Event::Request) => self.serve().await,
                 Ok(Event::Look) => self.look().await,
@@ -173,6 +177,8 @@ impl Session {
     /// Waits for the client's next request.
     async fn wait(&mut self) -> Result<Event, End> {
         self.registered.entry.set_activity(Activity::Idle);
+        self.client.buffer.calm();
+        self.backend.leg.buffer.calm();
         loop {
             if self.has_to_look() {
                 return Ok(Event::Look);
