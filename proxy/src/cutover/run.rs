@@ -14,8 +14,10 @@ use super::port::PortError;
 use super::step::{State, step};
 use crate::backend::fence::FenceBefore;
 
-/// How long sessions get to prepare themselves, at most and outside the pause.
+/// How long the preparation, outside the pause, waits for a lag to go down and for the first sessions.
 const PREPARE_WITHIN: Duration = Duration::from_secs(2);
+/// The same while sessions still get ready one after the other.
+const PREPARE_LONGEST: Duration = Duration::from_secs(30);
 /// Sessions that haven't become ready for so long aren't waited for.
 const PREPARE_STANDSTILL: Duration = Duration::from_millis(500);
 /// A lag of this size is hardly felt in the pause.
@@ -246,7 +248,7 @@ impl<'a> Run<'a> {
         self.by.routes.prepare(Some(self.plan.to));
         // Whoever isn't ready by then moves behind the swap, at the price of a longer wait of its own; and a lag that
         // is left is waited for with the gate closed.
-        let until = Instant::now() + PREPARE_WITHIN;
+        let began = Instant::now();
         let mut prepared = (registry.prepared(), Instant::now());
         loop {
             let now = Instant::now();
@@ -256,7 +258,8 @@ impl<'a> Run<'a> {
             // Sessions that are busy or pinned get ready when they can, which may be never.
             let all_can = prepared.0 >= registry.len() || now - prepared.1 > PREPARE_STANDSTILL;
             let caught_up = replication.status().lag_ms.unwrap_or(0) <= LAG_GOOD_MS;
-            if (all_can && caught_up) || now >= until {
+            let within = if all_can { PREPARE_WITHIN } else { PREPARE_LONGEST };
+            if (all_can && caught_up) || now - began >= within {
                 break;
             }
             sleep(Duration::from_millis(5)).await;
