@@ -18,8 +18,9 @@ use crate::backend::fence::FenceBefore;
 const PREPARE_WITHIN: Duration = Duration::from_secs(2);
 /// The same while sessions still get ready one after the other.
 const PREPARE_LONGEST: Duration = Duration::from_secs(30);
-/// Sessions that haven't become ready for so long aren't waited for.
-const PREPARE_STANDSTILL: Duration = Duration::from_millis(500);
+/// Once no session has come a step nearer for so long, the others aren't waited for. It is longer than the silence
+/// that a session waits for after a statement that wrote.
+const PREPARE_STANDSTILL: Duration = Duration::from_millis(2_200);
 /// A lag of this size is hardly felt in the pause.
 const LAG_GOOD_MS: u64 = 20;
 /// How long the row of a cutover waits for sessions to move, behind the pause.
@@ -249,14 +250,14 @@ impl<'a> Run<'a> {
         // Whoever isn't ready by then moves behind the swap, at the price of a longer wait of its own; and a lag that
         // is left is waited for with the gate closed.
         let began = Instant::now();
-        let mut prepared = (registry.prepared(), Instant::now());
+        let mut steps = (registry.preparations(), Instant::now());
         loop {
             let now = Instant::now();
-            if registry.prepared() != prepared.0 {
-                prepared = (registry.prepared(), now);
+            if registry.preparations() != steps.0 {
+                steps = (registry.preparations(), now);
             }
             // Sessions that are busy or pinned get ready when they can, which may be never.
-            let all_can = prepared.0 >= registry.len() || now - prepared.1 > PREPARE_STANDSTILL;
+            let all_can = registry.prepared() >= registry.len() || now - steps.1 > PREPARE_STANDSTILL;
             let caught_up = replication.status().lag_ms.unwrap_or(0) <= LAG_GOOD_MS;
             let within = if all_can { PREPARE_WITHIN } else { PREPARE_LONGEST };
             if (all_can && caught_up) || now - began >= within {

@@ -411,6 +411,7 @@ impl Session {
         match restored {
             Ok(snapshot) => {
                 entry.prepared.store(true, std::sync::atomic::Ordering::Relaxed);
+                self.shared.registry.count_preparation();
                 self.standby =
                     Standby::Restored(Box::new(Ahead { connection: *connection, snapshot, versions }));
                 Ok(())

@@ -235,6 +235,8 @@ pub struct SessionRegistry {
     /// The ids that live sessions, and clients that are about to log in, were greeted with.
     greeted: DashMap<u32, ()>,
     moved: AtomicU64,
+    /// Steps of all sessions towards being prepared.
+    preparations: AtomicU64,
     /// Of sessions that have ended. Its lock is what keeps a session from being counted twice, or not at all,
     /// while it ends.
     ended: Mutex<Work>,
@@ -322,6 +324,16 @@ impl SessionRegistry {
     #[must_use]
     pub fn prepared(&self) -> usize {
         self.sessions.iter().filter(|entry| entry.prepared.load(Relaxed)).count()
+    }
+
+    /// Steps that sessions have made towards being prepared, ever: as long as it grows, waiting for them is of use.
+    #[must_use]
+    pub fn preparations(&self) -> u64 {
+        self.preparations.load(Relaxed)
+    }
+
+    pub(crate) fn count_preparation(&self) {
+        self.preparations.fetch_add(1, Relaxed);
     }
 
     /// What all sessions did since the process began, and how many there are in each state.

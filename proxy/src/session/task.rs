@@ -196,7 +196,10 @@ impl Session {
                 },
                 read = self.backend.leg.fill() => return Err(self.unasked(read)),
                 () = self.registered.entry.wake.notified() => return Ok(Event::Look),
-                () = self.standby.dialled() => return Ok(Event::Look),
+                () = self.standby.dialled() => {
+                    self.shared.registry.count_preparation();
+                    return Ok(Event::Look);
+                }
                 () = async { tokio::time::sleep_until(look_at.unwrap_or_else(Instant::now)).await },
                     if look_at.is_some() =>
                 {
