@@ -117,7 +117,8 @@ pub fn backend(flags: u8, bytes: &[u8]) -> io::Result<Seen> {
     let login = a_login(flags);
     meet(bytes, async |mut stream| {
         let ok = if bit(flags, 4) {
-            let version = ServerVersion { flavor: Flavor::MySql, major: 9, minor: 7, patch: 0, ocean_base: false };
+            let version =
+                ServerVersion { flavor: Flavor::MySql, major: 9, minor: 7, patch: 0, ocean_base: false };
             client::change_user(&mut stream, version, &login, &credential).await
         } else {
             let mut frames = Frames::new();
