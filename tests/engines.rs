@@ -29,7 +29,7 @@ const STATE: &[&str] = &[
 /// What shows it, in terms that every server has.
 const ASKED: &str = "@@SESSION.lock_wait_timeout, @@SESSION.time_zone, FIND_IN_SET('ANSI_QUOTES', @@SESSION.sql_mode) > 0, \
      'a' || 'b', @n, @i, @d, @f, @s, HEX(@b), @into, @@SESSION.wait_timeout, @@SESSION.group_concat_max_len, \
-     DATABASE(), @@SESSION.autocommit, @@SESSION.character_set_client";
+     DATABASE(), @@SESSION.autocommit + 0, @@SESSION.character_set_client";
 
 /// Two servers with an account that every authentication plugin lets in, a Changeover that moves its session before
 /// every statement, and that session.
@@ -93,7 +93,7 @@ async fn state_is_the_same(from: Engine, to: Engine) -> Option<Bed> {
     }
     let answers = bed.both(ASKED).await;
     assert_eq!(answers.len(), 2, "it didn't move: {answers:?}; {}", bed.session("pinned_by").await);
-    let expected = "77|-07:30|1|ab|-7|1.50|2.5|it's \\ ünï|00FF27|42|5000|4321|shop|0|utf8mb4";
+    let expected = "77|-07:30|1|ab|-7|1.50|2.5|it's  ünï|00FF27|42|5000|4321|shop|0|utf8mb4";
     for (version, rows) in &answers {
         assert!(rows.iter().all(|row| row == expected), "{version}: {rows:?}");
     }

@@ -346,6 +346,7 @@ on_both! {
 fn of_engine(engine: Engine) -> Vec<Case> {
     let prepare = |sql: &str| command(0x16, sql);
     match engine {
+        Engine::MySql56 | Engine::Seekdb => Vec::new(),
         Engine::MariaDb => vec![
             case("COM_FIELD_LIST", LONG_PASSWORD, vec![command(4, "bulk\0%"), command(14, "")], b"bulk"),
             case(
@@ -395,6 +396,7 @@ fn of_engine(engine: Engine) -> Vec<Case> {
 /// A binary log, read from a server at this port.
 fn binlog(engine: Engine, port: u16, how: &[&str]) -> Vec<u8> {
     let mut program = match engine {
+        Engine::MySql56 | Engine::Seekdb => panic!("its binary log isn't read here"),
         Engine::MariaDb => Command::new("mariadb-binlog"),
         _ => {
             let client = mysql97_client().unwrap();
@@ -424,6 +426,7 @@ async fn binary_logs(engine: Engine) {
         pair.source.run(&["GRANT REPLICATION CLIENT ON *.* TO raw_reader@'%'"]).await;
     }
     let ways: &[&[&str]] = match engine {
+        Engine::MySql56 | Engine::Seekdb => &[],
         Engine::MariaDb => &[&["--read-from-remote-server"]],
         _ => &[&["--read-from-remote-server"], &["--read-from-remote-source=BINLOG-DUMP-GTIDS"]],
     };

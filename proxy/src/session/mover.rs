@@ -157,7 +157,9 @@ impl Session {
 
     /// What the other server didn't take may be gone: the next preparation will tell.
     pub(super) fn forget_refusal(&mut self) {
-        if self.refused_at.is_some_and(|at| at != self.state.versions) {
+        // User variables may change with any statement; a dial for each of them would be too much.
+        let of_settings = |v: Versions| (v.variables, v.context, v.schema);
+        if self.refused_at.is_some_and(|at| of_settings(at) != of_settings(self.state.versions)) {
             self.refused_at = None;
             self.set_pin(Pins::OF_OTHER_SERVER, false);
         }
