@@ -13,7 +13,7 @@ const APP: &str = "app";
 const PASSWORD: &str = "app-Secret_2";
 
 fn says(port: u16, case: &str, more: &[&str]) -> String {
-    let mut command = Command::new("python3");
+    let mut command = Command::new("/usr/bin/python3");
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/logins.py"));
     let output = command.args([&port.to_string(), case]).args(more).output().unwrap();
     let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
@@ -120,6 +120,15 @@ async fn own_authority(server: &Server) -> String {
     format!("\"{}\"", PathBuf::from(folder).join("ca.pem").display())
 }
 
+/// An authority that has signed nothing here.
+async fn another_authority(server: &Server) -> String {
+    let folder: String = server.value("SELECT @@datadir").await;
+    let script = "openssl req -x509 -newkey rsa:2048 -nodes -keyout another-key.pem -subj /CN=another -days 9 -out another.pem";
+    let made = Command::new("sh").args(["-c", script]).current_dir(&folder).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    format!("\"{}\"", PathBuf::from(folder).join("another.pem").display())
+}
+
 /// Gives a MySQL server a certificate for 127.0.0.1, signed by its own authority.
 async fn certify(server: &Server) {
     let folder: String = server.value("SELECT @@datadir").await;
@@ -181,7 +190,7 @@ async fn a_backend_that_is_not_who_it_should_be() {
     certify(&pair.source).await;
     let (fine, _) = try_with(own_authority(&pair.source).await, "\"identity\"").await;
     fine.unwrap();
-    let (refused, log) = try_with(own_authority(&pair.target).await, "\"identity\"").await;
+    let (refused, log) = try_with(another_authority(&pair.source).await, "\"identity\"").await;
     assert!(refused.is_err() && log.contains("TLS failed"), "{refused:?} {log}");
 }
 

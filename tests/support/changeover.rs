@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Row, Value};
+use mysql_async::{Conn, OptsBuilder, Row, SslOpts, Value};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -233,6 +233,10 @@ impl Changeover {
     /// Runs an admin statement on a connection of its own.
     pub async fn try_admin(&self, sql: &str) -> Result<Vec<Record>, String> {
         let opts = opts(self.admin_port(), ADMIN, ADMIN_PASSWORD, None);
+        // The admin port asks for TLS where the proxy does.
+        let tls = self.settings.0.get("proxy.tls").filter(|mode| mode.contains("required"));
+        let tls = tls.map(|_| SslOpts::default().with_danger_accept_invalid_certs(true));
+        let opts = OptsBuilder::from_opts(opts).ssl_opts(tls);
         let mut conn = Conn::new(opts).await.map_err(|error| error.to_string())?;
         let rows: Vec<Row> = conn.query(sql).await.map_err(|error| error.to_string())?;
         conn.disconnect().await.map_err(|error| error.to_string())?;
