@@ -18,7 +18,7 @@ use crate::ring::{Bytes, RingSocket};
 /// What a leg starts with: enough for most statements. Thousands of connections have one at the same time.
 const SMALL: usize = 2 * 1024;
 /// What a leg with more to say gets, and one with a lot.
-const MIDDLE: usize = 8 * 1024;
+const MIDDLE: usize = 16 * 1024;
 const LARGE: usize = 64 * 1024;
 
 /// Bytes that were read and not yet passed on.
@@ -196,6 +196,14 @@ impl Leg {
     /// What passed here since the last call; not what went over the stream past its buffer.
     pub fn take_traffic(&mut self) -> Traffic {
         std::mem::take(&mut self.traffic)
+    }
+
+    /// Gives back the memory of a leg that has nothing to say.
+    pub fn release(&mut self) {
+        self.buffer.release();
+        if let Some(socket) = self.ring() {
+            socket.release();
+        }
     }
 
     /// Moves the socket to the ring of the worker whose thread this is, if it is one.

@@ -71,7 +71,7 @@ struct Entry {
     is_registered: bool,
     read: Read,
     write: Write,
-    /// A large buffer that the last read has left.
+    /// A buffer that an earlier large read has left.
     spare: Vec<u8>,
     /// Its socket was dropped.
     is_closing: bool,
@@ -201,11 +201,13 @@ impl Driver {
             }
             Read::Idle => {}
         }
-        let mut buffer = std::mem::take(&mut entry.spare);
-        buffer.resize(if is_large { LARGE } else { 0 }, 0);
-        if !is_large {
-            buffer.shrink_to_fit();
-        }
+        let buffer = if is_large {
+            let mut spare = std::mem::take(&mut entry.spare);
+            spare.resize(LARGE, 0);
+            spare
+        } else {
+            Vec::new()
+        };
         entry.read = Read::InFlight(buffer, Some(cx.waker().clone()));
         match self.start_read(key) {
             Ok(()) => Poll::Pending,
@@ -213,6 +215,13 @@ impl Driver {
                 self.end_read(key, Read::Idle);
                 Poll::Ready(Err(error))
             }
+        }
+    }
+
+    /// Gives back memory that only a connection with a lot to say needs.
+    pub(super) fn release(&mut self, key: usize) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.spare = Vec::new();
         }
     }
 

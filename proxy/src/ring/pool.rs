@@ -16,8 +16,8 @@ use io_uring::types::BufRingEntry;
 pub(super) const GROUP: u16 = 1;
 /// A power of two. When all are in use reads bring buffers of their own, so this bounds memory and nothing else.
 const COUNT: u16 = 64;
-/// Bytes of one: nearly every statement and most answers.
-pub(super) const SIZE: usize = 8 * 1024;
+/// Bytes of one: nearly every statement and most answers; as much as the servers write at once (net_buffer_length).
+pub(super) const SIZE: usize = 16 * 1024;
 const PAGE: usize = 4096;
 
 /// Buffers of one ring. Never freed: the kernel may use them for as long as the ring lives, and a worker lives

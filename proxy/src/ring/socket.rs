@@ -80,6 +80,14 @@ impl RingSocket {
         }
     }
 
+    /// Gives back memory that only a connection with a lot to say needs.
+    pub(crate) fn release(&mut self) {
+        let _ = self.on_ring(|driver, key| {
+            driver.release(key);
+            Ok(())
+        });
+    }
+
     /// True where nothing has come, not even an end. Asks the system past the ring.
     pub(crate) fn is_quiet(&mut self) -> bool {
         let asked = self.on_ring(|driver, key| {

@@ -249,8 +249,8 @@ impl Session {
             Order::Drain | Order::None => {}
         }
         if self.registered.entry.idle_ms() >= RELEASE_AFTER_MS {
-            self.client.buffer.release();
-            self.backend.leg.buffer.release();
+            self.client.release();
+            self.backend.leg.release();
         }
         self.look_at_route().await
     }
