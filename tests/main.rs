@@ -9,7 +9,7 @@ mod admin;
 mod crashes;
 mod crowds;
 mod cutovers;
-mod definitions;
+mod ddl;
 mod engines;
 mod fidelity;
 mod fuzzing;

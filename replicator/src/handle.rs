@@ -78,7 +78,7 @@ impl Replicator {
             failed: None,
             source_identity: source.identity,
             target_identity: target.identity,
-            tables: Vec::new(),
+            paused_by: None,
             start: None,
             copied_at: None,
             sealed_at: None,
@@ -120,6 +120,7 @@ impl Replicator {
         self.stop(&mut running).await;
         self.context.update(|state| {
             state.paused = false;
+            state.paused_by = None;
             state.failed = None;
         })?;
         self.context.live.clear_error();
@@ -346,7 +347,7 @@ mod tests {
             failed: None,
             source_identity: "a".to_owned(),
             target_identity: "b".to_owned(),
-            tables: Vec::new(),
+            paused_by: None,
             start: None,
             copied_at: None,
             sealed_at: None,

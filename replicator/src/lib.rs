@@ -4,6 +4,7 @@
 //! checkpoint`, `both backends → chunk checksum → recheck → verdict`. See ARCHITECTURE.md.
 
 pub mod apply;
+mod barrier;
 pub mod binlog;
 pub mod error;
 pub mod handle;
@@ -13,6 +14,7 @@ pub mod literal;
 mod live;
 mod pipeline;
 pub mod preflight;
+mod recopy;
 pub mod schema;
 pub mod server;
 pub mod snapshot;

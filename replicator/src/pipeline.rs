@@ -4,16 +4,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use config::progress::{Phase, ReplicationPosition};
-use config::{Config, Side, TableName};
+use config::{BinlogPosition, Config, Side, TableName};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{self, Origin};
+use crate::apply::{self, Ended, Origin};
+use crate::barrier::Barrier;
+use crate::binlog::transaction::{DdlStatement, TransactionMeta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::lock;
 use crate::live::Live;
+use crate::recopy::standing_definitions;
 use crate::schema::convert;
-use crate::schema::discover::{DiscoveredTable, Discovery, discover};
+use crate::schema::history::{Definitions, History};
+use crate::schema::selection::Selection;
 use crate::schema::table::SchemaSet;
 use crate::server::{self, ServerInfo};
 use crate::snapshot::journal::ChunkJournal;
@@ -95,6 +99,18 @@ pub(crate) async fn run(context: Arc<Context>, cancel: CancellationToken) {
             Err(error) => error,
         };
         context.live.set_error(&error);
+        if error.kind == ErrorKind::Pause {
+            tracing::warn!(area = "migration", "paused: {error}");
+            let written = context.update(|state| {
+                state.paused = true;
+                state.paused_by = Some(error.to_string());
+            });
+            if let Err(error) = written {
+                tracing::error!(area = "migration", "the pause can't be written down: {error}");
+            }
+            context.live.set_phase(Phase::Paused);
+            return;
+        }
         if error.kind != ErrorKind::Transient {
             tracing::error!(area = "migration", "stopped: {error}");
             if let Err(error) = context.update(|state| state.failed = Some(error.to_string())) {
@@ -122,22 +138,24 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     let (source, target) = identify(config).await?;
     same_server(Side::Source, &state.source_identity, &source)?;
     same_server(Side::Target, &state.target_identity, &target)?;
-    let (found, start) = match state.start {
-        Some(start) => (find_tables(config, &state.tables).await?, start.read()?),
-        None => prepare(context, &source).await?,
+    let history = History::of(&config.state_dir);
+    let selection = Selection::new(&config.migration, source.folds_names);
+    let (definitions, start) = match state.start {
+        Some(start) => (history.read()?, start.read()?),
+        None => prepare(context, &source, &history).await?,
     };
-    let tables = found.schema_set();
+    let tables = definitions.schema_set(&selection)?;
     let (spool, writer) =
         Spool::open(&config.state_dir.join(SPOOL), config.apply.spool_max_bytes, &start).await?;
     let fetch = FetchConfig {
         source: config.source.clone(),
         flavor: source.version.flavor,
-        schemas: found.schemas.into_iter().map(|schema| schema.name).collect(),
-        tables: tables.clone(),
+        selection: selection.clone(),
         server_id: replica_server_id(),
     };
     let snapshot = context.live.begin(&tables, &spool);
-    let stages = Stages { context: Arc::clone(context), source, tables, start, snapshot };
+    let stages =
+        Stages { context: Arc::clone(context), source, target, selection, history, tables, start, snapshot };
     let scope = cancel.child_token();
     let mut tasks = JoinSet::new();
     tasks.spawn(spool::fetch::run(fetch, writer, scope.clone()));
@@ -188,49 +206,29 @@ fn same_server(side: Side, identity: &str, info: &ServerInfo) -> Result<()> {
     ))
 }
 
-/// The tables that the migration began with, as they are on the source now.
-async fn find_tables(config: &Config, began_with: &[(String, String)]) -> Result<Discovery> {
-    let mut conn = server::connect(Side::Source, &config.source).await?;
-    let mut discovery = discover(Side::Source, &mut conn, &config.migration).await?;
-    conn.disconnect().await.ok();
-    let began_with: Vec<TableName> =
-        began_with.iter().map(|(schema, table)| TableName::new(schema, table)).collect();
-    discovery.keep_only(&began_with).map_err(|gone| {
-        Error::definite(
-            Side::Source,
-            gone.to_string(),
-            "this table of the migration isn't there any more, or migration.schemas and exclude_tables leave it out \
-             now; put it back, or start over with an empty state_dir and an empty target",
-        )
-    })?;
-    Ok(discovery)
-}
-
-/// Stage `preparing`: P0, then the tables. A table made on the source in between is moved, and stops the tail at the
-/// statement that made it, which is in the binlog behind P0: loud, instead of missed.
-async fn prepare(context: &Arc<Context>, source: &ServerInfo) -> Result<(Discovery, ReplicationPosition)> {
+/// Stage `preparing`: P0, and the tables as they are at it.
+async fn prepare(
+    context: &Arc<Context>,
+    source: &ServerInfo,
+    history: &History,
+) -> Result<(Definitions, ReplicationPosition)> {
     let config = &context.config;
     context.live.set_phase(Phase::Preparing);
     let mut from = server::connect(Side::Source, &config.source).await?;
-    let start = server::start_position(Side::Source, source, &mut from).await?;
-    let discovery = discover(Side::Source, &mut from, &config.migration).await?;
+    let (start, discovery) = standing_definitions(config, source, &mut from, None).await?;
     let mut to = server::connect(Side::Target, &config.target).await?;
     forget_former(config, &mut to).await?;
     convert::create_on_target(&mut to, &discovery, &config.migration).await?;
     from.disconnect().await.ok();
     to.disconnect().await.ok();
+    let definitions = Definitions::begin(&discovery);
+    history.write(&definitions)?;
     context.update(|state| {
         state.stage = Stage::Copying;
-        state.tables = tables_of(&discovery);
         state.start = Some(StoredPosition::from(&start));
     })?;
     tracing::info!(area = "migration", "{} tables prepared; start position {start}", discovery.tables.len());
-    Ok((discovery, start))
-}
-
-fn tables_of(discovery: &Discovery) -> Vec<(String, String)> {
-    let name = |table: &DiscoveredTable| (table.schema.name.schema.clone(), table.schema.name.table.clone());
-    discovery.tables.iter().map(name).collect()
+    Ok((definitions, start))
 }
 
 /// What an earlier migration of this name has left, here or on the target, is of no use to this one. The preflight
@@ -251,6 +249,10 @@ async fn forget_former(config: &Config, target: &mut mysql_async::Conn) -> Resul
 struct Stages {
     context: Arc<Context>,
     source: ServerInfo,
+    target: ServerInfo,
+    selection: Selection,
+    history: History,
+    /// As the copy takes them.
     tables: SchemaSet,
     start: ReplicationPosition,
     snapshot: Arc<SnapshotProgress>,
@@ -270,34 +272,92 @@ impl Stages {
     async fn copy_then_follow(self, spool: Spool, cancel: CancellationToken) -> Result<()> {
         let Some(copied_at) = self.copy(&cancel).await? else { return Ok(()) };
         let live = &self.context.live;
-        live.set_copied_at(copied_at.coordinates.clone());
         live.set_phase(Phase::CatchingUp);
         let touched = Arc::new(TouchedKeys::default());
+        let mut earlier: Option<(Arc<Verifier>, Vec<TableName>)> = None;
+        loop {
+            let definitions = self.history.read()?;
+            let tables = definitions.schema_set(&self.selection)?;
+            let verifier = self.verifier(&tables, &touched, earlier.take());
+            let last_copy = definitions.copied_at(&copied_at.coordinates)?;
+            live.set_copied_at(last_copy.clone());
+            live.set_tables(&tables);
+            live.set_verifier(Arc::clone(&verifier));
+            let Some((meta, statement)) =
+                self.follow(&spool, tables, last_copy, Arc::clone(&touched), &verifier, &cancel).await?
+            else {
+                return Ok(());
+            };
+            let barrier = Barrier {
+                context: &self.context,
+                source: &self.source,
+                target: &self.target,
+                origin: &self.origin(),
+                selection: &self.selection,
+                history: &self.history,
+                copied_at: &copied_at.coordinates,
+                cancel: &cancel,
+            };
+            let Some(changed) = barrier.pass(&meta, &statement).await? else { return Ok(()) };
+            if live.phase() == Phase::Copying {
+                live.set_phase(Phase::CatchingUp);
+            }
+            earlier = Some((verifier, changed));
+        }
+    }
+
+    /// A verifier of these tables, which goes on where one before it stands.
+    fn verifier(
+        &self,
+        tables: &SchemaSet,
+        touched: &Arc<TouchedKeys>,
+        earlier: Option<(Arc<Verifier>, Vec<TableName>)>,
+    ) -> Arc<Verifier> {
         let config = &self.context.config;
-        let verifier = Arc::new(Verifier::new(
-            &config.source,
-            &config.target,
-            &self.tables,
-            Arc::clone(&touched),
-            self.passed(),
-        ));
-        live.set_verifier(Arc::clone(&verifier));
+        let mut verifier =
+            Verifier::new(&config.source, &config.target, tables, Arc::clone(touched), self.passed());
+        if let Some((earlier, changed)) = earlier {
+            verifier.succeed(&earlier, &changed);
+        }
+        Arc::new(verifier)
+    }
+
+    /// Applies and verifies up to the next statement that changes definitions, and returns that. `None`: cancelled.
+    async fn follow(
+        &self,
+        spool: &Spool,
+        tables: SchemaSet,
+        copied_at: BinlogPosition,
+        touched: Arc<TouchedKeys>,
+        verifier: &Arc<Verifier>,
+        cancel: &CancellationToken,
+    ) -> Result<Option<(TransactionMeta, DdlStatement)>> {
+        let config = &self.context.config;
         let setup = apply::Setup {
             target: config.target.clone(),
             origin: self.origin(),
             workers: config.apply.workers,
-            schemas: self.tables.clone(),
+            schemas: tables.clone(),
             cascades_in_binlog: self.source.cascades_in_binlog,
-            copied_at: copied_at.coordinates,
+            copied_at,
             touched,
-            progress: Arc::clone(live.applied()),
+            progress: Arc::clone(self.context.live.applied()),
         };
-        let tables = self.tables.clone();
+        let spool = spool.clone();
         let scope = cancel.child_token();
+        let reached = Arc::new(Mutex::new(None));
         let mut tasks = JoinSet::new();
-        tasks.spawn(apply::run(setup, move |from| async move { spool.reader(from, tables) }, scope.clone()));
-        tasks.spawn(follow(Arc::clone(&self.context), verifier, scope.clone()));
-        join(tasks, &scope).await
+        let (at, stop) = (Arc::clone(&reached), scope.clone());
+        tasks.spawn(async move {
+            let run = apply::run(setup, move |from| async move { spool.reader(from, tables) }, stop);
+            if let Ended::AtDdl(meta, statement) = run.await? {
+                *lock(&at) = Some((meta, statement));
+            }
+            Ok(())
+        });
+        tasks.spawn(follow(Arc::clone(&self.context), Arc::clone(verifier), scope.clone()));
+        join(tasks, &scope).await?;
+        Ok(lock(&reached).take())
     }
 
     /// Copies what isn't copied yet and returns P1, the end of all that the copy could see. `None`: cancelled.
@@ -307,7 +367,10 @@ impl Stages {
         if done.is_none() {
             self.context.live.set_phase(Phase::Copying);
         }
-        // Also behind a complete copy: the chunk journal then only tells the progress.
+        if let Some(position) = done {
+            Snapshot::recall(&config.state_dir, &self.start, &self.snapshot)?;
+            return position.read().map(Some);
+        }
         let copied = Snapshot::run(
             config,
             &self.tables,
@@ -318,9 +381,6 @@ impl Stages {
         );
         if copied.await? == Copied::Cancelled {
             return Ok(None);
-        }
-        if let Some(position) = done {
-            return position.read().map(Some);
         }
         let mut conn = server::connect(Side::Source, &config.source).await?;
         let end = server::end_position(Side::Source, &self.source, &mut conn).await?;

@@ -38,15 +38,15 @@ pub(crate) struct MigrationState {
     pub(crate) stage: Stage,
     /// PAUSE MIGRATION was said last.
     pub(crate) paused: bool,
+    /// What paused it, where that wasn't PAUSE MIGRATION; RESUME MIGRATION takes it away.
+    #[serde(default)]
+    pub(crate) paused_by: Option<String>,
     /// The error that stopped it; RESUME MIGRATION takes it away.
     pub(crate) failed: Option<String>,
     /// [`crate::server::ServerInfo::identity`] of the source.
     pub(crate) source_identity: String,
     /// [`crate::server::ServerInfo::identity`] of the target.
     pub(crate) target_identity: String,
-    /// The tables that are moved, as schema and table, from stage `copying` on. What the source has besides came
-    /// later, or is excluded.
-    pub(crate) tables: Vec<(String, String)>,
     /// P0, from stage `copying` on.
     pub(crate) start: Option<StoredPosition>,
     /// P1: what the copy could see ends here. From stage `replaying` on.

@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod compress;
+pub(crate) mod context;
 pub(crate) mod cursor;
 mod decimal;
 pub(crate) mod decode;

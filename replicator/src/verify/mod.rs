@@ -116,6 +116,20 @@ impl Verifier {
         }
     }
 
+    /// Goes on where `earlier` stands, for every table but those in `changed`. The appliers stand still, and `earlier`
+    /// doesn't run any more. Tables that are gone are forgotten.
+    pub fn succeed(&mut self, earlier: &Self, changed: &[TableName]) {
+        let same = |table: &&Arc<TableSchema>| {
+            !changed.contains(&table.name) && earlier.tables.iter().any(|before| before == *table)
+        };
+        let kept: Vec<TableName> = self.tables.iter().filter(same).map(|table| table.name.clone()).collect();
+        self.progress.take_over(&earlier.progress, &kept);
+        self.differences = earlier.differences.of_tables(&kept);
+        for table in earlier.tables.iter().filter(|table| !kept.contains(&table.name)) {
+            self.touched.forget_table(&table.name);
+        }
+    }
+
     /// Verifies until `stop` is cancelled: a pass over every table that needs one, and whatever is touched. What fails
     /// for a moment is tried again; what fails for good stands in the table's note and keeps the verdict unknown.
     /// May be called again after it returned, and goes on.
