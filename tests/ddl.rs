@@ -51,7 +51,7 @@ const LIFE: &[&str] = &[
     "INSERT INTO short_lived SELECT * FROM extra_2",
     "TRUNCATE TABLE short_lived",
     "INSERT INTO short_lived (weight, id) VALUES (1, 1)",
-    "CREATE VIEW heavy AS SELECT id FROM extra_2 WHERE weight > 1",
+    "CREATE DEFINER = 'app'@'%' VIEW heavy AS SELECT id FROM extra_2 WHERE weight > 1",
     "DROP TABLE short_lived",
     "ALTER TABLE gauges ADD COLUMN remark VARCHAR(20) CHARACTER SET utf8mb4 NOT NULL DEFAULT 'née' AFTER id, DROP KEY words",
     "ALTER TABLE inbox ADD COLUMN flag TINYINT NULL",
