@@ -28,3 +28,4 @@ mod sessions;
 mod shutdown;
 mod sysbench;
 mod torture;
+mod types;
