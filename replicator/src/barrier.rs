@@ -28,6 +28,7 @@ use crate::apply::{Origin, checkpoint, ddl, place};
 use crate::binlog::context::StatementContext;
 use crate::binlog::transaction::{DdlStatement, TransactionMeta};
 use crate::error::{Error, ErrorKind, Result};
+use crate::leg::Leg;
 use crate::pipeline::Context;
 use crate::schema::ddl::{Change, is_readable_in};
 use crate::schema::discover::discover;
@@ -51,8 +52,11 @@ pub(crate) enum Plan {
 /// Deals with the statements that one run of the pipeline meets.
 pub(crate) struct Barrier<'a> {
     pub(crate) context: &'a Context,
-    pub(crate) source: &'a ServerInfo,
-    pub(crate) target: &'a ServerInfo,
+    pub(crate) leg: Leg,
+    /// The server that is read.
+    pub(crate) read: &'a ServerInfo,
+    /// The server that is written.
+    pub(crate) write: &'a ServerInfo,
     pub(crate) origin: &'a Origin,
     pub(crate) selection: &'a Selection,
     pub(crate) history: &'a History,
@@ -88,8 +92,10 @@ impl Barrier<'_> {
             definitions.pending = None;
             self.history.write(&definitions)?;
             failpoint::hit("ddl.defined");
+            let tables = definitions.names();
+            self.context.update(|state| state.tables = tables)?;
         }
-        let mut conn = server::connect(Side::Target, &self.context.config.target).await?;
+        let mut conn = server::connect(Side::Target, self.leg.to(&self.context.config)).await?;
         checkpoint::step_over(&mut conn, self.origin, meta).await?;
         drop(conn.disconnect().await);
         Ok(Some(changed))
@@ -161,7 +167,7 @@ impl Barrier<'_> {
     ) -> Result<Plan> {
         let view = View { definitions, selection: self.selection, copied_at: self.copied_at, at: &meta.end };
         let plan = view.plan(change, statement.alone)?;
-        if self.source.version.flavor == self.target.version.flavor {
+        if self.read.version.flavor == self.write.version.flavor {
             return Ok(plan);
         }
         // The text is of another family, and so would the definition be that the target has then.
@@ -189,7 +195,7 @@ impl Barrier<'_> {
         kind: &str,
     ) -> Result<()> {
         let label = ddl::label(&self.context.config.migration.name, meta.seq);
-        let mut conn = server::connect(Side::Target, &self.context.config.target).await?;
+        let mut conn = server::connect(Side::Target, self.leg.to(&self.context.config)).await?;
         if definitions.pending.is_some() {
             ddl::end_left_over(&mut conn, &label).await?;
         }
@@ -198,8 +204,8 @@ impl Barrier<'_> {
         }
         drop(conn.disconnect().await);
         let at = place(meta, meta);
-        let target = &self.context.config.target;
-        let ran = ddl::run(target, self.target.version.flavor, &label, statement, context, sql).await;
+        let target = self.leg.to(&self.context.config);
+        let ran = ddl::run(target, self.write.version.flavor, &label, statement, context, sql).await;
         match ran {
             Ok(()) => {
                 failpoint::hit("ddl.applied");
@@ -240,7 +246,7 @@ impl Barrier<'_> {
         kind: &str,
         why: &str,
     ) -> Result<()> {
-        let mut conn = server::connect(Side::Target, &self.context.config.target).await?;
+        let mut conn = server::connect(Side::Target, self.leg.to(&self.context.config)).await?;
         let done = self.was_run(&mut conn, definitions, change, meta).await?;
         drop(conn.disconnect().await);
         if done {
@@ -265,7 +271,7 @@ impl Barrier<'_> {
             Some(schemas) => schemas.to_vec(),
             None => Vec::new(),
         };
-        let mut conn = server::connect(Side::Target, &self.context.config.target).await?;
+        let mut conn = server::connect(Side::Target, self.leg.to(&self.context.config)).await?;
         let found = discover(Side::Target, &mut conn, &migration).await?;
         drop(conn.disconnect().await);
         match change {
@@ -483,12 +489,15 @@ mod tests {
     fn plan(offset: u64, sql: &str) -> Plan {
         let own = Begin::OwnCopy { from: "b.000001:700".to_owned(), to: "b.000001:800".to_owned() };
         let definitions = Definitions {
+            leg: Leg::FIRST,
+            seq: 0,
+            ignored: BTreeSet::new(),
+            pending: None,
             tables: vec![
                 definition("a", Begin::FirstCopy),
                 definition("own", own),
                 definition("made", Begin::Stream),
             ],
-            ..Definitions::default()
         };
         let at = |offset: u64| BinlogPosition { file: "b.000001".to_owned(), offset };
         let view = View {

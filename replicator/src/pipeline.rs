@@ -8,14 +8,17 @@ use config::{BinlogPosition, Config, Side, TableName};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::activation;
 use crate::apply::{self, Ended, Origin};
 use crate::barrier::Barrier;
 use crate::binlog::transaction::{DdlStatement, TransactionMeta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::lock;
+use crate::leg::Leg;
 use crate::live::Live;
 use crate::recopy::standing_definitions;
 use crate::schema::convert;
+use crate::schema::discover::discover;
 use crate::schema::history::{Definitions, History};
 use crate::schema::selection::Selection;
 use crate::schema::table::SchemaSet;
@@ -24,15 +27,13 @@ use crate::snapshot::journal::ChunkJournal;
 use crate::snapshot::{Copied, Snapshot, SnapshotProgress};
 use crate::spool::fetch::FetchConfig;
 use crate::spool::{self, Spool};
-use crate::state::{MigrationState, Stage, StateFile, StoredPosition};
+use crate::state::{MigrationState, Proven, Stage, StateFile, StoredPosition};
 use crate::verify::{Passed, TouchedKeys, Verifier};
 
 /// First pause before a transient error is tried again; it doubles up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// Longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(15);
-/// Folder of the spool, in state_dir.
-const SPOOL: &str = "spool";
 /// How often space of the spool is given back.
 const RELEASE_EVERY: Duration = Duration::from_secs(5);
 /// How often progress is looked at where nothing says that it changed.
@@ -57,6 +58,16 @@ impl Context {
     /// The state of a migration that was started.
     fn state(&self) -> Result<MigrationState> {
         lock(&self.file).get().cloned().ok_or_else(not_started)
+    }
+
+    /// The tables of the migration, as schema and table; empty before they are known.
+    pub(crate) fn tables(&self) -> Vec<(String, String)> {
+        lock(&self.file).get().map(|state| state.tables.clone()).unwrap_or_default()
+    }
+
+    /// The present leg.
+    pub(crate) fn leg(&self) -> Leg {
+        lock(&self.file).get().map_or(Leg::FIRST, |state| state.leg)
     }
 
     /// Changes the state of a migration that was started. Verbs and pipeline both do, so nobody may write between
@@ -131,38 +142,102 @@ pub(crate) async fn run(context: Arc<Context>, cancel: CancellationToken) {
     }
 }
 
-/// One attempt at all stages. Returns `Ok` only when cancelled.
+/// One attempt at all stages of the present leg. Returns `Ok` only when cancelled.
 async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()> {
     let config = &context.config;
     let state = context.state()?;
+    let leg = state.leg;
     let (source, target) = identify(config).await?;
     same_server(Side::Source, &state.source_identity, &source)?;
     same_server(Side::Target, &state.target_identity, &target)?;
+    // Before a row is applied there, whatever a cutover that was undone, or the swap, has left.
+    activation::deactivate(context, leg.writes()).await?;
     let history = History::of(&config.state_dir);
-    let selection = Selection::new(&config.migration, source.folds_names);
+    let (read, write) = if leg.reads() == Side::Source { (source, target) } else { (target, source) };
+    let selection = Selection::new(&config.migration, read.folds_names);
     let (definitions, start) = match state.start {
-        Some(start) => (history.read()?, start.read()?),
-        None => prepare(context, &source, &history).await?,
+        Some(start) => (definitions_of(context, leg, &history, (&read, &write)).await?, start.read()?),
+        None => prepare(context, &read, &history).await?,
     };
     let tables = definitions.schema_set(&selection)?;
-    let (spool, writer) =
-        Spool::open(&config.state_dir.join(SPOOL), config.apply.spool_max_bytes, &start).await?;
+    forget_other_legs(config, leg).await?;
+    let folder = config.state_dir.join(leg.spool_folder());
+    let (spool, writer) = Spool::open(&folder, config.apply.spool_max_bytes, &start).await?;
     let fetch = FetchConfig {
-        source: config.source.clone(),
-        flavor: source.version.flavor,
+        source: leg.from(config).clone(),
+        leg,
+        flavor: read.version.flavor,
         selection: selection.clone(),
         server_id: replica_server_id(),
     };
-    let snapshot = context.live.begin(&tables, &spool);
-    let stages =
-        Stages { context: Arc::clone(context), source, target, selection, history, tables, start, snapshot };
+    let snapshot = context.live.begin(leg, &tables, &spool);
+    let context = Arc::clone(context);
+    let stages = Stages { context, leg, read, write, selection, history, tables, start, snapshot };
+    let context = &stages.context;
     let scope = cancel.child_token();
     let mut tasks = JoinSet::new();
-    tasks.spawn(spool::fetch::run(fetch, writer, scope.clone()));
+    tasks.spawn(in_leg(leg, spool::fetch::run(fetch, writer, scope.clone())));
     tasks.spawn(release(Arc::clone(context), spool.clone(), stages.origin(), scope.clone()));
     tasks.spawn(sample(Arc::clone(context), scope.clone()));
     tasks.spawn(stages.copy_then_follow(spool, scope.clone()));
     join(tasks, &scope).await
+}
+
+/// The work of a leg, with its errors in the operator's terms.
+async fn in_leg(leg: Leg, work: impl Future<Output = Result<()>>) -> Result<()> {
+    work.await.map_err(|error| error.in_leg(leg))
+}
+
+/// What earlier legs have left: their spools, and the checkpoint of the last one that wrote to the same side.
+async fn forget_other_legs(config: &Config, leg: Leg) -> Result<()> {
+    if leg.copies() {
+        return Ok(());
+    }
+    forget_spools(&config.state_dir, |folder| leg.is_others_spool(folder))?;
+    if let Some(former) = leg.former() {
+        let mut conn = server::connect(leg.writes(), leg.to(config)).await?;
+        apply::checkpoint::forget(&mut conn, &former.checkpoint_name(&config.migration.name)).await?;
+        conn.disconnect().await.ok();
+    }
+    Ok(())
+}
+
+/// The migration is over for good: spools and checkpoints are of no use any more. What can't be removed is said; it is in
+/// nobody's way.
+pub(crate) async fn forget_everything(context: &Context) {
+    let config = &context.config;
+    let said =
+        |error: Error| tracing::warn!(area = "migration", "something of the migration stays behind: {error}");
+    let spools = |folder: &str| folder == Leg::FIRST.spool_folder() || Leg::FIRST.is_others_spool(folder);
+    if let Err(error) = forget_spools(&config.state_dir, spools) {
+        said(error);
+    }
+    let last = context.leg();
+    for leg in [Some(last), last.previous()].into_iter().flatten() {
+        let forgotten = async {
+            let mut conn = server::connect(leg.writes(), leg.to(config)).await?;
+            apply::checkpoint::forget(&mut conn, &leg.checkpoint_name(&config.migration.name)).await?;
+            conn.disconnect().await.ok();
+            Ok(())
+        };
+        if let Err(error) = forgotten.await {
+            said(error);
+        }
+    }
+}
+
+/// Removes spools from state_dir.
+pub(crate) fn forget_spools(state_dir: &std::path::Path, which: impl Fn(&str) -> bool) -> Result<()> {
+    let failed = |place: &std::path::Path, error: &std::io::Error| {
+        Error::definite(None, place.display().to_string(), format!("it can't be removed: {error}"))
+    };
+    for entry in std::fs::read_dir(state_dir).map_err(|error| failed(state_dir, &error))? {
+        let path = entry.map_err(|error| failed(state_dir, &error))?.path();
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(&which) {
+            std::fs::remove_dir_all(&path).map_err(|error| failed(&path, &error))?;
+        }
+    }
+    Ok(())
 }
 
 /// A server id for the dump connection that no other replica is likely to have: the source would throw one of two
@@ -206,6 +281,39 @@ fn same_server(side: Side, identity: &str, info: &ServerInfo) -> Result<()> {
     ))
 }
 
+/// The definitions where a leg stands. One that begins takes over what holds at the end of the leg before it: there both
+/// sides are equal. Between two families the side that is read prints them in its own way.
+async fn definitions_of(
+    context: &Context,
+    leg: Leg,
+    history: &History,
+    (read, write): (&ServerInfo, &ServerInfo),
+) -> Result<Definitions> {
+    let definitions = history.read()?;
+    if definitions.leg == leg {
+        return Ok(definitions);
+    }
+    let (config, side) = (&context.config, leg.reads());
+    let found = if read.version.flavor == write.version.flavor {
+        None
+    } else {
+        let mut conn = server::connect(side, leg.from(config)).await?;
+        let found = discover(side, &mut conn, &config.migration).await?;
+        conn.disconnect().await.ok();
+        Some(found)
+    };
+    let definitions = definitions.of_next_leg(leg, found.as_ref()).map_err(|gone| {
+        Error::definite(
+            side,
+            gone.to_string(),
+            "this table of the migration isn't there any more; put it back, or start over with an empty state_dir and an \
+             empty target",
+        )
+    })?;
+    history.write(&definitions)?;
+    Ok(definitions)
+}
+
 /// Stage `preparing`: P0, and the tables as they are at it.
 async fn prepare(
     context: &Arc<Context>,
@@ -223,8 +331,10 @@ async fn prepare(
     to.disconnect().await.ok();
     let definitions = Definitions::begin(&discovery);
     history.write(&definitions)?;
+    let tables = definitions.names();
     context.update(|state| {
         state.stage = Stage::Copying;
+        state.tables = tables;
         state.start = Some(StoredPosition::from(&start));
     })?;
     tracing::info!(area = "migration", "{} tables prepared; start position {start}", discovery.tables.len());
@@ -236,20 +346,17 @@ async fn prepare(
 async fn forget_former(config: &Config, target: &mut mysql_async::Conn) -> Result<()> {
     apply::checkpoint::forget(target, &config.migration.name).await?;
     ChunkJournal::discard(&config.state_dir)?;
-    let spool = config.state_dir.join(SPOOL);
-    match std::fs::remove_dir_all(&spool) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::definite(None, spool.display().to_string(), format!("it can't be removed: {error}")))
-        }
-        _ => Ok(()),
-    }
+    forget_spools(&config.state_dir, |folder| folder == Leg::FIRST.spool_folder())
 }
 
 /// What the stages of one attempt share.
 struct Stages {
     context: Arc<Context>,
-    source: ServerInfo,
-    target: ServerInfo,
+    leg: Leg,
+    /// The server that is read.
+    read: ServerInfo,
+    /// The server that is written.
+    write: ServerInfo,
     selection: Selection,
     history: History,
     /// As the copy takes them.
@@ -259,26 +366,27 @@ struct Stages {
 }
 
 impl Stages {
-    /// What the checkpoint on the target belongs to.
+    /// What the checkpoint on the side that is written belongs to.
     fn origin(&self) -> Origin {
         Origin {
-            migration: self.context.config.migration.name.clone(),
-            source_identity: self.source.identity.clone(),
+            migration: self.leg.checkpoint_name(&self.context.config.migration.name),
+            source_identity: self.read.identity.clone(),
             start: self.start.clone(),
         }
     }
 
     /// Stages `copying`, `catching_up` and `following`.
     async fn copy_then_follow(self, spool: Spool, cancel: CancellationToken) -> Result<()> {
-        let Some(copied_at) = self.copy(&cancel).await? else { return Ok(()) };
+        let Some(copied_at) = self.copied_at(&cancel).await? else { return Ok(()) };
         let live = &self.context.live;
         live.set_phase(Phase::CatchingUp);
         let touched = Arc::new(TouchedKeys::default());
+        let mut proven = self.proven().await?;
         let mut earlier: Option<(Arc<Verifier>, Vec<TableName>)> = None;
         loop {
             let definitions = self.history.read()?;
             let tables = definitions.schema_set(&self.selection)?;
-            let verifier = self.verifier(&tables, &touched, earlier.take());
+            let verifier = self.verifier(&tables, &touched, earlier.take(), proven.take());
             let last_copy = definitions.copied_at(&copied_at.coordinates)?;
             live.set_copied_at(last_copy.clone());
             live.set_tables(&tables);
@@ -290,15 +398,17 @@ impl Stages {
             };
             let barrier = Barrier {
                 context: &self.context,
-                source: &self.source,
-                target: &self.target,
+                leg: self.leg,
+                read: &self.read,
+                write: &self.write,
                 origin: &self.origin(),
                 selection: &self.selection,
                 history: &self.history,
                 copied_at: &copied_at.coordinates,
                 cancel: &cancel,
             };
-            let Some(changed) = barrier.pass(&meta, &statement).await? else { return Ok(()) };
+            let passed = barrier.pass(&meta, &statement).await.map_err(|error| error.in_leg(self.leg));
+            let Some(changed) = passed? else { return Ok(()) };
             if live.phase() == Phase::Copying {
                 live.set_phase(Phase::CatchingUp);
             }
@@ -312,10 +422,14 @@ impl Stages {
         tables: &SchemaSet,
         touched: &Arc<TouchedKeys>,
         earlier: Option<(Arc<Verifier>, Vec<TableName>)>,
+        proven: Option<Vec<Proven>>,
     ) -> Arc<Verifier> {
-        let config = &self.context.config;
+        let (config, leg) = (&self.context.config, self.leg);
         let mut verifier =
-            Verifier::new(&config.source, &config.target, tables, Arc::clone(touched), self.passed());
+            Verifier::new(leg, leg.from(config), leg.to(config), tables, Arc::clone(touched), self.passed());
+        if let Some(proven) = proven {
+            verifier.begin_proven(&proven);
+        }
         if let Some((earlier, changed)) = earlier {
             verifier.succeed(&earlier, &changed);
         }
@@ -332,32 +446,58 @@ impl Stages {
         verifier: &Arc<Verifier>,
         cancel: &CancellationToken,
     ) -> Result<Option<(TransactionMeta, DdlStatement)>> {
-        let config = &self.context.config;
+        let (config, leg) = (&self.context.config, self.leg);
         let setup = apply::Setup {
-            target: config.target.clone(),
+            target: leg.to(config).clone(),
+            leg,
             origin: self.origin(),
             workers: config.apply.workers,
             schemas: tables.clone(),
-            cascades_in_binlog: self.source.cascades_in_binlog,
+            cascades_in_binlog: self.read.cascades_in_binlog,
             copied_at,
             touched,
-            progress: Arc::clone(self.context.live.applied()),
+            progress: self.context.live.applied(),
         };
         let spool = spool.clone();
         let scope = cancel.child_token();
         let reached = Arc::new(Mutex::new(None));
         let mut tasks = JoinSet::new();
         let (at, stop) = (Arc::clone(&reached), scope.clone());
-        tasks.spawn(async move {
+        tasks.spawn(in_leg(leg, async move {
             let run = apply::run(setup, move |from| async move { spool.reader(from, tables) }, stop);
             if let Ended::AtDdl(meta, statement) = run.await? {
                 *lock(&at) = Some((meta, statement));
             }
             Ok(())
-        });
+        }));
         tasks.spawn(follow(Arc::clone(&self.context), Arc::clone(verifier), scope.clone()));
         join(tasks, &scope).await?;
         Ok(lock(&reached).take())
+    }
+
+    /// Up to where the leg is replayed in safe mode. Only the first one copies; every other one begins where both sides
+    /// are equal, so it is exact from its first transaction on. `None`: cancelled.
+    async fn copied_at(&self, cancel: &CancellationToken) -> Result<Option<ReplicationPosition>> {
+        if self.leg.copies() {
+            return self.copy(cancel).await;
+        }
+        self.snapshot.all_copied();
+        Ok(Some(self.start.clone()))
+    }
+
+    /// What was proven where the leg starts, as long as nothing of it is applied: then whatever differs later was touched
+    /// by this run, and only that has to be compared. A run that goes on later doesn't know what was.
+    async fn proven(&self) -> Result<Option<Vec<Proven>>> {
+        if self.leg.copies() {
+            return Ok(None);
+        }
+        let mut conn = server::connect(self.leg.writes(), self.leg.to(&self.context.config)).await?;
+        let recovered = apply::checkpoint::peek(&mut conn, &self.origin())
+            .await
+            .map_err(|error| error.in_leg(self.leg))?;
+        conn.disconnect().await.ok();
+        let untouched = recovered.is_none_or(|recovered| recovered.is_beginning());
+        if untouched { Ok(Some(self.context.state()?.proven)) } else { Ok(None) }
     }
 
     /// Copies what isn't copied yet and returns P1, the end of all that the copy could see. `None`: cancelled.
@@ -383,7 +523,7 @@ impl Stages {
             return Ok(None);
         }
         let mut conn = server::connect(Side::Source, &config.source).await?;
-        let end = server::end_position(Side::Source, &self.source, &mut conn).await?;
+        let end = server::end_position(Side::Source, &self.read, &mut conn).await?;
         conn.disconnect().await.ok();
         self.context.update(|state| {
             state.stage = Stage::Replaying;
@@ -395,7 +535,7 @@ impl Stages {
 
     /// "Return when everything up to there is applied", for the verifier.
     fn passed(&self) -> Passed {
-        let applied = Arc::clone(self.context.live.applied());
+        let applied = self.context.live.applied();
         Arc::new(move |coordinates| {
             let applied = Arc::clone(&applied);
             Box::pin(async move { applied.wait_for_coordinates(&coordinates).await })
@@ -432,7 +572,7 @@ async fn release(
             () = cancel.cancelled() => return Ok(()),
         }
         let applied = tokio::select! {
-            applied = applied_for_good(&mut conn, &context.config, &origin) => applied,
+            applied = applied_for_good(&mut conn, &context, &origin) => applied,
             () = cancel.cancelled() => return Ok(()),
         };
         match applied {
@@ -451,14 +591,15 @@ async fn release(
 /// Up to which transaction a restart would find everything applied; `None` before the first run.
 async fn applied_for_good(
     conn: &mut Option<mysql_async::Conn>,
-    config: &Config,
+    context: &Context,
     origin: &Origin,
 ) -> Result<Option<u64>> {
+    let leg = context.leg();
     let conn = match conn {
         Some(conn) => conn,
-        None => conn.insert(server::connect(Side::Target, &config.target).await?),
+        None => conn.insert(server::connect(leg.writes(), leg.to(&context.config)).await?),
     };
-    let recovered = apply::checkpoint::peek(conn, origin).await?;
+    let recovered = apply::checkpoint::peek(conn, origin).await.map_err(|error| error.in_leg(leg))?;
     Ok(recovered.map(|recovered| recovered.low_water))
 }
 

@@ -8,6 +8,7 @@ use mysql_async::Conn;
 
 use crate::barrier::{Barrier, drop_tables};
 use crate::error::{Error, Result};
+use crate::leg::Leg;
 use crate::schema::convert;
 use crate::schema::discover::{DiscoveredTable, Discovery, discover};
 use crate::schema::history::{Begin, Definitions};
@@ -25,13 +26,13 @@ impl Barrier<'_> {
     /// Drops `names` on the target and copies those of them that the source has now. A crash in its midst begins it
     /// anew. False where it was cancelled.
     pub(crate) async fn copy_anew(&self, definitions: &mut Definitions, names: &[TableName]) -> Result<bool> {
-        let Barrier { context, source, cancel, .. } = *self;
-        let config = &context.config;
+        let Barrier { context, read, cancel, .. } = *self;
+        let config = &in_direction(&context.config, self.leg);
         context.live.set_phase(Phase::Copying);
         let mut from = server::connect(Side::Source, &config.source).await?;
         let mut to = server::connect(Side::Target, &config.target).await?;
         drop_tables(&mut to, names).await?;
-        let (start, mut found) = standing_definitions(config, source, &mut from, Some(names)).await?;
+        let (start, mut found) = standing_definitions(config, read, &mut from, Some(names)).await?;
         found.tables.retain(|table| names.contains(&table.schema.name));
         if let Some(table) = found.tables.iter().find(|table| !table.problems.is_empty()) {
             let problem = table.problems.first().map_or("", String::as_str);
@@ -52,7 +53,7 @@ impl Barrier<'_> {
         if copied == Copied::Cancelled {
             return Ok(false);
         }
-        let end = server::end_position(Side::Source, source, &mut from).await?;
+        let end = server::end_position(Side::Source, read, &mut from).await?;
         drop(from.disconnect().await);
         let begin = Begin::OwnCopy { from: start.coordinates.to_string(), to: end.coordinates.to_string() };
         definitions.replace(names, &found, &begin, &std::collections::BTreeMap::new());
@@ -65,6 +66,12 @@ impl Barrier<'_> {
         );
         Ok(true)
     }
+}
+
+/// The configuration with the side that a leg reads as its source.
+fn in_direction(config: &Config, leg: Leg) -> Config {
+    let (source, target) = (leg.from(config).clone(), leg.to(config).clone());
+    Config { source, target, ..config.clone() }
 }
 
 /// A start position, and the definitions at it: read before and after it, and the same both times. `names`: only

@@ -14,6 +14,7 @@ use super::discover::Discovery;
 use super::selection::Selection;
 use super::table::{PassedOver, SchemaSet, TableSchema};
 use crate::error::{Error, Result};
+use crate::leg::Leg;
 
 const FILE: &str = "definitions.json";
 const NAME: &str = "definitions";
@@ -48,8 +49,10 @@ pub(crate) struct Pending {
 }
 
 /// What holds at the applied position.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Definitions {
+    /// The leg whose statements are numbered so.
+    pub(crate) leg: Leg,
     /// Number of the last statement that changed definitions.
     pub(crate) seq: u64,
     pub(crate) tables: Vec<Definition>,
@@ -67,11 +70,40 @@ impl Definitions {
         };
         let sequences = found.objects.iter().filter(|object| object.kind == "sequence");
         Self {
+            leg: Leg::FIRST,
             seq: 0,
             tables: found.tables.iter().map(table).collect(),
             ignored: sequences.map(|object| TableName::new(&object.schema, &object.name)).collect(),
             pending: None,
         }
+    }
+
+    /// The tables, as schema and table.
+    pub(crate) fn names(&self) -> Vec<(String, String)> {
+        let name = |definition: &Definition| {
+            (definition.table.name.schema.clone(), definition.table.name.table.clone())
+        };
+        self.tables.iter().map(name).collect()
+    }
+
+    /// Those with which the leg behind this one begins, as `found` has them where that is looked up. An error is the first
+    /// table that isn't there.
+    pub(crate) fn of_next_leg(
+        mut self,
+        leg: Leg,
+        found: Option<&Discovery>,
+    ) -> std::result::Result<Self, TableName> {
+        self.leg = leg;
+        self.seq = 0;
+        self.pending = None;
+        for definition in &mut self.tables {
+            definition.begin = Begin::FirstCopy;
+            let Some(found) = found else { continue };
+            let name = &definition.table.name;
+            let table = found.tables.iter().find(|table| table.schema.name == *name);
+            definition.table = table.ok_or_else(|| name.clone())?.schema.clone();
+        }
+        Ok(self)
     }
 
     pub(crate) fn get(&self, name: &TableName) -> Option<&Definition> {
