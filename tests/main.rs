@@ -14,6 +14,7 @@ mod engines;
 mod fidelity;
 mod fuzzing;
 mod garbage;
+mod hidden;
 mod logins;
 mod metrics;
 mod moves;
