@@ -20,6 +20,7 @@ mod moves;
 mod prepared;
 mod proxy_protocol;
 mod refusals;
+mod repair;
 mod robustness;
 mod servers;
 mod sessions;
