@@ -6,6 +6,8 @@ mod support;
 
 mod accounts;
 mod admin;
+mod adoption;
+mod certificates;
 mod crashes;
 mod crowds;
 mod cutovers;
@@ -26,3 +28,4 @@ mod sessions;
 mod shutdown;
 mod sysbench;
 mod torture;
+mod types;
