@@ -6,6 +6,8 @@ mod support;
 
 mod accounts;
 mod admin;
+mod adoption;
+mod certificates;
 mod crashes;
 mod crowds;
 mod cutovers;

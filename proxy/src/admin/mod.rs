@@ -77,6 +77,8 @@ impl AdminContext {
             Command::ShowSessions => sessions::show(self),
             Command::KillSession(id) => sessions::kill(self, id),
             Command::ShowAccounts => accounts::show(self).await,
+            Command::AdoptAccount { account, by_hand } => accounts::adopt(self, &account, by_hand).await,
+            Command::ReleaseAccount(account) => accounts::release(self, &account).await,
             Command::ShowCutovers => cutovers::show(self),
             Command::Cutover { dry_run: true, .. } => cutovers::dry_run(self).await,
             Command::Cutover { dry_run: false, timeout } => cutovers::cutover(self, timeout).await,

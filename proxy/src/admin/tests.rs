@@ -106,7 +106,7 @@ impl Replication for Fake {
     fn start_reverse(&self) -> PortFuture<'_, String> {
         Box::pin(async { Ok(String::new()) })
     }
-    fn seal(&self) -> PortFuture<'_, ()> {
+    fn seal(&self, _: Side) -> PortFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }
 }
@@ -120,16 +120,16 @@ struct Port {
 /// An admin port whose backends don't answer.
 async fn port() -> Port {
     let folder = tempfile::tempdir().unwrap();
-    let backend = |side| Backend {
-        side,
-        config: BackendConfig {
+    let backend = |side| {
+        let config = BackendConfig {
             host: "127.0.0.1".into(),
             port: 1,
             user: "x".into(),
             password: Secret::default(),
             proxy_protocol: Default::default(),
             tls: Default::default(),
-        },
+        };
+        Backend::new(side, config)
     };
     let routes = RouteTable::new(backend(Side::Source), backend(Side::Target), Side::Source);
     let registry = Arc::new(SessionRegistry::default());
