@@ -111,7 +111,7 @@ impl Proxy {
     ) -> Result<Self, StartError> {
         let hashes = Accounts::new({
             let routes = Arc::clone(&routes);
-            move || routes.load().backend.config.clone()
+            move || Arc::clone(&routes.load().backend)
         });
         let door = FrontDoor::new(keys.tls, keys.rsa, Keeper::Backend(Arc::new(hashes)));
         let move_every = NonZeroU32::new(config.proxy.move_every);
@@ -328,6 +328,10 @@ struct Waiting {
     greeted: Greeted,
 }
 
+fn is_adopted(route: &Route, accepted: &Accepted) -> bool {
+    route.backend.adopted.credential(&accepted.login.user, &accepted.credential).is_some()
+}
+
 fn log_refusal(session_id: Option<u32>, client: &str, error: &ConnectError) {
     match error {
         ConnectError::Refused { .. } => debug!(session_id, client, "{error}"),
@@ -469,6 +473,14 @@ impl House {
                     _ => self.metrics().logins_unreachable.add_one(),
                 }
                 log_refusal(Some(id), &client, &error);
+                if matches!(error, ConnectError::Refused { .. }) && is_adopted(&route, &accepted) {
+                    warn!(
+                        area = "accounts",
+                        session_id = id,
+                        "the {} refuses an adopted account; SHOW ACCOUNTS says whether it still has Changeover's password",
+                        route.backend.side
+                    );
+                }
                 accepted.refuse(&error.for_client()).await;
                 return None;
             }
@@ -498,16 +510,17 @@ impl House {
         dialled: Dialled,
         accepted: &Accepted,
     ) -> (Arc<Route>, Result<BackendConnection, ConnectError>) {
-        let Accepted { login, credential, .. } = accepted;
+        let login = &accepted.login;
         let backend = &route.backend.config;
         let now = self.shared.routes.load_full();
+        let credential = now.backend.credential(login, &accepted.credential);
         if now.epoch == route.epoch && dialled.speaks_for(login.client, backend) {
-            let logged_in = Box::pin(dialled.log_in(backend, login, credential, DIAL_TIMEOUT)).await;
+            let logged_in = Box::pin(dialled.log_in(backend, login, &credential, DIAL_TIMEOUT)).await;
             return (route, logged_in);
         }
         let ((), logged_in) = tokio::join!(
             Box::pin(dialled.leave(backend, LEAVE_TIMEOUT)),
-            Box::pin(connect(&now.backend.config, login, credential, DIAL_TIMEOUT)),
+            Box::pin(connect(&now.backend.config, login, &credential, DIAL_TIMEOUT)),
         );
         (now, logged_in)
     }

@@ -209,7 +209,7 @@ impl Connection {
     }
 
     /// Dials for a session that is to move there. It begins without a schema, because there is no way back
-    /// to that from one that has been chosen.
+    /// to that from one that has been chosen. `credential` is what the client showed.
     pub(crate) async fn dial(
         backend: &Backend,
         epoch: Epoch,
@@ -217,7 +217,8 @@ impl Connection {
         credential: &Credential,
     ) -> Result<Self, ConnectError> {
         let login = Login { schema: None, ..login.clone() };
-        let connection = connect(&backend.config, &login, credential, DIAL_TIMEOUT).await?;
+        let credential = backend.credential(&login, credential);
+        let connection = connect(&backend.config, &login, &credential, DIAL_TIMEOUT).await?;
         Ok(Self::new(connection, backend.side, epoch).0)
     }
 

@@ -35,16 +35,16 @@ fn stage() -> Stage {
 }
 
 fn session() -> (Session, DuplexStream, DuplexStream) {
-    let backend = |side| Backend {
-        side,
-        config: BackendConfig {
+    let backend = |side| {
+        let config = BackendConfig {
             host: "127.0.0.1".into(),
             port: 1,
             user: "nobody".into(),
             password: Secret::default(),
             proxy_protocol: Default::default(),
             tls: Default::default(),
-        },
+        };
+        Backend::new(side, config)
     };
     let shared = Arc::new(Shared {
         gate: Gate::new(),
