@@ -117,6 +117,7 @@ impl MigrationState {
         self.start = Some(next.start);
         self.proven = next.proven;
         self.paused = false;
+        self.paused_by = None;
         self.failed = None;
         true
     }

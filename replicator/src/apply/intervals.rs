@@ -42,11 +42,6 @@ impl Intervals {
         });
     }
 
-    /// True for no number.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// True where the number is in it.
     pub(super) fn contains(&self, number: u64) -> bool {
         let at = self.0.partition_point(|&(_, last)| last < number);
