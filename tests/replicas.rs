@@ -63,7 +63,9 @@ async fn replicates(engine: Engine) {
     let sum = "SELECT IFNULL(SUM(LENGTH(v)), 0) FROM followed.t";
     let arrived = async |wanted: &str| {
         println!("{}", state(&pair.target).await);
-        pair.target.wait_value("SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'followed'", "1").await;
+        pair.target
+            .wait_value("SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'followed'", "1")
+            .await;
         pair.target.wait_value(sum, wanted).await;
     };
     arrived("3000005").await;

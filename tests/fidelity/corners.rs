@@ -6,7 +6,9 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use tokio::io::AsyncWriteExt;
 
-use super::{BULK, LONG_PASSWORD, command, log_in, packets, query, quit, read_packet, read_to_end, transcript};
+use super::{
+    BULK, LONG_PASSWORD, command, log_in, packets, query, quit, read_packet, read_to_end, transcript,
+};
 use crate::support::changeover::Settings;
 use crate::support::server::{mysql97_client, opts};
 use crate::support::{Changeover, Engine, Pair, Server, accounts, seed};
@@ -85,7 +87,8 @@ async fn the_kill_command_follows_a_move() {
         victim.write_all(&command(14, "")).await.unwrap();
         assert_eq!(read_packet(&mut victim).await[0], 0);
     }
-    let present: u32 = server.value("SELECT MAX(ID) FROM information_schema.PROCESSLIST WHERE USER = 'raw'").await;
+    let present: u32 =
+        server.value("SELECT MAX(ID) FROM information_schema.PROCESSLIST WHERE USER = 'raw'").await;
     assert_ne!(present, greeted.id, "it never moved");
     let (mut killer, _) = log_in(changeover.port(), LONG_PASSWORD).await;
     killer.write_all(&command(0x0C, 4_000_000_000_u32.to_le_bytes())).await.unwrap();
@@ -158,7 +161,10 @@ async fn compression_is_honestly_absent() {
     deaf.write_all(&[frame, packets(0, b"\x01")].concat()).await.unwrap();
     deaf.shutdown().await.unwrap();
     let heard = read_to_end(&mut deaf).await;
-    assert!(!heard.starts_with(b"\x01\0\0\x01\x01"), "a compressed request was taken for a plain one: {heard:?}");
+    assert!(
+        !heard.starts_with(b"\x01\0\0\x01\x01"),
+        "a compressed request was taken for a plain one: {heard:?}"
+    );
     Conn::new(opts(changeover.port(), "raw", "", None)).await.unwrap().ping().await.unwrap();
 
     let client = |algorithms: &str| {
@@ -166,7 +172,8 @@ async fn compression_is_honestly_absent() {
         client.args(["-h127.0.0.1", &format!("-P{}", changeover.port()), "-uraw"]);
         client.arg(format!("--compression-algorithms={algorithms}"));
         let output = client.args(["-N", "-e", "SHOW STATUS LIKE 'Compression'"]).output().unwrap();
-        let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        let [out, err] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
         if output.status.success() { Ok(out) } else { Err(err) }
     };
     for wished in ["zlib,uncompressed", "zstd,uncompressed", "zstd,zlib,uncompressed"] {
@@ -177,7 +184,14 @@ async fn compression_is_honestly_absent() {
         assert!(why.contains("ompression"), "{insisted}: {why}");
     }
     let mut mariadb = Command::new("mariadb");
-    mariadb.args(["--no-defaults", "-h127.0.0.1", &format!("-P{}", changeover.port()), "-uraw", "--compress", "-N"]);
+    mariadb.args([
+        "--no-defaults",
+        "-h127.0.0.1",
+        &format!("-P{}", changeover.port()),
+        "-uraw",
+        "--compress",
+        "-N",
+    ]);
     let output = mariadb.args(["-e", "SHOW STATUS LIKE 'Compression'"]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("OFF"), "{output:?}");
 }
