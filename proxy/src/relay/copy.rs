@@ -461,8 +461,12 @@ mod tests {
 
     #[tokio::test]
     async fn who_leaves_while_written_to_is_noticed() {
-        let mut big = Leg::new(Stream::Duplex(tokio::io::duplex(1).0));
-        big.buffer.put(crate::ring::Bytes::Shared(&[7; 100_000]));
+        let full = |byte: u8| {
+            let mut leg = pair(1).0;
+            leg.buffer.put(Bytes::Shared(&[byte; 100_000]));
+            leg
+        };
+        let mut big = full(7);
         let (mut to, far) = pair(1000);
         let (mut reads, mut writes) = tokio::io::split(far);
         // It may still say something, and doesn't read.
@@ -477,8 +481,7 @@ mod tests {
         reads.read_exact(&mut got).await.unwrap();
 
         // Whoever only takes its time gets all of it, and what it says meanwhile is kept for later.
-        big.buffer.release();
-        big.buffer.put(crate::ring::Bytes::Shared(&[8; 100_000]));
+        let mut big = full(8);
         let (mut to, mut far) = pair(1000);
         let reader = async {
             far.write_all(b"ahead").await.unwrap();
