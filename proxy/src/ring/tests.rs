@@ -248,7 +248,6 @@ fn a_ring_that_fails_ends_its_sessions() {
         far_ends.push(far);
     }
     assert_eq!(on(&workers, async { 7 }), 7);
-    assert_eq!(workers.sessions(), 3);
     workers.break_rings();
     let mut heard: Vec<&str> = (0..6).map(|_| told.recv_timeout(LONG).expect("they end")).collect();
     heard.sort_unstable();
