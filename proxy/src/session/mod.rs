@@ -19,5 +19,6 @@ mod request;
 pub mod state;
 pub mod task;
 mod tokens;
+mod user_variables;
 
 pub(crate) use connection::{Connection, DIAL_TIMEOUT, is_transient};

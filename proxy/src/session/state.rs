@@ -27,6 +27,9 @@ const STATEMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(super) const USER_VARIABLES_MAX: usize = 4096;
 /// Bytes of them.
 const USER_VARIABLE_BYTES_MAX: usize = 1024 * 1024;
+/// Names that are kept of those that may be none, because the text reads otherwise: random bytes between quotes have
+/// thousands of them. Where there are more the server is asked which it has.
+pub(super) const GUESSED_MAX: usize = 64;
 /// Names of session variables that are kept.
 const SET_VARIABLES_MAX: usize = 2048;
 /// Temporary tables, and locks, that are told apart.
@@ -125,6 +128,8 @@ pub(crate) struct SessionState {
     pub(crate) user_variables: BTreeSet<Vec<u8>>,
     pub(crate) statements: BTreeMap<ClientStatementId, Statement>,
     user_variable_bytes: usize,
+    /// How many of them may be none.
+    guessed_variables: usize,
     /// More than are kept.
     user_variables_lost: bool,
     statement_bytes: usize,
@@ -162,6 +167,7 @@ impl SessionState {
             user_variables: BTreeSet::new(),
             statements: BTreeMap::new(),
             user_variable_bytes: 0,
+            guessed_variables: 0,
             user_variables_lost: false,
             statement_bytes: 0,
             statements_lost: 0,
@@ -505,6 +511,21 @@ impl SessionState {
         }
     }
 
+    fn remember_guessed_variables(&mut self, names: &BTreeSet<Vec<u8>>) {
+        for name in names {
+            if self.user_variables.contains(name) {
+                continue;
+            }
+            if self.guessed_variables >= GUESSED_MAX {
+                // As code that wasn't seen may set them.
+                self.versions.procedures += 1;
+                return;
+            }
+            self.guessed_variables += 1;
+            self.remember_user_variables(&BTreeSet::from([name.clone()]));
+        }
+    }
+
     /// A server has fewer variables than are kept, so none that exists is forgotten.
     fn remember_set_variables(&mut self, names: &[String]) {
         let room = SET_VARIABLES_MAX.saturating_sub(self.set_variables.len());
@@ -540,6 +561,7 @@ impl SessionState {
         if effects.contains(Effects::USER_VARIABLES) {
             self.versions.user_variables += 1;
             self.remember_user_variables(&details.user_variables);
+            self.remember_guessed_variables(&details.guessed_variables);
         }
         if effects.contains(Effects::SCHEMA) && request.command != Command::InitDb {
             match &details.schema {
