@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use config::TableName;
-use config::progress::{Difference, MigrationStatus, ReplicationPosition, TableStatus, Verdict};
+use config::progress::{Difference, MigrationStatus, Repaired, ReplicationPosition, TableStatus, Verdict};
+use config::{Side, TableName};
 use proxy::cutover::port::{PortError, PortFuture, Replication};
 use replicator::handle::Replicator;
 
@@ -44,6 +44,10 @@ impl Replication for ReplicatorPort {
         Box::pin(async move { self.0.verify(table).map_err(port_error) })
     }
 
+    fn repair(&self, table: Option<TableName>, dry_run: bool) -> PortFuture<'_, Vec<Repaired>> {
+        Box::pin(async move { self.0.repair(table, dry_run).await.map_err(port_error) })
+    }
+
     fn refusals(&self, max_lag_ms: u64) -> Vec<String> {
         self.0.refusals(max_lag_ms)
     }
@@ -67,7 +71,7 @@ impl Replication for ReplicatorPort {
         })
     }
 
-    fn seal(&self) -> PortFuture<'_, ()> {
-        Box::pin(async { self.0.seal().await.map_err(port_error) })
+    fn seal(&self, serving: Side) -> PortFuture<'_, ()> {
+        Box::pin(async move { self.0.seal(serving).await.map_err(port_error) })
     }
 }

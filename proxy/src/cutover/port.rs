@@ -4,8 +4,8 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use config::TableName;
-use config::progress::{Difference, MigrationStatus, ReplicationPosition, TableStatus, Verdict};
+use config::progress::{Difference, MigrationStatus, Repaired, ReplicationPosition, TableStatus, Verdict};
+use config::{Side, TableName};
 
 /// A boxed future, so that the trait can stand behind `dyn`.
 pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, PortError>> + Send + 'a>>;
@@ -33,6 +33,10 @@ pub trait Replication: Send + Sync + 'static {
     /// VERIFY: begins a full pass over one table or all.
     fn verify(&self, table: Option<TableName>) -> PortFuture<'_, ()>;
 
+    /// REPAIR: makes differing rows of the target equal, of one table or all; `dry_run` only says how. Called only
+    /// while no cutover runs and the source serves.
+    fn repair(&self, table: Option<TableName>, dry_run: bool) -> PortFuture<'_, Vec<Repaired>>;
+
     /// Every reason why a cutover can't start now, in sentences; empty where it can. Checks phase, lag against
     /// `max_lag_ms`, the verdict and open differences.
     fn refusals(&self, max_lag_ms: u64) -> Vec<String>;
@@ -46,7 +50,7 @@ pub trait Replication: Send + Sync + 'static {
     /// Starts capturing on the other side for the way back. Returns a note for the operator; today: that there
     /// is no way back yet.
     fn start_reverse(&self) -> PortFuture<'_, String>;
-    /// After the journal says `switched`: forward replication ends for good. Idempotent, also called after a
-    /// restart in that phase.
-    fn seal(&self) -> PortFuture<'_, ()>;
+    /// After the journal says that `serving` serves: replication that led there is over, and what was prepared for the way
+    /// back begins. Idempotent, also called after a restart in that phase.
+    fn seal(&self, serving: Side) -> PortFuture<'_, ()>;
 }

@@ -8,7 +8,7 @@ use config::{BackendConfig, Flavor, ServerVersion, Side};
 
 use super::mapping::{self, Dialect, Family, Unmapped};
 use super::pins::Pins;
-use super::question::{self, Answer, QuestionError, backticked};
+use super::question::{self, Answer, QuestionError, backticked, from_hex};
 use super::replay::{Snapshot, Step, ToPrepare, Variables, set_statement};
 use super::state::{Attempts, BackendStatementId, ClientStatementId, SessionState};
 use crate::auth::{Credential, Login};
@@ -34,9 +34,6 @@ const TOO_BIG_SELECT: u16 = 1104;
 /// Refusals of a PREPARE that say nothing about its statement: no memory, no time, killed, a lock that was waited for too
 /// long, `max_prepared_stmt_count`, a limit of the account. The same statement may well be prepared later.
 const NOT_ITS_FAULT: [u16; 10] = [1037, 1038, 1041, 1205, 1213, 1226, 1317, 1461, 1969, 3024];
-
-/// utf8mb4_general_ci: every server has it.
-const SERVICE_COLLATION: u16 = 45;
 
 const COM_QUIT: u8 = 0x01;
 const COM_INIT_DB: u8 = 0x02;
@@ -125,6 +122,8 @@ pub(crate) struct Connection {
     pub(crate) mapped: Vec<String>,
     /// It comes, or is to come, from another kind of server.
     pub(crate) crossing: bool,
+    /// Variables that it does without where it can't have them.
+    pub(crate) inherited: BTreeSet<String>,
 }
 
 /// Why a connection couldn't take over a state.
@@ -182,11 +181,10 @@ pub(crate) fn is_transient(error: &ConnectError) -> bool {
 /// What every session has a value of.
 #[derive(Debug, Default)]
 pub(crate) struct Basics {
+    /// In UTF-8.
     pub(crate) schema: Option<Vec<u8>>,
     pub(crate) last_insert_id: u64,
     pub(crate) variables: Variables,
-    /// What time_zone = SYSTEM means there now: `+02:00`.
-    pub(crate) utc_offset: Option<String>,
 }
 
 impl Connection {
@@ -205,12 +203,13 @@ impl Connection {
             asked: 0,
             mapped: Vec::new(),
             crossing: false,
+            inherited: BTreeSet::new(),
         };
         (this, connection.ok)
     }
 
     /// Dials for a session that is to move there. It begins without a schema, because there is no way back
-    /// to that from one that has been chosen.
+    /// to that from one that has been chosen. `credential` is what the client showed.
     pub(crate) async fn dial(
         backend: &Backend,
         epoch: Epoch,
@@ -218,7 +217,8 @@ impl Connection {
         credential: &Credential,
     ) -> Result<Self, ConnectError> {
         let login = Login { schema: None, ..login.clone() };
-        let connection = connect(&backend.config, &login, credential, DIAL_TIMEOUT).await?;
+        let credential = backend.credential(&login, credential);
+        let connection = connect(&backend.config, &login, &credential, DIAL_TIMEOUT).await?;
         Ok(Self::new(connection, backend.side, epoch).0)
     }
 
@@ -309,9 +309,8 @@ impl Connection {
     /// Schema, LAST_INSERT_ID and the variables that every move carries.
     pub(crate) async fn basics(&mut self) -> Result<Basics, QuestionError> {
         let carried = self.carried();
-        let mut sql = "SELECT DATABASE(), @@SESSION.last_insert_id, @@version, \
-                       CAST(TIMEDIFF(NOW(), UTC_TIMESTAMP()) AS CHAR)"
-            .to_owned();
+        let mut sql =
+            "SELECT HEX(CONVERT(DATABASE() USING utf8mb4)), @@SESSION.last_insert_id, @@version".to_owned();
         for (_, name) in carried {
             sql.push_str(", @@SESSION.");
             sql.push_str(name);
@@ -324,13 +323,12 @@ impl Connection {
             self.version.ocean_base = true;
         }
         Ok(Basics {
-            utc_offset: answer.value(3).and_then(offset),
-            schema: answer.value(0).map(<[u8]>::to_vec),
+            schema: answer.value(0).map(from_hex).transpose()?,
             last_insert_id: number(answer.value(1)).unwrap_or(0),
             variables: carried
                 .iter()
                 .enumerate()
-                .map(|(place, (name, _))| ((*name).to_owned(), answer.value(place + 4).map(<[u8]>::to_vec)))
+                .map(|(place, (name, _))| ((*name).to_owned(), answer.value(place + 3).map(<[u8]>::to_vec)))
                 .collect(),
         })
     }
@@ -387,8 +385,11 @@ impl Connection {
     }
 
     /// What procedures may have left behind: temporary tables, and statements of PREPARE. The server counts
-    /// such commands also where they ran within a procedure.
-    pub(crate) async fn hidden(&mut self, own: Attempts) -> Result<(bool, bool), QuestionError> {
+    /// such commands also where they ran within a procedure; `None`: this one doesn't.
+    pub(crate) async fn hidden(&mut self, own: Attempts) -> Result<Option<(bool, bool)>, QuestionError> {
+        if self.version.ocean_base {
+            return Ok(None);
+        }
         let sql = b"SHOW SESSION STATUS WHERE Variable_name IN \
                     ('Com_create_temporary_table', 'Com_create_table', 'Com_prepare_sql', 'Com_dealloc_sql')";
         let answer = self.query_tables(sql).await?;
@@ -406,7 +407,7 @@ impl Connection {
         };
         let prepared = counted("Com_prepare_sql").unwrap_or(u64::MAX).saturating_sub(own.prepare);
         let deallocated = counted("Com_dealloc_sql").unwrap_or(0).saturating_sub(own.deallocate);
-        Ok((tables, prepared > deallocated))
+        Ok(Some((tables, prepared > deallocated)))
     }
 
     /// Carries out one step of a plan.
@@ -511,7 +512,9 @@ impl Connection {
             match packet.code {
                 // A global or a read-only variable can't have been changed by the session.
                 1229 | 1238 => {}
-                _ if self.crossing && mapping::may_be_left(&name).is_some() => {
+                _ if self.inherited.contains(&name)
+                    || (self.crossing && mapping::may_be_left(&name).is_some()) =>
+                {
                     self.mapped.push(format!("without {name}"));
                 }
                 UNKNOWN_VARIABLE | WRONG_VALUE | WRONG_TYPE | UNKNOWN_CHARSET | UNKNOWN_COLLATION
@@ -536,22 +539,10 @@ impl Connection {
             schema: basics.schema,
             variables: basics.variables,
             last_insert_id: basics.last_insert_id,
-            utc_offset: basics.utc_offset,
             autocommit: self.status.contains(StatusFlags::AUTOCOMMIT),
             ..Snapshot::default()
         })
     }
-}
-
-/// `-07:30:00` as `-07:30`.
-fn offset(difference: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(difference).ok()?;
-    let (sign, digits) = match text.strip_prefix('-') {
-        Some(digits) => ('-', digits),
-        None => ('+', text),
-    };
-    let mut parts = digits.split(':');
-    Some(format!("{sign}{}:{}", parts.next()?, parts.next()?))
 }
 
 fn is_plain_name(name: &str) -> bool {
@@ -567,32 +558,6 @@ fn differences(session: &str, global: &str, names: &str) -> String {
          WHERE s.VARIABLE_NAME IN ({names}) OR g.VARIABLE_NAME IS NOT NULL \
          AND NOT (CAST(s.VARIABLE_VALUE AS BINARY) <=> CAST(g.VARIABLE_VALUE AS BINARY)) LIMIT 100000"
     )
-}
-
-/// One statement on a connection of the service account.
-pub(super) async fn as_service(backend: &BackendConfig, sql: &str) -> Result<Answer, QuestionError> {
-    let login = Login {
-        user: backend.user.clone().into_bytes(),
-        schema: None,
-        collation: SERVICE_COLLATION,
-        capabilities: Capabilities::PROTOCOL_41 | Capabilities::LONG_PASSWORD,
-        max_packet: 1 << 24,
-        attributes: None,
-        client: None,
-    };
-    let credential = match backend.password.is_empty() {
-        true => Credential::Empty,
-        false => Credential::Clear(backend.password.clone()),
-    };
-    let connected = connect(backend, &login, &credential, DIAL_TIMEOUT).await;
-    let connection = connected.map_err(|error| QuestionError::Refused(error.for_client()))?;
-    let capabilities = connection.capabilities;
-    let mut leg = Leg::new(connection.stream);
-    let answer = question::query(&mut leg, capabilities, sql.as_bytes()).await;
-    let mut goodbye = Vec::new();
-    question::put_command(&mut goodbye, COM_QUIT, capabilities, b"");
-    let _ = leg.write(&goodbye).await;
-    answer
 }
 
 /// For messages: never a value (invariant 8).

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use config::{BackendConfig, Flavor};
 
-use super::connection::{Connection, as_service};
+use super::connection::Connection;
 use super::question::{QuestionError, backticked};
 use super::replay::{UserValue, user_value};
+use super::surroundings::as_service;
 use crate::protocol::packet::ErrPacket;
 
 /// User variables asked for at once.
@@ -17,6 +18,12 @@ const NEVER_SET: &[u8] = b", @`changeover: never set`";
 const ILLEGAL_NAMES: [u16; 2] = [3061, 1300];
 
 impl Connection {
+    /// Whether the server can say which user variables a session has.
+    pub(crate) fn lists_user_variables(&self) -> bool {
+        let version = self.version;
+        version.flavor == Flavor::MariaDb || !version.ocean_base && version.at_least(Flavor::MySql, 5, 7)
+    }
+
     /// Every user variable that the server knows of, where it can be asked. MySQL tells it only to accounts
     /// that may read its performance schema, so the service account is asked there.
     pub(crate) async fn user_variable_names(
@@ -28,10 +35,8 @@ impl Connection {
                 let sql = b"SELECT VARIABLE_NAME FROM information_schema.USER_VARIABLES LIMIT 100000";
                 self.query_tables(sql).await
             }
-            // They have no such list; what routines and triggers mention is known by other means.
-            Flavor::MySql if self.version.ocean_base || !self.version.at_least(Flavor::MySql, 5, 7) => {
-                return Ok(BTreeSet::new());
-            }
+            // What routines and triggers mention is known by other means.
+            Flavor::MySql if !self.lists_user_variables() => return Ok(BTreeSet::new()),
             Flavor::MySql => {
                 let sql = format!(
                     "SELECT v.VARIABLE_NAME FROM performance_schema.user_variables_by_thread v \

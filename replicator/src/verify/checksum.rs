@@ -100,6 +100,21 @@ impl<'a> TableSql<'a> {
         sql
     }
 
+    /// Locks the rows that have one of these keys, and the gaps of those that aren't there, to the end of the
+    /// transaction.
+    pub(super) fn lock(&self, keys: &[RowKey]) -> Vec<u8> {
+        let mut sql = self.select("1", &self.key.one_of(keys));
+        sql.extend_from_slice(b" FOR UPDATE");
+        sql
+    }
+
+    /// Deletes the row with that key.
+    pub(super) fn delete(&self, key: &RowKey) -> Vec<u8> {
+        let mut sql = format!("DELETE FROM {} WHERE ", self.table.name.quoted()).into_bytes();
+        sql.extend_from_slice(&self.key.equals(key));
+        sql
+    }
+
     /// The key of the row `offset` rows into a range.
     pub(super) fn bound(&self, range: &KeyRange, offset: u64) -> Vec<u8> {
         let mut sql = self.select(&self.key_values(), &range.condition());
@@ -165,6 +180,9 @@ fn canonical(column: &Column) -> Option<String> {
         | ColumnKind::Time { .. }
         | ColumnKind::Datetime { .. }
         | ColumnKind::Timestamp { .. }
+        | ColumnKind::Uuid
+        | ColumnKind::Inet4
+        | ColumnKind::Inet6
         | ColumnKind::Enum { .. }
         | ColumnKind::Set { .. } => format!("IFNULL({value},'N'),','"),
         ColumnKind::Text | ColumnKind::Binary { .. } | ColumnKind::Blob if !is_long(column) => {
@@ -176,6 +194,7 @@ fn canonical(column: &Column) -> Option<String> {
         | ColumnKind::Binary { .. }
         | ColumnKind::Blob
         | ColumnKind::Json
+        | ColumnKind::Vector { .. }
         | ColumnKind::Geometry => {
             format!("IFNULL(LENGTH({value}),'N'),':',IFNULL(SHA2({value},256),'')")
         }
@@ -238,6 +257,12 @@ pub(super) mod tests {
         check(ColumnKind::Set { members: 3 }, "set('a')", "IFNULL(CAST(`c` AS UNSIGNED),'N'),','");
         check(ColumnKind::Text, "varchar(20)", "IFNULL(LENGTH(`c`),'N'),':',IFNULL(CAST(`c` AS BINARY),'')");
         check(ColumnKind::Text, "longtext", "IFNULL(LENGTH(`c`),'N'),':',IFNULL(SHA2(`c`,256),'')");
-        check(ColumnKind::Unknown, "vector(3)", "");
+        check(ColumnKind::Uuid, "uuid", "IFNULL(`c`,'N'),','");
+        check(
+            ColumnKind::Vector { dimensions: 3 },
+            "vector(3)",
+            "IFNULL(LENGTH(`c`),'N'),':',IFNULL(SHA2(`c`,256),'')",
+        );
+        check(ColumnKind::Unknown, "xmltype", "");
     }
 }

@@ -38,6 +38,7 @@ impl Verifier {
             match next {
                 Some(table) => {
                     if let Err(error) = self.pass(table).await {
+                        let error = error.in_leg(self.leg);
                         tracing::error!(area = "verify", table = %table.name, "verification failed: {error}");
                         self.progress.fail(&table.name, error.to_string());
                     }
@@ -143,6 +144,7 @@ impl Verifier {
                 match error.kind {
                     ErrorKind::Transient => self.pause_after(&table, &error).await,
                     ErrorKind::Definite | ErrorKind::Bug => {
+                        let error = error.in_leg(self.leg);
                         tracing::error!(area = "verify", table = %table.name, "verification failed: {error}");
                         self.progress.fail(&table.name, error.to_string());
                         // Its keys would come first again and again; VERIFY begins anew.
@@ -232,7 +234,11 @@ impl Verifier {
         Ok(())
     }
 
-    fn comparison<'a>(&'a self, table: &'a Arc<TableSchema>, sql: &'a TableSql<'a>) -> Comparison<'a> {
+    pub(super) fn comparison<'a>(
+        &'a self,
+        table: &'a Arc<TableSchema>,
+        sql: &'a TableSql<'a>,
+    ) -> Comparison<'a> {
         Comparison { table, sql, passed: &self.passed, differences: &self.differences }
     }
 
@@ -263,6 +269,7 @@ impl Verifier {
     }
 
     async fn pause_after(&self, table: &TableSchema, error: &Error) {
+        let error = error.clone().in_leg(self.leg);
         tracing::warn!(area = "verify", table = %table.name, "verification is tried again: {error}");
         self.progress.note(&table.name, error.to_string());
         tokio::time::sleep(RETRY).await;
