@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use config::{BackendConfig, Flavor, ServerVersion, Side};
+use config::{Flavor, ServerVersion, Side};
 
 use super::mapping::{self, Dialect, Family, Unmapped};
 use super::pins::Pins;
