@@ -32,6 +32,13 @@ pub enum Command {
     Migration(Verb),
     /// VERIFY [TABLE s.t]
     Verify(Option<TableName>),
+    /// REPAIR [TABLE s.t] [DRY RUN]
+    Repair {
+        /// One table only.
+        table: Option<TableName>,
+        /// Says what it would do.
+        dry_run: bool,
+    },
     /// CUTOVER [DRY RUN] [TIMEOUT n MS]
     Cutover {
         /// Checks only.
@@ -107,7 +114,7 @@ pub(super) const STATEMENTS: &[Statement] = &[
     built("RESUME MIGRATION", "Goes on after a pause or a failure"),
     later("ABANDON MIGRATION", "Ends the migration for good and leaves the source as it is"),
     built("VERIFY [TABLE s.t]", "Begins to compare every row of all tables, or of one"),
-    later("REPAIR [TABLE s.t] [DRY RUN]", "Makes differing rows of the target equal"),
+    built("REPAIR [TABLE s.t] [DRY RUN]", "Makes differing rows of the target equal; DRY RUN only says how"),
     later("START REHEARSAL [SAMPLE p PERCENT]", "Begins to send a sample of reads to the target as well"),
     later("STOP REHEARSAL", "Ends the rehearsal"),
     built("CUTOVER [DRY RUN] [TIMEOUT n MS]", "Moves the application to the target; DRY RUN only checks"),
@@ -221,6 +228,9 @@ fn statement(tokens: &[Token]) -> Parsed {
     if let Some(rest) = after(tokens, "VERIFY") {
         return Some(verify(rest));
     }
+    if let Some(rest) = after(tokens, "REPAIR") {
+        return Some(repair(rest));
+    }
     if let Some(rest) = after(tokens, "CUTOVER") {
         return Some(cutover(rest));
     }
@@ -278,6 +288,21 @@ fn verify(rest: &[Token]) -> Result<Command, (&'static str, &'static str)> {
             let (schema, table) = schema.name().zip(table.name()).ok_or(WRONG)?;
             Ok(Command::Verify(Some(TableName::new(schema, table))))
         }
+        _ => Err(WRONG),
+    }
+}
+
+fn repair(rest: &[Token]) -> Result<Command, (&'static str, &'static str)> {
+    const WRONG: (&str, &str) = (
+        "REPAIR [TABLE s.t] [DRY RUN]",
+        "a table has its schema before it, and names with other characters have backticks",
+    );
+    let (rest, dry_run) = match rest {
+        [rest @ .., dry, run] if dry.is("DRY") && run.is("RUN") => (rest, true),
+        _ => (rest, false),
+    };
+    match verify(rest) {
+        Ok(Command::Verify(table)) => Ok(Command::Repair { table, dry_run }),
         _ => Err(WRONG),
     }
 }
@@ -375,6 +400,11 @@ mod tests {
         check("START MIGRATION", Command::Migration(Verb::Start));
         check("PAUSE MIGRATION", Command::Migration(Verb::Pause));
         check("RESUME MIGRATION", Command::Migration(Verb::Resume));
+        check("REPAIR", Command::Repair { table: None, dry_run: false });
+        let table = Some(TableName::new("a", "b"));
+        check("repair table a.b dry run;", Command::Repair { table: table.clone(), dry_run: true });
+        check("REPAIR TABLE a.b", Command::Repair { table, dry_run: false });
+        check("REPAIR DRY RUN", Command::Repair { table: None, dry_run: true });
         check("VERIFY", Command::Verify(None));
         check("VERIFY TABLE shop.orders", Command::Verify(Some(TableName::new("shop", "orders"))));
         check("verify table `a-b`.`c``d`", Command::Verify(Some(TableName::new("a-b", "c`d"))));
@@ -402,8 +432,6 @@ mod tests {
         check("SHOW CONVERSIONS", "SHOW CONVERSIONS");
         check("SHOW REHEARSAL", "SHOW REHEARSAL");
         check("ABANDON MIGRATION", "ABANDON MIGRATION");
-        check("REPAIR", "REPAIR");
-        check("REPAIR TABLE a.b DRY RUN", "REPAIR");
         check("START REHEARSAL SAMPLE 5 PERCENT", "START REHEARSAL");
         check("STOP REHEARSAL", "STOP REHEARSAL");
         check("ROLLBACK CUTOVER DRY RUN", "ROLLBACK CUTOVER");

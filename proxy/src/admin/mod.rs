@@ -85,6 +85,7 @@ impl AdminContext {
             Command::ShowEvents { limit } => events::show(self, limit),
             Command::Migration(verb) => migration::carry_out(self, verb).await,
             Command::Verify(table) => migration::verify(self, table).await,
+            Command::Repair { table, dry_run } => migration::repair(self, table, dry_run).await,
             Command::Help => help::show(),
             Command::NotYet(statement) => Answer::not_yet(statement),
             Command::Talk(talk) => talk::answer(&talk, connection_id),
