@@ -61,8 +61,13 @@ async fn between_preparation_and_swap(engine: Engine) {
         late.query_drop("INSERT INTO fires VALUES (7)").await.unwrap();
         late.query_drop("SELECT puts(8)").await.unwrap();
         makes.query_drop("CALL makes()").await.unwrap();
-        let rows = changeover.admin("SHOW SESSIONS").await;
-        assert!(rows.iter().any(|row| row["pinned_by"] == "temporary table"), "{rows:?}");
+        // The client has its answer a moment before that is said.
+        until("the procedure's table to hold the session", Duration::from_secs(10), async || {
+            let rows = changeover.admin("SHOW SESSIONS").await;
+            let held = rows.iter().any(|row| row["pinned_by"] == "temporary table");
+            if held { Ok(()) } else { Err(format!("{rows:?}")) }
+        })
+        .await;
         let made: Option<i64> = makes.query_first("SELECT COUNT(*) FROM made").await.unwrap();
         assert_eq!(made, Some(0));
         makes.disconnect().await.unwrap();
