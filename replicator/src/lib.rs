@@ -8,6 +8,7 @@ pub mod apply;
 pub mod binlog;
 pub mod error;
 pub mod handle;
+mod json;
 mod lag;
 pub mod leg;
 
