@@ -306,7 +306,7 @@ async fn history_is_lost(engine: Engine) {
     let reset = if engine == Engine::MariaDb { "RESET MASTER" } else { "RESET BINARY LOGS AND GTIDS" };
     run(&mut conn, &[reset, "INSERT INTO t VALUES (61, 61, 'of another history')"]).await;
     let told = failure(&changeover).await;
-    assert!(told.contains("begin the migration again") || told.contains("start over"), "{told}");
+    assert!(told.to_lowercase().contains("begin the migration again"), "{told}");
     assert_eq!(target.value::<u32>("SELECT COUNT(*) FROM rewound.t WHERE id = 61").await, 0);
 }
 
