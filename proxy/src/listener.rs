@@ -37,7 +37,7 @@ use crate::route::gate::Gate;
 use crate::route::table::{Route, RouteTable};
 use crate::session::registry::{Greeted, Order, SessionRegistry};
 use crate::session::task::{Session, Shared};
-use crate::session::{Connection, DIAL_TIMEOUT, is_transient};
+use crate::session::{Connection, DIAL_TIMEOUT, Servers, is_transient};
 use crate::tls::{RsaKey, Tls};
 
 /// Backends are asked so often whether they still greet as they did.
@@ -114,8 +114,8 @@ impl Proxy {
             move || Arc::clone(&routes.load().backend)
         });
         let door = FrontDoor::new(keys.tls, keys.rsa, Keeper::Backend(Arc::new(hashes)));
-        let shared =
-            Shared { gate, routes, registry, door, move_every: NonZeroU32::new(config.proxy.move_every) };
+        let move_every = NonZeroU32::new(config.proxy.move_every);
+        let shared = Shared { gate, routes, registry, door, servers: Servers::default(), move_every };
         let workers = workers(&config.proxy)?;
         let listener = Listener::bind(&config.proxy, shared, workers).await?;
         let address = listener.address;
@@ -238,6 +238,7 @@ impl Listener {
         keepers.spawn(until(over.clone(), Arc::clone(&house).pass_on_signals()));
         keepers.spawn(until(over.clone(), Arc::clone(&house).remind_idle_sessions()));
         keepers.spawn(until(over.clone(), Arc::clone(&house).forget_old_passwords()));
+        keepers.spawn(until(over.clone(), Arc::clone(&house).keep_surroundings_fresh()));
         let mut pace = Pace::new(limits.max_connects_per_s);
         let places = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
         let mut accepts = true;
@@ -578,6 +579,10 @@ impl House {
             ticks.tick().await;
             self.shared.door.known.forget_old();
         }
+    }
+
+    async fn keep_surroundings_fresh(self: Arc<Self>) {
+        self.shared.servers.keep_fresh(&self.shared.routes).await;
     }
 
     /// Lets what is under way end, up to `deadline`; then closes it.

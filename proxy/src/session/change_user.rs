@@ -28,6 +28,7 @@ impl Session {
         let accepted = asked.map_err(|error| End::NotLetIn(error.to_string()))?;
         self.enter().await?;
         self.rolled_back = false;
+        self.outcome = None;
         self.let_go_of_standby().await;
         if let Some(previous) = self.previous.take() {
             previous.quit().await;
