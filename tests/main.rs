@@ -11,7 +11,7 @@ mod certificates;
 mod crashes;
 mod crowds;
 mod cutovers;
-mod definitions;
+mod ddl;
 mod engines;
 mod events;
 mod fidelity;

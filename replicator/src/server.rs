@@ -34,6 +34,8 @@ pub struct ServerInfo {
     pub server_id: u32,
     /// `@@max_allowed_packet`, bytes.
     pub max_allowed_packet: u64,
+    /// It keeps names of schemas and tables in lower case.
+    pub folds_names: bool,
     /// Cascades of foreign keys are row events of their own (MySQL 9.6 and later).
     pub cascades_in_binlog: bool,
 }
@@ -125,11 +127,13 @@ async fn prepare_session(conn: &mut Conn) -> std::result::Result<(), mysql_async
 pub async fn inspect(side: Side, conn: &mut Conn) -> Result<ServerInfo> {
     const PLACE: &str = "asking the server who it is";
     let database = |error: mysql_async::Error| Error::database(side, PLACE, &error);
-    let row: Option<(String, u32, u64)> = conn
-        .query_first("SELECT VERSION(), @@GLOBAL.server_id, @@GLOBAL.max_allowed_packet")
+    let row: Option<(String, u32, u64, u8)> = conn
+        .query_first(
+            "SELECT VERSION(), @@GLOBAL.server_id, @@GLOBAL.max_allowed_packet, @@GLOBAL.lower_case_table_names",
+        )
         .await
         .map_err(database)?;
-    let (text, server_id, max_allowed_packet) =
+    let (text, server_id, max_allowed_packet, folds) =
         row.ok_or_else(|| Error::definite(side, PLACE, "the server gave no row"))?;
     let version = ServerVersion::parse(&text).ok_or_else(|| {
         Error::definite(side, PLACE, format!("its version {text:?} isn't one of MariaDB or MySQL"))
@@ -150,7 +154,14 @@ pub async fn inspect(side: Side, conn: &mut Conn) -> Result<ServerInfo> {
             .map_err(database)?;
         native.is_none_or(|(_, value)| value.eq_ignore_ascii_case("OFF") || value == "0")
     };
-    Ok(ServerInfo { version, identity, server_id, max_allowed_packet, cascades_in_binlog })
+    Ok(ServerInfo {
+        version,
+        identity,
+        server_id,
+        max_allowed_packet,
+        folds_names: folds != 0,
+        cascades_in_binlog,
+    })
 }
 
 /// The start position P0: every transaction in it is visible to every read that begins after this call

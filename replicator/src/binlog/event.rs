@@ -246,6 +246,8 @@ pub(crate) fn widen_offset(from: u64, log_pos: u32) -> u64 {
 /// Body of QUERY and QUERY_COMPRESSED.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Query<'a> {
+    /// The status variables, see [`super::context`].
+    pub(crate) status: &'a [u8],
     pub(crate) schema: &'a [u8],
     pub(crate) sql: std::borrow::Cow<'a, [u8]>,
 }
@@ -257,12 +259,12 @@ impl<'a> Query<'a> {
         let schema_length = usize::from(cursor.u8()?);
         cursor.take(2)?;
         let status_length = usize::from(cursor.u16()?);
-        cursor.take(status_length)?;
+        let status = cursor.take(status_length)?;
         let schema = cursor.take(schema_length)?;
         cursor.take(1)?;
         let sql =
             if compressed { super::compress::inflate(cursor.rest())?.into() } else { cursor.rest().into() };
-        Ok(Self { schema, sql })
+        Ok(Self { status, schema, sql })
     }
 }
 

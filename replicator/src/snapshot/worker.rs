@@ -9,7 +9,7 @@ use mysql_async::prelude::Queryable as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::chunker::{Chunk, Planner, SharedJournal};
+use super::chunker::{Chunk, Planner, SharedJournal, was_changed};
 use super::encode::Form;
 use super::limit::RateLimit;
 use super::loader::{form_of, load_chunk, prepare};
@@ -76,12 +76,15 @@ impl Worker {
     }
 
     async fn copy_chunks(&mut self) -> Result<()> {
-        while let Some(mut chunk) = self.next_chunk().await? {
+        'chunks: while let Some(mut chunk) = self.next_chunk().await? {
             let begun = Instant::now();
             chunk.plan.progress.begun();
             let (mut rows, mut bytes) = (0, 0);
             loop {
-                let totals = self.copy(&mut chunk).await?;
+                let Some(totals) = self.copy_unless_changed(&mut chunk).await? else {
+                    chunk.plan.dropped().await;
+                    continue 'chunks;
+                };
                 self.journalled(&chunk, &totals).await?;
                 chunk.plan.progress.copied(totals.rows);
                 rows += totals.rows;
@@ -119,6 +122,23 @@ impl Worker {
                 Err(error) => self.pause(error, &mut attempt).await?,
             }
         }
+    }
+
+    /// `None`: the table was changed on the source, and its copy is given up.
+    async fn copy_unless_changed(&mut self, chunk: &mut Chunk) -> Result<Option<ReadTotals>> {
+        let error = match self.copy(chunk).await {
+            Ok(totals) => return Ok(Some(totals)),
+            Err(error) if error.kind == ErrorKind::Definite => error,
+            Err(error) => return Err(error),
+        };
+        let mut source = connect(Side::Source, &self.source_config).await?;
+        let changed = was_changed(&mut source, &chunk.range.table).await?;
+        drop(source.disconnect().await);
+        if !changed {
+            return Err(error);
+        }
+        chunk.plan.give_up().await;
+        Ok(None)
     }
 
     async fn copy(&mut self, chunk: &mut Chunk) -> Result<ReadTotals> {

@@ -36,6 +36,18 @@ struct State {
 }
 
 impl Differences {
+    /// Those of these tables alone.
+    pub(super) fn of_tables(&self, tables: &[TableName]) -> Self {
+        let state = self.lock();
+        let kept = state.kept.iter().filter(|((table, _), _)| tables.contains(table));
+        let kept: BTreeMap<_, _> =
+            kept.map(|(place, difference)| (place.clone(), difference.clone())).collect();
+        let counted = state.counted.iter().filter(|(table, _)| tables.contains(table));
+        let counted = counted.map(|(table, count)| (table.clone(), *count)).collect();
+        let bytes = kept.values().map(size).sum();
+        Self { state: Mutex::new(State { kept, bytes, counted }) }
+    }
+
     /// Lists a difference, or replaces what was known of that row.
     pub(super) fn add(&self, key: RowKey, difference: Difference) {
         let mut state = self.lock();
