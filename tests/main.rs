@@ -13,6 +13,7 @@ mod crowds;
 mod cutovers;
 mod ddl;
 mod engines;
+mod events;
 mod fidelity;
 mod fuzzing;
 mod garbage;

@@ -9,6 +9,7 @@ mod barrier;
 pub mod binlog;
 pub mod error;
 pub mod handle;
+mod json;
 mod lag;
 pub mod leg;
 

@@ -43,7 +43,7 @@ pub struct ServerInfo {
 /// Connects with the session every stage relies on: `SET NAMES binary`, time_zone '+00:00', sql_mode
 /// NO_AUTO_VALUE_ON_ZERO and ALLOW_INVALID_DATES alone (id 0 and dates that don't exist are values like any
 /// other), wait_timeout 28800 and net timeouts raised, autocommit on, REPEATABLE READ, max_allowed_packet 1 GiB on the client side,
-/// CLIENT_FOUND_ROWS, a 10 s limit on connecting.
+/// group_concat_max_len 64 MiB (the types of a JSON document), CLIENT_FOUND_ROWS, a 10 s limit on connecting.
 pub async fn connect(side: Side, backend: &BackendConfig) -> Result<Conn> {
     let place = || format!("connecting to {}", backend.address());
     // Without the full text of the password there is nothing to log in with; MySQL compares bytes, the driver
@@ -106,7 +106,8 @@ async fn prepare_session(conn: &mut Conn) -> std::result::Result<(), mysql_async
     conn.query_drop(
         "SET NAMES binary, SESSION time_zone = '+00:00', \
          SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES', SESSION wait_timeout = 28800, SESSION net_read_timeout = 600, \
-         SESSION net_write_timeout = 600, SESSION autocommit = 1, SESSION sql_select_limit = 18446744073709551615, SESSION sql_safe_updates = 0",
+         SESSION net_write_timeout = 600, SESSION autocommit = 1, SESSION sql_select_limit = 18446744073709551615, SESSION sql_safe_updates = 0, \
+         SESSION group_concat_max_len = 67108864",
     )
     .await?;
     conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;

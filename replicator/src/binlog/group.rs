@@ -109,13 +109,6 @@ impl Grouper {
             kind::XID => self.close(),
             kind::XA_PREPARE => self.xa_prepare(body),
             kind::TABLE_MAP => self.table_map(body),
-            kind::PARTIAL_UPDATE_ROWS => match self.rows(body)? {
-                Step::Keep => Err(Malformed::new(
-                    "an update holds only the changed parts of a JSON document: set binlog_row_value_options = '' \
-                     on the source, globally and in every session, then begin the migration again",
-                )),
-                step => Ok(step),
-            },
             rows if RowsShape::of(rows).is_some() => self.rows(body),
             kind::FORMAT_DESCRIPTION | kind::ROTATE | kind::STOP => Ok(self.file_ended()),
             kind::PREVIOUS_GTIDS
@@ -421,10 +414,6 @@ mod tests {
         check(&[(kind::ANONYMOUS_GTID, vec![0; 40])], "gtid_mode");
         check(&[gtid.clone(), (kind::QUERY, query("other", "INSERT INTO t VALUES (1)"))], "binlog_format");
         check(&[(kind::INCIDENT, vec![])], "incident");
-        check(
-            &[gtid.clone(), map.clone(), (kind::PARTIAL_UPDATE_ROWS, rows.1.clone())],
-            "binlog_row_value_options",
-        );
         check(&[gtid.clone(), map.clone(), (kind::QUERY, query("", "ROLLBACK"))], "rolled back");
         check(&[gtid.clone(), map.clone(), (kind::QUERY, query("", "ROLLBACK TO `a`"))], "rolled back");
         check(&[gtid.clone(), map, rows, (kind::XA_PREPARE, vec![0; 9])], "XA");

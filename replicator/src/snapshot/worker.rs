@@ -165,12 +165,13 @@ impl Worker {
             None => self.connect_target().await?,
         };
         let table = &chunk.range.table;
+        let of_table = (form.0.of_table(table), form.1);
         // A second unique key lets rows of two chunks, read at two moments, claim one value.
         let replace = chunk.again || table.unique_keys.len() > 1;
         let (sender, receiver) = mpsc::channel(BATCHES_MAX);
         let (read, loaded) = tokio::join!(
-            read_chunk(&mut source, &chunk.range, form.0, &self.limit, sender),
-            load_chunk(&mut target, table, form, replace, receiver),
+            read_chunk(&mut source, &chunk.range, of_table.0, &self.limit, sender),
+            load_chunk(&mut target, table, of_table, replace, receiver),
         );
         // After an error both connections are dropped here: one may have rows in it, the other a transaction.
         let totals = match (read, loaded) {
