@@ -25,6 +25,8 @@ async fn objects_come_along(engine: Engine) {
     pair.source.run(OBJECTS).await;
     let (_, said) = check(&pair.settings());
     assert!(said.contains("shop.a_first") && said.contains("shop.greeting"), "{said}");
+    assert!(said.contains("log_bin_trust_function_creators"), "{said}");
+    pair.target.run(&["SET GLOBAL log_bin_trust_function_creators = 1"]).await;
     let changeover = pair.changeover().await;
     changeover.admin("START MIGRATION").await;
     changeover.wait_phase(&["following"]).await;
