@@ -22,6 +22,7 @@ mod hidden;
 mod logins;
 mod metrics;
 mod moves;
+mod objects;
 mod prepared;
 mod proxy_protocol;
 mod refusals;
