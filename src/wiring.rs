@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use config::TableName;
-use config::progress::{Difference, MigrationStatus, ReplicationPosition, TableStatus, Verdict};
+use config::progress::{Conversion, Difference, MigrationStatus, ReplicationPosition, TableStatus, Verdict};
 use proxy::cutover::port::{PortError, PortFuture, Replication};
 use replicator::handle::Replicator;
 
@@ -26,6 +26,10 @@ impl Replication for ReplicatorPort {
 
     fn differences(&self) -> Vec<Difference> {
         self.0.differences()
+    }
+
+    fn conversions(&self) -> PortFuture<'_, Vec<Conversion>> {
+        Box::pin(async { self.0.conversions().await.map_err(port_error) })
     }
 
     fn start(&self) -> PortFuture<'_, ()> {

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use config::progress::{
-    Difference, Finding, MigrationStatus, Phase, ReplicationPosition, Severity, TableStatus, Verdict,
+    Conversion, Difference, Finding, MigrationStatus, Phase, ReplicationPosition, Severity, TableStatus,
+    Verdict,
 };
 use config::{Config, Side, TableName};
 use tokio::task::JoinHandle;
@@ -158,6 +159,17 @@ impl Replicator {
     #[must_use]
     pub fn differences(&self) -> Vec<Difference> {
         self.context.live.verifier().map(|verifier| verifier.differences()).unwrap_or_default()
+    }
+
+    /// For SHOW CONVERSIONS: what is defined otherwise on the target. Before the start both servers are asked.
+    ///
+    /// # Errors
+    /// A server can't be asked, or a definition can't be read.
+    pub async fn conversions(&self) -> Result<Vec<Conversion>> {
+        match self.context.live.conversions() {
+            Some(known) => Ok(known),
+            None => preflight::conversions(&self.context.config).await,
+        }
     }
 
     /// Every reason why a cutover can't start now; empty where it can.

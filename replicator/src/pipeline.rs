@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use config::progress::{Phase, ReplicationPosition};
 use config::{Config, Side, TableName};
+use mysql_async::prelude::Queryable as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +13,7 @@ use crate::apply::{self, Origin};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::lock;
 use crate::live::Live;
-use crate::schema::convert;
+use crate::schema::convert::{self, Dialects};
 use crate::schema::discover::{DiscoveredTable, Discovery, discover};
 use crate::schema::table::SchemaSet;
 use crate::server::{self, ServerInfo};
@@ -122,11 +123,14 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     let (source, target) = identify(config).await?;
     same_server(Side::Source, &state.source_identity, &source)?;
     same_server(Side::Target, &state.target_identity, &target)?;
+    let dialects = Dialects { source: source.dialect(), target: target.dialect() };
     let (found, start) = match state.start {
-        Some(start) => (find_tables(config, &state.tables).await?, start.read()?),
-        None => prepare(context, &source).await?,
+        Some(start) => (find_tables(config, &state.tables, dialects).await?, start.read()?),
+        None => prepare(context, &source, dialects).await?,
     };
+    context.live.set_conversions(convert::conversions(&found, dialects)?);
     let tables = found.schema_set();
+    let without_transactions = found.without_transactions();
     let (spool, writer) =
         Spool::open(&config.state_dir.join(SPOOL), config.apply.spool_max_bytes, &start).await?;
     let fetch = FetchConfig {
@@ -137,7 +141,8 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
         server_id: replica_server_id(),
     };
     let snapshot = context.live.begin(&tables, &spool);
-    let stages = Stages { context: Arc::clone(context), source, tables, start, snapshot };
+    let stages =
+        Stages { context: Arc::clone(context), source, tables, without_transactions, start, snapshot };
     let scope = cancel.child_token();
     let mut tasks = JoinSet::new();
     tasks.spawn(spool::fetch::run(fetch, writer, scope.clone()));
@@ -188,8 +193,12 @@ fn same_server(side: Side, identity: &str, info: &ServerInfo) -> Result<()> {
     ))
 }
 
-/// The tables that the migration began with, as they are on the source now.
-async fn find_tables(config: &Config, began_with: &[(String, String)]) -> Result<Discovery> {
+/// The tables that the migration began with, as they are on both sides now.
+async fn find_tables(
+    config: &Config,
+    began_with: &[(String, String)],
+    dialects: Dialects,
+) -> Result<Discovery> {
     let mut conn = server::connect(Side::Source, &config.source).await?;
     let mut discovery = discover(Side::Source, &mut conn, &config.migration).await?;
     conn.disconnect().await.ok();
@@ -203,12 +212,19 @@ async fn find_tables(config: &Config, began_with: &[(String, String)]) -> Result
              now; put it back, or start over with an empty state_dir and an empty target",
         )
     })?;
-    Ok(discovery)
+    let mut conn = server::connect(Side::Target, &config.target).await?;
+    let there = discover(Side::Target, &mut conn, &config.migration).await?;
+    conn.disconnect().await.ok();
+    convert::pair_up(discovery, &there, dialects)
 }
 
 /// Stage `preparing`: P0, then the tables. A table made on the source in between is moved, and stops the tail at the
 /// statement that made it, which is in the binlog behind P0: loud, instead of missed.
-async fn prepare(context: &Arc<Context>, source: &ServerInfo) -> Result<(Discovery, ReplicationPosition)> {
+async fn prepare(
+    context: &Arc<Context>,
+    source: &ServerInfo,
+    dialects: Dialects,
+) -> Result<(Discovery, ReplicationPosition)> {
     let config = &context.config;
     context.live.set_phase(Phase::Preparing);
     let mut from = server::connect(Side::Source, &config.source).await?;
@@ -216,7 +232,7 @@ async fn prepare(context: &Arc<Context>, source: &ServerInfo) -> Result<(Discove
     let discovery = discover(Side::Source, &mut from, &config.migration).await?;
     let mut to = server::connect(Side::Target, &config.target).await?;
     forget_former(config, &mut to).await?;
-    convert::create_on_target(&mut to, &discovery, &config.migration).await?;
+    let discovery = convert::create_on_target(&mut to, discovery, dialects, &config.migration).await?;
     from.disconnect().await.ok();
     to.disconnect().await.ok();
     context.update(|state| {
@@ -252,6 +268,8 @@ struct Stages {
     context: Arc<Context>,
     source: ServerInfo,
     tables: SchemaSet,
+    /// Those of them that change before the binlog has it.
+    without_transactions: Vec<TableName>,
     start: ReplicationPosition,
     snapshot: Arc<SnapshotProgress>,
 }
@@ -323,7 +341,7 @@ impl Stages {
             return position.read().map(Some);
         }
         let mut conn = server::connect(Side::Source, &config.source).await?;
-        let end = server::end_position(Side::Source, &self.source, &mut conn).await?;
+        let end = self.end_of_copy(&mut conn).await?;
         conn.disconnect().await.ok();
         self.context.update(|state| {
             state.stage = Stage::Replaying;
@@ -331,6 +349,22 @@ impl Stages {
         })?;
         tracing::info!(area = "migration", "the copy is complete; what it could see ends at {end}");
         Ok(Some(end))
+    }
+
+    /// P1. A table without transactions shows a row before the binlog has it, so these are locked for the moment of
+    /// the question: what could be seen of them by then is logged.
+    async fn end_of_copy(&self, conn: &mut mysql_async::Conn) -> Result<ReplicationPosition> {
+        if self.without_transactions.is_empty() {
+            return server::end_position(Side::Source, &self.source, conn).await;
+        }
+        let list: Vec<String> =
+            self.without_transactions.iter().map(|table| format!("{} READ", table.quoted())).collect();
+        const PLACE: &str = "locking the tables without transactions for a moment";
+        let database = |error: mysql_async::Error| Error::database(Side::Source, PLACE, &error);
+        conn.query_drop(format!("LOCK TABLES {}", list.join(", "))).await.map_err(database)?;
+        let end = server::end_position(Side::Source, &self.source, conn).await;
+        conn.query_drop("UNLOCK TABLES").await.map_err(database)?;
+        end
     }
 
     /// "Return when everything up to there is applied", for the verifier.

@@ -6,6 +6,7 @@
 mod accounts;
 pub mod answer;
 pub mod command;
+mod conversions;
 mod cutovers;
 mod events;
 mod gateway;
@@ -76,6 +77,7 @@ impl AdminContext {
             Command::ShowDifferences => status::differences(self),
             Command::ShowSessions => sessions::show(self),
             Command::KillSession(id) => sessions::kill(self, id),
+            Command::ShowConversions => conversions::show(self).await,
             Command::ShowAccounts => accounts::show(self).await,
             Command::ShowCutovers => cutovers::show(self),
             Command::Cutover { dry_run: true, .. } => cutovers::dry_run(self).await,

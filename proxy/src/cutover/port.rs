@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use config::TableName;
-use config::progress::{Difference, MigrationStatus, ReplicationPosition, TableStatus, Verdict};
+use config::progress::{Conversion, Difference, MigrationStatus, ReplicationPosition, TableStatus, Verdict};
 
 /// A boxed future, so that the trait can stand behind `dyn`.
 pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, PortError>> + Send + 'a>>;
@@ -23,6 +23,8 @@ pub trait Replication: Send + Sync + 'static {
     fn tables(&self) -> Vec<TableStatus>;
     /// For SHOW DIFFERENCES. Cheap: no query.
     fn differences(&self) -> Vec<Difference>;
+    /// For SHOW CONVERSIONS. Asks both servers as long as nothing was started.
+    fn conversions(&self) -> PortFuture<'_, Vec<Conversion>>;
 
     /// START MIGRATION: preflight, then everything in the background. Every fatal finding in one error.
     fn start(&self) -> PortFuture<'_, ()>;

@@ -17,6 +17,10 @@ use crate::error::{Error, Result};
 /// Schemas that belong to the server or to Changeover itself.
 const OWN_SCHEMAS: [&str; 5] = ["mysql", "information_schema", "performance_schema", "sys", "changeover"];
 const PLACE: &str = "reading the schema";
+/// Engines whose rows are read and logged like InnoDB's; on the target every table is InnoDB's (OceanBase: its own).
+const ENGINES: [&str; 7] = ["InnoDB", "MyISAM", "Aria", "MEMORY", "ROCKSDB", "TokuDB", "OceanBase"];
+/// Those of them with transactions.
+const ENGINES_WITH_TRANSACTIONS: [&str; 4] = ["InnoDB", "ROCKSDB", "TokuDB", "OceanBase"];
 
 /// Everything found in the schemas of a migration.
 #[derive(Debug, Clone, Default)]
@@ -77,6 +81,14 @@ impl Discovery {
 }
 
 impl Discovery {
+    /// The tables that a statement changes before it is in the binlog, since their engine has no transactions.
+    pub(crate) fn without_transactions(&self) -> Vec<TableName> {
+        let has = |table: &&DiscoveredTable| {
+            !ENGINES_WITH_TRANSACTIONS.iter().any(|engine| table.engine.eq_ignore_ascii_case(engine))
+        };
+        self.tables.iter().filter(has).map(|table| table.schema.name.clone()).collect()
+    }
+
     /// Leaves out every table but those that the migration began with: what came later is none of its business before
     /// the statement that made it comes up in the binlog. Returns the first one that isn't there any more.
     pub(crate) fn keep_only(&mut self, began_with: &[TableName]) -> std::result::Result<(), TableName> {
@@ -217,6 +229,7 @@ impl Reader<'_> {
                 has_cascading_children: false,
                 rows_estimate: rows_estimate.unwrap_or(0),
                 create_sql: String::new(),
+                target: None,
             };
             drafts.insert(name, DiscoveredTable { schema, engine: engine.unwrap_or_default(), problems });
         }
@@ -228,7 +241,7 @@ impl Reader<'_> {
         let rows: Vec<Row> = self
             .rows(&format!(
                 "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, COLUMN_TYPE, CHARACTER_SET_NAME, \
-                 COLLATION_NAME, IS_NULLABLE, EXTRA, GENERATION_EXPRESSION \
+                 COLLATION_NAME, IS_NULLABLE, EXTRA \
                  FROM information_schema.COLUMNS WHERE TABLE_SCHEMA IN ({list}) \
                  ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION"
             ))
@@ -420,9 +433,9 @@ fn finish(mut draft: DiscoveredTable) -> DiscoveredTable {
                 .to_owned(),
         ),
     }
-    if !engine.eq_ignore_ascii_case("InnoDB") {
+    if !ENGINES.iter().any(|known| engine.eq_ignore_ascii_case(known)) {
         problems.push(format!(
-            "Its storage engine is {}, which has no transactions; change it to InnoDB (ALTER TABLE … ENGINE = \
+            "Its storage engine is {}, whose rows can't be moved; change it to InnoDB (ALTER TABLE … ENGINE = \
              InnoDB) or exclude the table with exclude_tables.",
             if engine.is_empty() { "unknown" } else { engine }
         ));
@@ -490,6 +503,7 @@ mod tests {
                 has_cascading_children: false,
                 rows_estimate: 0,
                 create_sql: String::new(),
+                target: None,
             };
             let done = finish(DiscoveredTable { schema, engine: "InnoDB".to_owned(), problems: Vec::new() });
             let names: Vec<_> = done.schema.unique_keys.iter().map(|k| k.name.as_str()).collect();

@@ -5,5 +5,6 @@ pub mod convert;
 pub mod discover;
 mod pattern;
 pub mod table;
+pub(crate) mod transfer;
 
 pub(crate) use pattern::like;

@@ -1,16 +1,18 @@
 //! Rows of the source's text protocol as what a loader sends: LOAD DATA's fields, or literals of an INSERT.
 //!
-//! The same columns, the same exact texts ([`select_expression`]), and for each column what the target has to do
+//! The same columns, the same exact texts ([`select_list`]), and for each column what the target has to do
 //! with them. In LOAD DATA's form a cell is copied without being looked at, but for its separators.
 
 use bytes::{BufMut as _, BytesMut};
+use config::Side;
 use config::names::quote_identifier;
 use mysql_async::Row;
 
-use super::cell::{cell_of, select_expression, value_of_cell};
-use crate::error::Result;
+use super::cell::{cell_of, value_of_cell};
+use crate::error::{Error, Result};
 use crate::literal::write_literal;
 use crate::schema::table::{Column, ColumnKind, TableSchema};
+use crate::schema::transfer::Transfer;
 
 /// How rows travel to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,9 +23,20 @@ pub(super) enum Form {
     Insert,
 }
 
-/// The list of expressions that reads the stored columns of a table exactly.
-pub(super) fn select_list(table: &TableSchema) -> String {
-    stored(table).map(select_expression).collect::<Vec<_>>().join(", ")
+/// The list of expressions that reads the stored columns of a table of the source exactly, in the target's terms.
+pub(super) fn select_list(table: &TableSchema) -> Result<String> {
+    let mut list = Vec::new();
+    for (column, there) in table.column_pairs().filter(|(column, _)| !column.generated) {
+        let transfer = Transfer::between(column, there).map_err(|why| {
+            Error::definite(
+                Side::Target,
+                table.name.to_string(),
+                format!("the column {}: {why}", column.name),
+            )
+        })?;
+        list.push(transfer.read(column));
+    }
+    Ok(list.join(", "))
 }
 
 /// The statement that the rows belong to. For LOAD DATA it is whole; for INSERT the rows follow it.
@@ -70,7 +83,7 @@ fn load_data(table: &TableSchema, name: &str, replace: bool) -> String {
     )
 }
 
-/// Appends a row, whose cells are those of [`select_list`].
+/// Appends a row for the target's `table`, whose cells are those of [`select_list`].
 pub(super) fn write_row(out: &mut BytesMut, table: &TableSchema, form: Form, row: &Row) -> Result<()> {
     match form {
         Form::LoadData => {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use config::Side;
+use config::{ServerVersion, Side};
 use futures_core::Stream;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, InfileData};
@@ -35,7 +35,14 @@ pub(super) async fn form_of(target: &mut Conn) -> Result<(Form, u64)> {
         .await
         .map_err(|e| Error::database(Side::Target, "asking for local_infile", &e))?;
     let (allowed, packet_bytes_max) = answer.unwrap_or_default();
-    Ok((if allowed == 1 { Form::LoadData } else { Form::Insert }, packet_bytes_max))
+    // OceanBase takes it, and is faster at INSERTs of many rows.
+    let version: Option<String> = target
+        .query_first("SELECT VERSION()")
+        .await
+        .map_err(|e| Error::database(Side::Target, "asking for its version", &e))?;
+    let ocean_base =
+        version.and_then(|text| ServerVersion::parse(&text)).is_some_and(|version| version.ocean_base);
+    Ok((if allowed == 1 && !ocean_base { Form::LoadData } else { Form::Insert }, packet_bytes_max))
 }
 
 /// A statement that is too long makes the server hang up, often without a word: without this it would be tried

@@ -144,7 +144,7 @@ impl Worker {
             Some(pair) => pair,
             None => self.connect_target().await?,
         };
-        let table = &chunk.range.table;
+        let table = &chunk.range.table.on_target();
         // A second unique key lets rows of two chunks, read at two moments, claim one value.
         let replace = chunk.again || table.unique_keys.len() > 1;
         let (sender, receiver) = mpsc::channel(BATCHES_MAX);
