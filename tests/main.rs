@@ -26,3 +26,4 @@ mod sessions;
 mod shutdown;
 mod sysbench;
 mod torture;
+mod types;

@@ -32,6 +32,11 @@ pub fn write_literal(out: &mut Vec<u8>, column: &Column, value: &Value) {
                 out.extend_from_slice(b"_utf8mb4");
                 write_quoted(out, text.as_bytes());
             }
+            // Without a charset the digits would be taken for the 4 or 16 bytes themselves.
+            ColumnKind::Uuid | ColumnKind::Inet4 | ColumnKind::Inet6 => {
+                out.extend_from_slice(b"_latin1");
+                write_quoted(out, text.as_bytes());
+            }
             _ => write_quoted(out, text.as_bytes()),
         },
         Value::Bytes(bytes) => match (&column.kind, &column.charset) {
@@ -164,6 +169,7 @@ mod tests {
             Value::Text("{\"a\": \"\\n'\"}".to_owned()),
             "_utf8mb4'{\"a\": \"\\\\n\\'\"}'",
         );
+        check(ColumnKind::Inet6, None, Value::Text("::1".to_owned()), "_latin1'::1'");
         check(ColumnKind::Bit { bits: 9 }, None, bytes(&[1, 0xff]), "0x01ff");
         check(ColumnKind::Text, Some("latin1"), bytes(b"it's\0"), "_latin1'it\\'s\\0'");
         check(ColumnKind::Text, Some("utf8mb4"), bytes(b""), "_utf8mb4''");

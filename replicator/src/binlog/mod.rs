@@ -3,6 +3,7 @@
 // Every byte here came from outside.
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
+mod address;
 mod compress;
 pub(crate) mod cursor;
 mod decimal;

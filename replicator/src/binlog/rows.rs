@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::cursor::{Cursor, Malformed, bit};
 use super::event::{RowsKind, RowsShape};
 use super::table_map::{ColumnDecoder, RowPlan};
-use super::{compress, decimal, json, temporal};
+use super::{address, compress, decimal, json, temporal};
 use crate::binlog::transaction::RowChange;
 use crate::schema::table::TableSchema;
 use crate::value::Value;
@@ -208,6 +208,12 @@ fn value(decoder: ColumnDecoder, data: &Bytes, cursor: &mut Cursor<'_>) -> Resul
             padded.resize(length, 0);
             Value::Bytes(padded.into())
         }
+        ColumnDecoder::Compressed { prefix } => {
+            Value::Bytes(compress::inflate_column(prefixed(cursor, prefix)?)?.into())
+        }
+        ColumnDecoder::Uuid => Value::Text(address::uuid(prefixed(cursor, 1)?)?),
+        ColumnDecoder::Inet4 => Value::Text(address::inet4(prefixed(cursor, 1)?)?),
+        ColumnDecoder::Inet6 => Value::Text(address::inet6(prefixed(cursor, 1)?)?),
         ColumnDecoder::Json { prefix } => Value::Text(json::json_text(prefixed(cursor, prefix)?)?),
     })
 }

@@ -140,6 +140,16 @@ pub(crate) enum ColumnDecoder {
     Json {
         prefix: usize,
     },
+    /// Bytes of a COMPRESSED column behind a length.
+    Compressed {
+        prefix: usize,
+    },
+    /// Sixteen bytes behind a length of one, without their trailing zeros.
+    Uuid,
+    /// Four bytes, stored the same way.
+    Inet4,
+    /// Sixteen bytes, stored the same way.
+    Inet6,
 }
 
 /// A column type with its metadata, as stored.
@@ -206,9 +216,6 @@ fn decoder(stored: &Stored, column: &Column) -> Result<ColumnDecoder, Malformed>
              fractions; set mysql56_temporal_format = ON where there is one, and rebuild the table with \
              ALTER TABLE … FORCE",
         )),
-        stored::BLOB_COMPRESSED | stored::VARCHAR_COMPRESSED => Err(Malformed::new(
-            "COMPRESSED columns aren't understood yet; remove the attribute, or exclude the table",
-        )),
         stored::STRING => string_decoder(stored, column).ok_or_else(changed),
         _ => plain_decoder(stored, column).ok_or_else(changed),
     }
@@ -252,14 +259,21 @@ fn plain_decoder(stored: &Stored, column: &Column) -> Option<ColumnDecoder> {
         (stored::VARCHAR | stored::VAR_STRING, ColumnKind::Text | ColumnKind::Blob) => {
             ColumnDecoder::Bytes { prefix: length_prefix() }
         }
-        (249..=stored::BLOB | stored::VECTOR, ColumnKind::Text | ColumnKind::Blob)
+        (stored::VARCHAR_COMPRESSED, ColumnKind::Text | ColumnKind::Blob) => {
+            ColumnDecoder::Compressed { prefix: length_prefix() }
+        }
+        (stored::BLOB_COMPRESSED, ColumnKind::Text | ColumnKind::Blob) => {
+            ColumnDecoder::Compressed { prefix: blob_prefix()? }
+        }
+        (249..=stored::BLOB, ColumnKind::Text | ColumnKind::Blob)
+        | (stored::VECTOR, ColumnKind::Vector { .. })
         | (stored::GEOMETRY, ColumnKind::Geometry) => ColumnDecoder::Bytes { prefix: blob_prefix()? },
         (stored::JSON, ColumnKind::Json) => ColumnDecoder::Json { prefix: blob_prefix()? },
         _ => return None,
     })
 }
 
-/// CHAR, BINARY, ENUM and SET.
+/// CHAR, BINARY, ENUM and SET, and MariaDB's types of a fixed number of bytes.
 fn string_decoder(stored: &Stored, column: &Column) -> Option<ColumnDecoder> {
     let (code, length) = stored.string();
     let prefix = if length > 255 { 2 } else { 1 };
@@ -270,6 +284,9 @@ fn string_decoder(stored: &Stored, column: &Column) -> Option<ColumnDecoder> {
         (stored::STRING, ColumnKind::Binary { length: expected }) if u32::from(length) == *expected => {
             Some(ColumnDecoder::Padded { prefix, length: usize::from(length) })
         }
+        (stored::STRING, ColumnKind::Uuid) if length == 16 => Some(ColumnDecoder::Uuid),
+        (stored::STRING, ColumnKind::Inet4) if length == 4 => Some(ColumnDecoder::Inet4),
+        (stored::STRING, ColumnKind::Inet6) if length == 16 => Some(ColumnDecoder::Inet6),
         (stored::ENUM, ColumnKind::Enum { members }) if width == if *members > 255 { 2 } else { 1 } => {
             Some(ColumnDecoder::Unsigned { bytes: width })
         }

@@ -5,10 +5,9 @@ use super::table::ColumnKind;
 /// Reads a column's type as information_schema.COLUMNS prints it (`int(10) unsigned`, `enum('a','b')`).
 /// What isn't known becomes [`ColumnKind::Unknown`], which preflight refuses (invariant 5).
 pub(super) fn kind(column_type: &str) -> ColumnKind {
-    // MariaDB's compressed columns have event types and storage of their own.
-    if column_type.to_ascii_uppercase().contains("COMPRESSED*/") {
-        return ColumnKind::Unknown;
-    }
+    // How MariaDB stores a column is a matter of its own; what it holds isn't changed by it.
+    let attribute = column_type.strip_suffix("*/").and_then(|text| text.rsplit_once(" /*"));
+    let column_type = attribute.map_or(column_type, |(bare, _)| bare);
     let (name, arguments, rest) = split(column_type);
     let unsigned = rest.to_ascii_lowercase().contains("unsigned");
     let integer = |bytes| ColumnKind::Integer { bytes, unsigned };
@@ -40,6 +39,12 @@ pub(super) fn kind(column_type: &str) -> ColumnKind {
         "json" => ColumnKind::Json,
         "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring"
         | "multipolygon" | "geometrycollection" | "geomcollection" => ColumnKind::Geometry,
+        "vector" => {
+            number(arguments).map_or(ColumnKind::Unknown, |dimensions| ColumnKind::Vector { dimensions })
+        }
+        "uuid" => ColumnKind::Uuid,
+        "inet4" => ColumnKind::Inet4,
+        "inet6" => ColumnKind::Inet6,
         _ => ColumnKind::Unknown,
     }
 }
@@ -119,10 +124,14 @@ mod tests {
         check("enum('''','a')", ColumnKind::Enum { members: 2 });
         check("json", ColumnKind::Json);
         check("point", ColumnKind::Geometry);
-        check("uuid", ColumnKind::Unknown);
-        check("inet6", ColumnKind::Unknown);
-        check("vector(3)", ColumnKind::Unknown);
-        check("varchar(10) /*M!100301 COMPRESSED*/", ColumnKind::Unknown);
+        check("uuid", ColumnKind::Uuid);
+        check("inet6", ColumnKind::Inet6);
+        check("inet4", ColumnKind::Inet4);
+        check("vector(3)", ColumnKind::Vector { dimensions: 3 });
+        check("varchar(10) /*M!100301 COMPRESSED*/", ColumnKind::Text);
+        check("longblob /*M!100301 COMPRESSED*/", ColumnKind::Blob);
+        check("enum('a /*b*/','c')", ColumnKind::Enum { members: 2 });
+        check("xmltype", ColumnKind::Unknown);
         check("", ColumnKind::Unknown);
         check("enum('a", ColumnKind::Unknown);
         check("int)", ColumnKind::Integer { bytes: 4, unsigned: false });

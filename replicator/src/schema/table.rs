@@ -115,6 +115,17 @@ pub enum ColumnKind {
     Json,
     /// GEOMETRY and its subtypes.
     Geometry,
+    /// MySQL's VECTOR: bytes, four for each of at most so many numbers.
+    Vector {
+        /// Numbers, at most.
+        dimensions: u32,
+    },
+    /// MariaDB's UUID.
+    Uuid,
+    /// MariaDB's INET4.
+    Inet4,
+    /// MariaDB's INET6.
+    Inet6,
     /// A type that isn't understood: preflight refuses the table, the decoder stops (invariant 5).
     Unknown,
 }

@@ -46,6 +46,9 @@ pub fn value_of_cell(column: &Column, cell: Option<&[u8]>) -> Result<Value> {
         | ColumnKind::Time { .. }
         | ColumnKind::Datetime { .. }
         | ColumnKind::Timestamp { .. }
+        | ColumnKind::Uuid
+        | ColumnKind::Inet4
+        | ColumnKind::Inet6
         | ColumnKind::Json => Value::Text(text()?.to_owned()),
         ColumnKind::Bit { bits } => {
             let number: u64 = text()?.parse().map_err(|_| wrong())?;
@@ -53,9 +56,11 @@ pub fn value_of_cell(column: &Column, cell: Option<&[u8]>) -> Result<Value> {
             let width = usize::from(*bits).div_ceil(8).clamp(1, bytes.len());
             Value::Bytes(Bytes::copy_from_slice(bytes.get(bytes.len() - width..).unwrap_or(&bytes)))
         }
-        ColumnKind::Text | ColumnKind::Binary { .. } | ColumnKind::Blob | ColumnKind::Geometry => {
-            Value::Bytes(Bytes::copy_from_slice(cell))
-        }
+        ColumnKind::Text
+        | ColumnKind::Binary { .. }
+        | ColumnKind::Blob
+        | ColumnKind::Geometry
+        | ColumnKind::Vector { .. } => Value::Bytes(Bytes::copy_from_slice(cell)),
         ColumnKind::Unknown => return Err(wrong()),
     })
 }

@@ -60,12 +60,16 @@ fn load_data(table: &TableSchema, name: &str, replace: bool) -> String {
     let mut sets = Vec::new();
     for (index, column) in stored(table).enumerate() {
         let quoted = quote_identifier(&column.name);
-        // In a file a number for these columns would be taken as text, and JSON refuses binary text.
+        // In a file a number for these columns would be taken as text; JSON, UUID and INET refuse binary text or
+        // take it for something else.
         let set = match column.kind {
             ColumnKind::Bit { .. } | ColumnKind::Enum { .. } | ColumnKind::Set { .. } => {
                 format!("CAST(@c{index} AS UNSIGNED)")
             }
             ColumnKind::Json => format!("CONVERT(@c{index} USING utf8mb4)"),
+            ColumnKind::Uuid | ColumnKind::Inet4 | ColumnKind::Inet6 => {
+                format!("CONVERT(@c{index} USING latin1)")
+            }
             _ => {
                 fields.push(quoted);
                 continue;

@@ -215,6 +215,9 @@ fn canonical(column: &Column, value: &str) -> Option<String> {
         | ColumnKind::Time { .. }
         | ColumnKind::Datetime { .. }
         | ColumnKind::Timestamp { .. }
+        | ColumnKind::Uuid
+        | ColumnKind::Inet4
+        | ColumnKind::Inet6
         | ColumnKind::Enum { .. }
         | ColumnKind::Set { .. } => format!("IFNULL({value},'N'),','"),
         ColumnKind::Text | ColumnKind::Binary { .. } | ColumnKind::Blob if !is_long(column) => {
@@ -226,6 +229,7 @@ fn canonical(column: &Column, value: &str) -> Option<String> {
         | ColumnKind::Binary { .. }
         | ColumnKind::Blob
         | ColumnKind::Json
+        | ColumnKind::Vector { .. }
         | ColumnKind::Geometry => {
             format!("IFNULL(LENGTH({value}),'N'),':',IFNULL(SHA2({value},256),'')")
         }
@@ -290,6 +294,12 @@ pub(super) mod tests {
         check(ColumnKind::Set { members: 3 }, "set('a')", "IFNULL(CAST(`c` AS UNSIGNED),'N'),','");
         check(ColumnKind::Text, "varchar(20)", "IFNULL(LENGTH(`c`),'N'),':',IFNULL(CAST(`c` AS BINARY),'')");
         check(ColumnKind::Text, "longtext", "IFNULL(LENGTH(`c`),'N'),':',IFNULL(SHA2(`c`,256),'')");
-        check(ColumnKind::Unknown, "vector(3)", "");
+        check(ColumnKind::Uuid, "uuid", "IFNULL(`c`,'N'),','");
+        check(
+            ColumnKind::Vector { dimensions: 3 },
+            "vector(3)",
+            "IFNULL(LENGTH(`c`),'N'),':',IFNULL(SHA2(`c`,256),'')",
+        );
+        check(ColumnKind::Unknown, "xmltype", "");
     }
 }

@@ -1,0 +1,187 @@
+//! Every column type with every edge value, by the copy and by the binlog, compared by what the servers say.
+
+#[path = "types/catalogue.rs"]
+mod catalogue;
+
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Row, Value};
+
+use self::catalogue::{Case, cases};
+use crate::support::changeover::Settings;
+use crate::support::wait::until;
+use crate::support::{Changeover, Engine, Server, accounts};
+
+const SCHEMA: &str = "types";
+/// The clock of Central Europe around the changes that the timestamps are next to, as the servers keep it.
+const ZONE: &[&str] = &[
+    "INSERT INTO mysql.time_zone (Time_zone_id, Use_leap_seconds) VALUES (7, 'N')",
+    "INSERT INTO mysql.time_zone_name (Name, Time_zone_id) VALUES ('Test/Summer', 7)",
+    "INSERT INTO mysql.time_zone_transition_type VALUES (7, 0, 3600, 0, 'CET'), (7, 1, 7200, 1, 'CEST')",
+    "INSERT INTO mysql.time_zone_transition VALUES (7, 1679792400, 1), (7, 1698541200, 0), (7, 1711846800, 1), (7, 1729990800, 0)",
+];
+
+/// Two tables a case: `v_…` holds the values in a column, `k_…` in the primary key.
+async fn fill(server: &Server, cases: &[Case]) {
+    let mut conn = writer(server).await;
+    let mut run = async |sql: String| {
+        conn.query_drop(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    };
+    run(format!("CREATE DATABASE {SCHEMA} DEFAULT CHARACTER SET utf8mb4")).await;
+    run(format!("USE {SCHEMA}")).await;
+    for case in cases {
+        let (name, columns) = (&case.name, &case.columns);
+        run(format!("CREATE TABLE v_{name} (id INT PRIMARY KEY, {columns}) ENGINE=InnoDB")).await;
+        for (number, value) in case.values.iter().enumerate() {
+            run(format!("INSERT INTO v_{name} (id, v) VALUES ({number} - 2, {value})")).await;
+        }
+        if case.key {
+            run(format!("CREATE TABLE k_{name} ({columns}, n INT, PRIMARY KEY (v)) ENGINE=InnoDB")).await;
+            for value in case.values.iter().filter(|value| *value != "NULL") {
+                // Values that are one under their collation or type are there once.
+                run(format!("INSERT IGNORE INTO k_{name} (v, n) VALUES ({value}, 1)")).await;
+            }
+        }
+    }
+}
+
+/// Inserts, updates and deletes each value of each case.
+async fn change(server: &Server, cases: &[Case]) {
+    let mut conn = writer(server).await;
+    let mut run = async |sql: String| {
+        conn.query_drop(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    };
+    run(format!("USE {SCHEMA}")).await;
+    for case in cases {
+        let name = &case.name;
+        let count = case.values.len();
+        run("BEGIN".to_owned()).await;
+        for (number, value) in case.values.iter().enumerate() {
+            run(format!(
+                "INSERT INTO v_{name} (id, v) VALUES ({number} + 1000, {value}), ({number} + 2000, {value})"
+            ))
+            .await;
+            let next = (number + 1) % count;
+            run(format!("UPDATE v_{name} SET v = {value} WHERE id = {next} - 2")).await;
+        }
+        run("COMMIT".to_owned()).await;
+        // Alone, and with a key that changes.
+        run(format!("UPDATE v_{name} SET id = id + 5000 WHERE id >= 2000")).await;
+        run(format!("DELETE FROM v_{name} WHERE id >= 1000 AND id < 2000")).await;
+        if case.key {
+            run(format!("UPDATE k_{name} SET n = n + 1")).await;
+            run(format!("UPDATE k_{name} SET n = n + 1 LIMIT 1")).await;
+            run(format!("DELETE FROM k_{name} LIMIT 2")).await;
+            for value in case.values.iter().filter(|value| *value != "NULL") {
+                run(format!("INSERT IGNORE INTO k_{name} (v, n) VALUES ({value}, 7)")).await;
+            }
+        }
+    }
+}
+
+async fn writer(server: &Server) -> Conn {
+    session(server, "NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES").await
+}
+
+async fn session(server: &Server, sql_mode: &str) -> Conn {
+    let mut conn = server.root().await;
+    let sql = format!(
+        "SET NAMES utf8mb4, time_zone = '+00:00', sql_mode = '{sql_mode}', SESSION group_concat_max_len = 1000000"
+    );
+    conn.query_drop(sql).await.unwrap();
+    conn
+}
+
+/// What both servers print for every row of every case, in a list of differences.
+async fn assert_equal(source: &Server, target: &Server, cases: &[Case], when: &str) {
+    let (mut old, mut new) = (session(source, "").await, session(target, "").await);
+    let mut wrong = Vec::new();
+    let mut rows = 0;
+    for case in cases {
+        let look = case.look.expressions().join(", ");
+        let by_key = format!("SELECT {look}, n FROM {SCHEMA}.k_{} ORDER BY 1, 2", case.name);
+        let by_id = format!("SELECT id, v IS NULL, {look} FROM {SCHEMA}.v_{} ORDER BY id", case.name);
+        for sql in [Some(by_id), case.key.then_some(by_key)].into_iter().flatten() {
+            let (a, b) = (shown(&mut old, &sql).await, shown(&mut new, &sql).await);
+            assert!(!a.is_empty(), "{sql}: no row");
+            rows += a.len();
+            let different = a.iter().zip(&b).filter(|(a, b)| a != b).take(3);
+            wrong.extend(
+                different.map(|(a, b)| format!("{}\n  source {a:.300}\n  target {b:.300}", case.name)),
+            );
+            if a.len() != b.len() {
+                wrong.push(format!(
+                    "{}: {} rows on the source, {} on the target",
+                    case.name,
+                    a.len(),
+                    b.len()
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{when}: {}", wrong.join("\n"));
+    println!("{when}: {rows} rows of {} types are equal", cases.len());
+}
+
+async fn shown(conn: &mut Conn, sql: &str) -> Vec<String> {
+    let rows: Vec<Row> = conn.query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let cell = |value: Value| match value {
+        Value::NULL => "NULL".to_owned(),
+        Value::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        other => format!("{other:?}"),
+    };
+    rows.into_iter().map(|row| row.unwrap().into_iter().map(cell).collect::<Vec<_>>().join(" | ")).collect()
+}
+
+/// `loaded`: the copy travels by LOAD DATA; else by INSERTs.
+async fn every_type(engine: Engine, loaded: bool) {
+    let infile = format!("--local-infile={}", if loaded { "ON" } else { "OFF" });
+    let of_target = ["--max-allowed-packet=64M", "--default-time-zone=-03:30", infile.as_str()];
+    let (source, target) =
+        tokio::join!(Server::start(engine, &of_target[..1]), Server::start(engine, &of_target));
+    let (Some(source), Some(target)) = (source, target) else { return };
+    for server in [&source, &target] {
+        accounts::create(server, SCHEMA).await;
+    }
+    source.run(ZONE).await;
+    source.run(&["SET GLOBAL time_zone = 'Test/Summer'"]).await;
+    let cases = cases(engine);
+    fill(&source, &cases).await;
+    let changeover = Changeover::start(Settings::between(&source, &target, SCHEMA)).await;
+    changeover.admin("START MIGRATION").await;
+    changeover.wait_ready().await;
+    assert_equal(&source, &target, &cases, "copied").await;
+    change(&source, &cases).await;
+    changeover.wait_applied(&source).await;
+    assert_equal(&source, &target, &cases, "followed").await;
+    changeover.admin("VERIFY").await;
+    changeover.wait_ready().await;
+    until("every touched row to be compared", Duration::from_secs(60), async || {
+        let row = changeover.admin("CUTOVER DRY RUN").await.pop().unwrap();
+        let differences = changeover.admin("SHOW DIFFERENCES").await;
+        assert!(differences.is_empty(), "{differences:?}");
+        if row["ok"] == "1" { Ok(()) } else { Err(format!("{row:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_by_load_data() {
+    every_type(Engine::MariaDb, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_by_insert() {
+    every_type(Engine::MariaDb, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mysql97_by_load_data() {
+    every_type(Engine::MySql97, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mysql97_by_insert() {
+    every_type(Engine::MySql97, false).await;
+}
