@@ -15,6 +15,7 @@ mod fidelity;
 mod fuzzing;
 mod garbage;
 mod logins;
+mod matrix;
 mod metrics;
 mod moves;
 mod prepared;

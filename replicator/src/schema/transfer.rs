@@ -25,10 +25,10 @@ pub(crate) enum Transfer {
     ToUtf8mb4(Encoding),
     /// MySQL's JSON becomes its text.
     JsonToText,
-    /// Text that is JSON becomes MySQL's.
-    TextToJson,
-    /// What is printed as ASCII becomes text.
+    /// MariaDB's UUID, INET4 and INET6 become what they print.
     PrintedToText,
+    /// The text of one of these becomes its type again.
+    FromText,
 }
 
 /// A charset whose texts can be read here.
@@ -61,7 +61,10 @@ impl Transfer {
             }
             (a, b) if a == b => Ok(Self::Same),
             (K::Json, K::Text) if target.charset.as_deref() == Some("utf8mb4") => Ok(Self::JsonToText),
-            (K::Text, K::Json) if source.charset.as_deref() == Some("utf8mb4") => Ok(Self::TextToJson),
+            (K::Text, K::Json) if source.charset.as_deref() == Some("utf8mb4") => Ok(Self::FromText),
+            (K::Uuid | K::Inet4 | K::Inet6, K::Text) => Ok(Self::PrintedToText),
+            (K::Text, K::Uuid | K::Inet4 | K::Inet6) => Ok(Self::FromText),
+            (K::Vector { .. }, K::Blob) | (K::Blob, K::Vector { .. }) => Ok(Self::Same),
             _ => Err(format!("it is {} there, not {}", target.column_type, source.column_type)),
         }
     }
@@ -98,7 +101,7 @@ impl Transfer {
         match self {
             Self::ToUtf8mb4(_) => format!("CONVERT({} USING utf8mb4)", quote_identifier(&source.name)),
             Self::PrintedToText => format!("CAST({} AS CHAR)", quote_identifier(&source.name)),
-            Self::Same | Self::JsonToText | Self::TextToJson => select_expression(source),
+            Self::Same | Self::JsonToText | Self::FromText => select_expression(source),
         }
     }
 
@@ -108,7 +111,7 @@ impl Transfer {
             (Self::Same, value) | (_, value @ Value::Null) => value,
             (Self::ToUtf8mb4(encoding), Value::Bytes(bytes)) => Value::Bytes(encoding.utf8(&bytes)?),
             (Self::JsonToText | Self::PrintedToText, Value::Text(text)) => Value::Bytes(Bytes::from(text)),
-            (Self::TextToJson, Value::Bytes(bytes)) => Value::Text(String::from_utf8(bytes.to_vec()).ok()?),
+            (Self::FromText, Value::Bytes(bytes)) => Value::Text(String::from_utf8(bytes.to_vec()).ok()?),
             _ => return None,
         })
     }
@@ -235,10 +238,15 @@ mod tests {
         check(&text("utf8mb4"), &text("latin1"), None);
         let json = column(ColumnKind::Json, "json", None);
         check(&json, &text("utf8mb4"), Some(Transfer::JsonToText));
-        check(&text("utf8mb4"), &json, Some(Transfer::TextToJson));
+        check(&text("utf8mb4"), &json, Some(Transfer::FromText));
         let set = |of: &str| column(ColumnKind::Set { members: 2 }, of, Some("utf8mb4"));
         check(&set("set('a','b')"), &set("set('a','b')"), Some(Transfer::Same));
         check(&set("set('a','b')"), &set("set('b','a')"), None);
+        let uuid = column(ColumnKind::Uuid, "uuid", None);
+        check(&uuid, &text("ascii"), Some(Transfer::PrintedToText));
+        check(&text("ascii"), &uuid, Some(Transfer::FromText));
+        let blob = column(ColumnKind::Blob, "varbinary(12)", None);
+        check(&column(ColumnKind::Vector { dimensions: 3 }, "vector(3)", None), &blob, Some(Transfer::Same));
         let unknown = column(ColumnKind::Unknown, "uuid", None);
         check(&unknown, &unknown, None);
     }

@@ -64,8 +64,9 @@ pub fn table_definition(sql: &str, table: &TableName, from: Dialect, to: Dialect
     let rewritten = rewritten
         .ok_or_else(|| unreadable("it is neither CREATE TABLE nor ALTER TABLE as they are known here"))?;
     let Rewriter { conversions, problems, .. } = rewriter;
-    // A definition that nothing was changed in stays as the source wrote it, line by line.
-    let same = conversions.is_empty() && text(&rewritten) == text(&all);
+    // Between two servers that are alike the text stays as it is, line by line. Another one reads versioned comments
+    // by numbers of its own, so it gets what they say.
+    let same = from == to && conversions.is_empty();
     let sql = if same { sql.to_owned() } else { text(&rewritten) };
     Ok(Converted { sql, conversions, problems })
 }
@@ -315,11 +316,11 @@ impl Rewriter {
     fn add_default_collation(&mut self, object: &str, old: &str, new: &str, out: &mut Vec<Token>) {
         let Some(meant) = default_collation(old, self.from) else { return };
         let wanted = collation_on(&meant, self.to);
-        if default_collation(new, self.to).is_some_and(|default| same_name(&default, &wanted)) {
-            return;
-        }
         if !same_name(&meant, &wanted) {
             self.record(object, "collation", &meant, &wanted, false);
+        }
+        if default_collation(new, self.to).is_some_and(|default| same_name(&default, &wanted)) {
+            return;
         }
         out.push(Token::new(Kind::Word, "COLLATE"));
         out.push(Token::new(Kind::Word, &wanted));

@@ -3,8 +3,6 @@
 //! A versioned comment (`/*!80023 INVISIBLE */`, `/*M!100301 COMPRESSED*/`) that a server prints is part of what it
 //! means, so its content becomes tokens like any other; every other comment is white space.
 
-use std::fmt::Write as _;
-
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -72,7 +70,7 @@ pub(super) fn tokens(sql: &str) -> Option<Vec<Token>> {
         let (kind, length) = match first {
             '`' => (Kind::Name, quoted(rest, '`')?),
             '\'' | '"' => (Kind::Text, quoted(rest, first)?),
-            c if is_word(c) => (Kind::Word, rest.find(|c| !is_word(c)).unwrap_or(rest.len())),
+            c if is_word(c) && c != '.' => (Kind::Word, rest.find(|c| !is_word(c)).unwrap_or(rest.len())),
             c => (Kind::Mark, c.len_utf8()),
         };
         let (text, after) = rest.split_at_checked(length)?;
@@ -129,8 +127,7 @@ pub(super) fn text(tokens: &[Token]) -> String {
         if token.spaced && !out.is_empty() {
             out.push(' ');
         }
-        // Writing to a string can't fail.
-        drop(write!(out, "{}", token.text));
+        out.push_str(&token.text);
     }
     out
 }
@@ -185,6 +182,7 @@ mod tests {
             assert_eq!(words.map_or("-".to_owned(), |words| words.join("|")), expected, "{sql}");
         };
         check("a INT(11)", "a|INT|(|11|)");
+        check("`s`.`t` s.t", "`s`|.|`t`|s.t");
         check("`a``b` varchar(1) DEFAULT 'x''y\\'z'", "`a``b`|varchar|(|1|)|DEFAULT|'x''y\\'z'");
         check("x /*!80023 INVISIBLE */, y", "x|INVISIBLE|,|y");
         check("x /*M!100301 COMPRESSED*/ y", "x|COMPRESSED|y");
