@@ -58,7 +58,7 @@ pub(crate) async fn serve(config: Config, events: Arc<EventLog>) -> anyhow::Resu
         app = build(config, events) => app?,
         code = signals.next() => return Ok(code),
     };
-    app.replicator.resume_after_restart().await;
+    app.replicator.resume_after_restart(app.coordinator.serving()).await?;
     if start == StartPolicy::Auto && app.replicator.status().phase == config::progress::Phase::Idle {
         // The application is served whatever becomes of the migration.
         if let Err(error) = app.replicator.start().await {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use config::TableName;
 use config::progress::{Conversion, Difference, MigrationStatus, ReplicationPosition, TableStatus, Verdict};
+use config::{Side, TableName};
 use proxy::cutover::port::{PortError, PortFuture, Replication};
 use replicator::handle::Replicator;
 
@@ -71,7 +71,7 @@ impl Replication for ReplicatorPort {
         })
     }
 
-    fn seal(&self) -> PortFuture<'_, ()> {
-        Box::pin(async { self.0.seal().await.map_err(port_error) })
+    fn seal(&self, serving: Side) -> PortFuture<'_, ()> {
+        Box::pin(async move { self.0.seal(serving).await.map_err(port_error) })
     }
 }

@@ -2,6 +2,8 @@
 
 use config::Side;
 
+use crate::leg::Leg;
+
 /// Whether trying again can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -48,6 +50,16 @@ impl Error {
         message: impl Into<String>,
     ) -> Self {
         Self { kind: ErrorKind::Transient, side: side.into(), place: place.into(), message: message.into() }
+    }
+
+    /// An error from inside a leg, whose source is the side that it reads, in the operator's terms.
+    #[must_use]
+    pub fn in_leg(mut self, leg: Leg) -> Self {
+        self.side = self.side.map(|side| match side {
+            Side::Source => leg.reads(),
+            Side::Target => leg.writes(),
+        });
+        self
     }
 
     /// An assertion of our own failed.

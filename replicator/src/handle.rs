@@ -11,11 +11,13 @@ use config::{Config, Side, TableName};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::activation;
 use crate::error::{Error, Result};
+use crate::leg::{self, Leg};
 use crate::live::{self, Live};
 use crate::pipeline::{self, Context};
 use crate::schema::convert;
-use crate::state::{MigrationState, Stage, StateFile, StoredPosition};
+use crate::state::{MigrationState, NextLeg, Stage, StateFile, StoredPosition};
 use crate::{preflight, server};
 
 /// How long a pause waits for batches in flight.
@@ -47,16 +49,25 @@ impl Replicator {
         Ok(Arc::new(Self { context, running: tokio::sync::Mutex::new(None) }))
     }
 
-    /// Goes on where an earlier process was stopped. Does nothing for a migration that is idle, paused, failed or
-    /// sealed.
-    pub async fn resume_after_restart(&self) {
+    /// Goes on where an earlier process was stopped. Does nothing for a migration that is idle, paused, failed or over.
+    /// `serving` is what the cutover journal says: only a leg that reads that side may run.
+    ///
+    /// # Errors
+    /// The state can't be written.
+    pub async fn resume_after_restart(&self, serving: Side) -> Result<()> {
         let mut running = self.running.lock().await;
-        let goes_on = self
-            .state()
-            .is_some_and(|state| !state.paused && state.failed.is_none() && state.stage != Stage::Sealed);
-        if goes_on {
+        let Some(state) = self.state() else { return Ok(()) };
+        if state.leg.reads() != serving {
+            return Ok(());
+        }
+        if state.next.is_some() {
+            // A cutover that was undone had come that far.
+            self.context.update(|state| state.next = None)?;
+        }
+        if state.goes_on() && running.is_none() {
             self.spawn(&mut running);
         }
+        Ok(())
     }
 
     /// START MIGRATION: preflight, then everything else in the background.
@@ -83,6 +94,9 @@ impl Replicator {
             start: None,
             copied_at: None,
             sealed_at: None,
+            leg: Leg::FIRST,
+            proven: Vec::new(),
+            next: None,
         })?;
         tracing::info!(area = "migration", "migration {} started", config.migration.name);
         self.spawn(&mut running);
@@ -95,12 +109,12 @@ impl Replicator {
     /// It isn't running.
     pub async fn pause(&self) -> Result<()> {
         let mut running = self.running.lock().await;
-        let goes_on = self.state().is_some_and(|state| state.failed.is_none() && !state.paused);
+        let goes_on = self.state().is_some_and(|state| state.goes_on() && state.next.is_none());
         if running.is_none() || !goes_on || self.context.live.phase() == Phase::Failed {
             return Err(self.unfit("PAUSE MIGRATION"));
         }
         self.context.update(|state| state.paused = true)?;
-        self.stop(&mut running).await;
+        Self::stop(&mut running).await;
         self.context.live.set_phase(Phase::Paused);
         tracing::info!(area = "migration", "migration paused");
         Ok(())
@@ -114,11 +128,13 @@ impl Replicator {
         let mut running = self.running.lock().await;
         // A failure that couldn't be written down, on a full disk, is in the phase alone.
         let failed = self.context.live.phase() == Phase::Failed;
-        let stands = |state: MigrationState| state.paused || state.failed.is_some() || failed;
+        let stands = |state: MigrationState| {
+            (state.paused || state.failed.is_some() || failed) && !state.is_over() && state.next.is_none()
+        };
         if !self.state().is_some_and(stands) {
             return Err(self.unfit("RESUME MIGRATION"));
         }
-        self.stop(&mut running).await;
+        Self::stop(&mut running).await;
         self.context.update(|state| {
             state.paused = false;
             state.failed = None;
@@ -178,9 +194,16 @@ impl Replicator {
         let live = &self.context.live;
         let mut reasons = Vec::new();
         let phase = live.phase();
+        if self.state().is_some_and(|state| state.is_over()) {
+            reasons.push(format!(
+                "nothing follows the side that serves (the phase is {}), so there is no way to the other one",
+                phase.as_str()
+            ));
+            return reasons;
+        }
         if phase != Phase::Following {
             reasons.push(format!(
-                "the phase is {}; wait until SHOW MIGRATION STATUS says following",
+                "replication isn't following yet, its phase is {}; wait for it",
                 phase.as_str()
             ));
             return reasons;
@@ -188,7 +211,8 @@ impl Replicator {
         match live.lag_ms() {
             Some(lag) if lag <= max_lag_ms => {}
             Some(lag) => reasons.push(format!(
-                "the target is {lag} ms behind and cutover.max_lag_ms is {max_lag_ms}; wait until it has caught up"
+                "the {} is {lag} ms behind and cutover.max_lag_ms is {max_lag_ms}; wait until it has caught up",
+                self.context.leg().writes()
             )),
             None => reasons.push("the lag isn't known yet; wait a moment".to_owned()),
         }
@@ -201,14 +225,18 @@ impl Replicator {
         reasons
     }
 
-    /// The position at which the source ended. Only true behind a fence.
+    /// The position at which the side that is followed ended. Only true behind a fence.
     ///
     /// # Errors
-    /// The source can't be asked.
+    /// That side can't be asked.
     pub async fn final_position(&self) -> Result<ReplicationPosition> {
-        let mut conn = server::connect(Side::Source, &self.context.config.source).await?;
-        let info = server::inspect(Side::Source, &mut conn).await?;
-        let position = server::end_position(Side::Source, &info, &mut conn).await?;
+        self.end_of(self.context.leg().reads()).await
+    }
+
+    async fn end_of(&self, side: Side) -> Result<ReplicationPosition> {
+        let mut conn = server::connect(side, leg::backend(&self.context.config, side)).await?;
+        let info = server::inspect(side, &mut conn).await?;
+        let position = server::end_position(side, &info, &mut conn).await?;
         conn.disconnect().await.ok();
         Ok(position)
     }
@@ -219,14 +247,17 @@ impl Replicator {
     /// Replication stopped, so that it never will be.
     pub async fn wait_applied(&self, position: &ReplicationPosition) -> Result<()> {
         let live = &self.context.live;
+        let applied = live.applied();
         tokio::select! {
-            () = live.applied().wait_for(position) => Ok(()),
-            why = live.stopped() => Err(Error::definite(Side::Target, "wait for the final position", why)),
+            () = applied.wait_for(position) => Ok(()),
+            why = live.stopped() => {
+                Err(Error::definite(self.context.leg().writes(), "wait for the final position", why))
+            }
         }
     }
 
     /// The verdict while both sides stand still: what was touched since its last comparison is compared now. Beside
-    /// it AUTO_INCREMENT is raised on the target where the source gave out values that it rolled back, so that no
+    /// it AUTO_INCREMENT is raised on the side that is to serve where the other one gave out values that it rolled back, so that no
     /// value is given out twice.
     ///
     /// # Errors
@@ -241,40 +272,136 @@ impl Replicator {
     }
 
     async fn raise_auto_increment(&self) -> Result<usize> {
-        let config = &self.context.config;
-        let (source, target) = tokio::join!(
-            server::connect(Side::Source, &config.source),
-            server::connect(Side::Target, &config.target)
+        let (config, leg) = (&self.context.config, self.context.leg());
+        let (from, to) = tokio::join!(
+            server::connect(leg.reads(), leg.from(config)),
+            server::connect(leg.writes(), leg.to(config))
         );
-        let (mut source, mut target) = (source?, target?);
-        let raised =
-            convert::raise_auto_increment(&mut source, &mut target, &self.context.live.schema()).await?;
-        source.disconnect().await.ok();
-        target.disconnect().await.ok();
+        let (mut from, mut to) = (from?, to?);
+        let raised = convert::raise_auto_increment(&mut from, &mut to, &self.context.live.schema())
+            .await
+            .map_err(|error| error.in_leg(leg))?;
+        from.disconnect().await.ok();
+        to.disconnect().await.ok();
         Ok(raised)
     }
 
-    /// After the switch: forward replication ends for good. Idempotent.
+    /// Ends the present leg behind the fence: nothing is applied any more. [`Self::turn_back`] lets it go on,
+    /// [`Self::seal`] makes way for the next one. Idempotent.
+    ///
+    /// # Errors
+    /// It has stopped by itself, so that what it has applied can't be relied on.
+    pub async fn hold(&self) -> Result<()> {
+        let mut running = self.running.lock().await;
+        Self::stop(&mut running).await;
+        match self.context.live.phase() {
+            Phase::Failed | Phase::Paused => Err(self.unfit("A cutover")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes what acts on its own on `side`, which is about to serve. Behind [`Self::hold`].
+    ///
+    /// # Errors
+    /// The side can't be asked, or refuses it.
+    pub async fn activate(&self, side: Side) -> Result<()> {
+        activation::activate(&self.context, side).await
+    }
+
+    /// Takes the position at which the next leg starts, where the side that is about to serve ends, and makes it durable.
+    /// Behind [`Self::hold`], so that everything this leg has applied is before it, and behind [`Self::activate`]. Both
+    /// sides are equal there, as the verdict said.
+    ///
+    /// # Errors
+    /// That side can't be asked, or the state can't be written.
+    pub async fn start_reverse(&self) -> Result<ReplicationPosition> {
+        let start = self.end_of(self.context.leg().writes()).await?;
+        let proven = self.context.live.verifier().map(|verifier| verifier.proven()).unwrap_or_default();
+        let next = NextLeg { start: StoredPosition::from(&start), proven };
+        self.context.update(|state| state.next = Some(next))?;
+        Ok(start)
+    }
+
+    /// The cutover was undone before its journal entry: the leg that [`Self::hold`] ended goes on. Idempotent.
     ///
     /// # Errors
     /// The state can't be written.
-    pub async fn seal(&self) -> Result<()> {
+    pub async fn turn_back(&self) -> Result<()> {
         let mut running = self.running.lock().await;
-        self.stop(&mut running).await;
-        let Some(mut state) = self.state() else { return Ok(()) };
-        if state.stage != Stage::Sealed {
-            state.stage = Stage::Sealed;
-            state.sealed_at = self.context.live.applied().position().as_ref().map(StoredPosition::from);
-            self.context.store(state)?;
-            tracing::info!(area = "migration", "forward replication is over");
+        let Some(state) = self.state() else { return Ok(()) };
+        if state.next.is_some() {
+            self.context.update(|state| state.next = None)?;
         }
+        if state.goes_on() && running.is_none() {
+            self.spawn(&mut running);
+        }
+        Ok(())
+    }
+
+    /// After the journal says that `serving` serves: the leg that led there is over, and the one that a cutover prepared
+    /// begins, which reads it. Idempotent, also called after a restart in that state.
+    ///
+    /// # Errors
+    /// The state can't be written.
+    pub async fn seal(&self, serving: Side) -> Result<()> {
+        let mut running = self.running.lock().await;
+        let Some(mut state) = self.state() else { return Ok(()) };
+        if state.leg.reads() != serving && !state.is_over() {
+            Self::stop(&mut running).await;
+            state.sealed_at = self.context.live.applied().position().as_ref().map(StoredPosition::from);
+            if state.take_next_leg() {
+                tracing::info!(area = "migration", "replication turns around; leg {} begins", state.leg);
+            } else {
+                state.stage = Stage::Sealed;
+                tracing::info!(area = "migration", "replication is over; there is no way back");
+            }
+            self.context.store(state.clone())?;
+            self.context.live.clear_error();
+            self.context.live.set_phase(live::phase_of(Some(&state)));
+        }
+        if state.goes_on() && running.is_none() {
+            self.spawn(&mut running);
+        }
+        Ok(())
+    }
+
+    /// FINISH MIGRATION: nothing follows the target any more, which goes on serving.
+    ///
+    /// # Errors
+    /// The target doesn't serve, or the state can't be written.
+    pub async fn finish(&self) -> Result<()> {
+        self.end_for_good("FINISH MIGRATION", Stage::Finished).await
+    }
+
+    /// ABANDON MIGRATION: nothing follows the source any more, which goes on serving.
+    ///
+    /// # Errors
+    /// The source doesn't serve, or the state can't be written.
+    pub async fn abandon(&self) -> Result<()> {
+        self.end_for_good("ABANDON MIGRATION", Stage::Abandoned).await
+    }
+
+    /// Whether the verb fits the side that serves is the caller's to know.
+    async fn end_for_good(&self, statement: &str, stage: Stage) -> Result<()> {
+        let mut running = self.running.lock().await;
+        let fits = |state: &MigrationState| {
+            state.next.is_none() && !matches!(state.stage, Stage::Finished | Stage::Abandoned)
+        };
+        let Some(mut state) = self.state().filter(fits) else { return Err(self.unfit(statement)) };
+        Self::stop(&mut running).await;
+        state.sealed_at = self.context.live.applied().position().as_ref().map(StoredPosition::from);
+        (state.stage, state.paused, state.failed) = (stage, false, None);
+        self.context.store(state.clone())?;
+        self.context.live.clear_error();
+        self.context.live.set_phase(live::phase_of(Some(&state)));
+        pipeline::forget_everything(&self.context).await;
         Ok(())
     }
 
     /// Ends every task, with batches in flight; for the end of the process.
     pub async fn shutdown(&self) {
         let mut running = self.running.lock().await;
-        self.stop(&mut running).await;
+        Self::stop(&mut running).await;
     }
 
     fn state(&self) -> Option<MigrationState> {
@@ -289,13 +416,16 @@ impl Replicator {
 
     /// Cancels the pipeline and waits for it; past the deadline it is aborted, which a checkpoint survives as it
     /// survives a kill.
-    async fn stop(&self, running: &mut Option<Running>) {
-        if let Some(mut run) = running.take() {
+    ///
+    /// Cancel safety: dropped half-way, the pipeline still counts as running, and the next call waits for its end.
+    async fn stop(running: &mut Option<Running>) {
+        if let Some(run) = running {
             run.cancel.cancel();
             if tokio::time::timeout(STOP_DEADLINE, &mut run.task).await.is_err() {
                 tracing::warn!(area = "migration", "the pipeline did not stop in time and was aborted");
                 run.task.abort();
             }
+            *running = None;
         }
     }
 
@@ -305,7 +435,7 @@ impl Replicator {
             Phase::Idle => "START MIGRATION",
             Phase::Paused | Phase::Failed => "RESUME MIGRATION",
             Phase::Preparing | Phase::Copying | Phase::CatchingUp => "PAUSE MIGRATION",
-            Phase::Following => "PAUSE MIGRATION, VERIFY and CUTOVER",
+            Phase::Following => "PAUSE MIGRATION, VERIFY, CUTOVER or ROLLBACK CUTOVER",
             _ => "looking at it with SHOW",
         };
         Error::definite(
@@ -362,6 +492,9 @@ mod tests {
             start: None,
             copied_at: None,
             sealed_at: None,
+            leg: Leg::FIRST,
+            proven: Vec::new(),
+            next: None,
         };
         replicator.context.store(state).unwrap();
         replicator

@@ -3,11 +3,13 @@
 //! `table → chunks → reader → loader`, `binlog → decode → transaction → spool → scheduler → appliers →
 //! checkpoint`, `both backends → chunk checksum → recheck → verdict`. See ARCHITECTURE.md.
 
+mod activation;
 pub mod apply;
 pub mod binlog;
 pub mod error;
 pub mod handle;
 mod lag;
+pub mod leg;
 
 pub mod literal;
 mod live;

@@ -12,6 +12,7 @@ use crate::apply::progress::AppliedProgress;
 use crate::error::Error;
 use crate::handle::lock;
 use crate::lag::LagClock;
+use crate::leg::Leg;
 use crate::schema::table::{SchemaSet, TableSchema};
 use crate::snapshot::progress::{CopyPhase, SnapshotProgress};
 use crate::spool::{Spool, SpoolProgress};
@@ -29,13 +30,15 @@ const CAUGHT_UP: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Live {
     name: String,
-    applied: Arc<AppliedProgress>,
     phase: watch::Sender<Phase>,
     view: Mutex<View>,
 }
 
 #[derive(Debug, Default)]
 struct View {
+    /// The leg that all of this is of.
+    leg: Option<Leg>,
+    applied: Arc<AppliedProgress>,
     tables: SchemaSet,
     snapshot: Arc<SnapshotProgress>,
     spool: Option<watch::Receiver<SpoolProgress>>,
@@ -58,14 +61,13 @@ impl Live {
         let last_error = state.and_then(|state| state.failed.clone());
         Self {
             name: config.migration.name.clone(),
-            applied: Arc::new(AppliedProgress::new()),
             phase: watch::Sender::new(phase),
             view: Mutex::new(View { sealed_at, last_error, ..View::default() }),
         }
     }
 
-    pub(crate) fn applied(&self) -> &Arc<AppliedProgress> {
-        &self.applied
+    pub(crate) fn applied(&self) -> Arc<AppliedProgress> {
+        Arc::clone(&lock(&self.view).applied)
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -89,10 +91,16 @@ impl Live {
         }
     }
 
-    /// A new attempt at the stages begins with these tables.
-    pub(crate) fn begin(&self, tables: &SchemaSet, spool: &Spool) -> Arc<SnapshotProgress> {
+    /// A new attempt at the stages of a leg begins with these tables.
+    pub(crate) fn begin(&self, leg: Leg, tables: &SchemaSet, spool: &Spool) -> Arc<SnapshotProgress> {
         let snapshot = SnapshotProgress::new(tables);
         let mut view = lock(&self.view);
+        if view.leg.replace(leg) != Some(leg) {
+            // Its positions are of another server, and its transactions are numbered anew.
+            view.applied = Arc::default();
+            view.verifier = None;
+            view.copied_at = None;
+        }
         view.tables = tables.clone();
         view.snapshot = Arc::clone(&snapshot);
         view.spool = Some(spool.progress());
@@ -166,8 +174,10 @@ impl Live {
 
     /// True once the tail is past the copy and keeps up.
     pub(crate) fn caught_up(&self) -> bool {
-        let past_the_copy =
-            lock(&self.view).copied_at.as_ref().is_some_and(|position| self.applied.has_reached(position));
+        let past_the_copy = {
+            let view = lock(&self.view);
+            view.copied_at.as_ref().is_some_and(|position| view.applied.has_reached(position))
+        };
         past_the_copy && self.lag_ms().is_some_and(|lag| u128::from(lag) <= CAUGHT_UP.as_millis())
     }
 
@@ -176,7 +186,7 @@ impl Live {
     pub(crate) fn lag_ms(&self) -> Option<u64> {
         let view = &mut *lock(&self.view);
         let heard_at = view.spool.as_ref()?.borrow().heard_at;
-        let applied = self.applied.current()?;
+        let applied = view.applied.current()?;
         let silence = SystemTime::now().duration_since(heard_at).unwrap_or_default();
         let fetch = if silence > HEARTBEAT { silence } else { Duration::ZERO };
         let apply = view.lag.behind(applied.low_water, Instant::now());
@@ -185,9 +195,10 @@ impl Live {
 
     pub(crate) fn status(&self) -> MigrationStatus {
         let phase = self.phase();
-        let lag_ms = if phase == Phase::Switched { None } else { self.lag_ms() };
+        let over = matches!(phase, Phase::Switched | Phase::Finished | Phase::Abandoned);
+        let lag_ms = if over { None } else { self.lag_ms() };
         let view = &mut *lock(&self.view);
-        let applied = self.applied.current();
+        let applied = view.applied.current();
         let spool = view.spool.as_ref().map(|spool| spool.borrow().clone());
         let copying = phase == Phase::Copying;
         let copy_rows_per_s = if copying { rate(&view.copied) } else { 0 };
@@ -209,7 +220,7 @@ impl Live {
             applied_position: applied.map(|applied| applied.position).or_else(|| view.sealed_at.clone()),
             lag_ms,
             lag_bytes: spool.map_or(0, |spool| view.lag.bytes_behind(low_water, spool.durable_bytes)),
-            apply_rows_per_s: self.applied.rows_per_s(),
+            apply_rows_per_s: view.applied.rows_per_s(),
             rows_verified: view.verifier.as_ref().map_or(0, |verifier| verifier.rows_verified()),
             differences: view.verifier.as_ref().map_or(0, |verifier| verifier.differences_total()),
             last_error: view.last_error.clone(),
@@ -246,12 +257,14 @@ pub(crate) fn phase_of(state: Option<&MigrationState>) -> Phase {
     match state {
         None => Phase::Idle,
         Some(state) if state.stage == Stage::Sealed => Phase::Switched,
+        Some(state) if state.stage == Stage::Finished => Phase::Finished,
+        Some(state) if state.stage == Stage::Abandoned => Phase::Abandoned,
         Some(state) if state.failed.is_some() => Phase::Failed,
         Some(state) if state.paused => Phase::Paused,
         Some(state) => match state.stage {
             Stage::Preparing => Phase::Preparing,
             Stage::Copying => Phase::Copying,
-            Stage::Replaying | Stage::Sealed => Phase::CatchingUp,
+            Stage::Replaying | Stage::Sealed | Stage::Finished | Stage::Abandoned => Phase::CatchingUp,
         },
     }
 }

@@ -9,9 +9,11 @@ use mysql_async::prelude::Queryable as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::activation;
 use crate::apply::{self, Origin};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::lock;
+use crate::leg::Leg;
 use crate::live::Live;
 use crate::schema::convert::{self, Dialects};
 use crate::schema::discover::{DiscoveredTable, Discovery, discover};
@@ -21,15 +23,13 @@ use crate::snapshot::journal::ChunkJournal;
 use crate::snapshot::{Copied, Snapshot, SnapshotProgress};
 use crate::spool::fetch::FetchConfig;
 use crate::spool::{self, Spool};
-use crate::state::{MigrationState, Stage, StateFile, StoredPosition};
+use crate::state::{MigrationState, Proven, Stage, StateFile, StoredPosition};
 use crate::verify::{Passed, TouchedKeys, Verifier};
 
 /// First pause before a transient error is tried again; it doubles up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// Longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(15);
-/// Folder of the spool, in state_dir.
-const SPOOL: &str = "spool";
 /// How often space of the spool is given back.
 const RELEASE_EVERY: Duration = Duration::from_secs(5);
 /// How often progress is looked at where nothing says that it changed.
@@ -54,6 +54,16 @@ impl Context {
     /// The state of a migration that was started.
     fn state(&self) -> Result<MigrationState> {
         lock(&self.file).get().cloned().ok_or_else(not_started)
+    }
+
+    /// The tables of the migration, as schema and table; empty before they are known.
+    pub(crate) fn tables(&self) -> Vec<(String, String)> {
+        lock(&self.file).get().map(|state| state.tables.clone()).unwrap_or_default()
+    }
+
+    /// The present leg.
+    pub(crate) fn leg(&self) -> Leg {
+        lock(&self.file).get().map_or(Leg::FIRST, |state| state.leg)
     }
 
     /// Changes the state of a migration that was started. Verbs and pipeline both do, so nobody may write between
@@ -116,40 +126,105 @@ pub(crate) async fn run(context: Arc<Context>, cancel: CancellationToken) {
     }
 }
 
-/// One attempt at all stages. Returns `Ok` only when cancelled.
+/// One attempt at all stages of the present leg. Returns `Ok` only when cancelled.
 async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()> {
     let config = &context.config;
     let state = context.state()?;
+    let leg = state.leg;
     let (source, target) = identify(config).await?;
     same_server(Side::Source, &state.source_identity, &source)?;
     same_server(Side::Target, &state.target_identity, &target)?;
+    // Before a row is applied there, whatever a cutover that was undone, or the swap, has left.
+    activation::deactivate(context, leg.writes()).await?;
     let dialects = Dialects { source: source.dialect(), target: target.dialect() };
     let (found, start) = match state.start {
-        Some(start) => (find_tables(config, &state.tables, dialects).await?, start.read()?),
+        Some(start) => (find_tables(config, leg, &state.tables, dialects).await?, start.read()?),
         None => prepare(context, &source, dialects).await?,
     };
-    context.live.set_conversions(convert::conversions(&found, dialects)?);
+    if leg.reads() == Side::Source {
+        context.live.set_conversions(convert::conversions(&found, dialects)?);
+    }
+    let read = if leg.reads() == Side::Source { source } else { target };
     let tables = found.schema_set();
     let without_transactions = found.without_transactions();
-    let (spool, writer) =
-        Spool::open(&config.state_dir.join(SPOOL), config.apply.spool_max_bytes, &start).await?;
+    forget_other_legs(config, leg).await?;
+    let folder = config.state_dir.join(leg.spool_folder());
+    let (spool, writer) = Spool::open(&folder, config.apply.spool_max_bytes, &start).await?;
     let fetch = FetchConfig {
-        source: config.source.clone(),
-        flavor: source.version.flavor,
+        source: leg.from(config).clone(),
+        leg,
+        flavor: read.version.flavor,
         schemas: found.schemas.into_iter().map(|schema| schema.name).collect(),
         tables: tables.clone(),
         server_id: replica_server_id(),
     };
-    let snapshot = context.live.begin(&tables, &spool);
+    let snapshot = context.live.begin(leg, &tables, &spool);
     let stages =
-        Stages { context: Arc::clone(context), source, tables, without_transactions, start, snapshot };
+        Stages { context: Arc::clone(context), leg, read, tables, without_transactions, start, snapshot };
     let scope = cancel.child_token();
     let mut tasks = JoinSet::new();
-    tasks.spawn(spool::fetch::run(fetch, writer, scope.clone()));
+    tasks.spawn(in_leg(leg, spool::fetch::run(fetch, writer, scope.clone())));
     tasks.spawn(release(Arc::clone(context), spool.clone(), stages.origin(), scope.clone()));
     tasks.spawn(sample(Arc::clone(context), scope.clone()));
     tasks.spawn(stages.copy_then_follow(spool, scope.clone()));
     join(tasks, &scope).await
+}
+
+/// The work of a leg, with its errors in the operator's terms.
+async fn in_leg(leg: Leg, work: impl Future<Output = Result<()>>) -> Result<()> {
+    work.await.map_err(|error| error.in_leg(leg))
+}
+
+/// What earlier legs have left: their spools, and the checkpoint of the last one that wrote to the same side.
+async fn forget_other_legs(config: &Config, leg: Leg) -> Result<()> {
+    if leg.copies() {
+        return Ok(());
+    }
+    forget_spools(&config.state_dir, |folder| leg.is_others_spool(folder))?;
+    if let Some(former) = leg.former() {
+        let mut conn = server::connect(leg.writes(), leg.to(config)).await?;
+        apply::checkpoint::forget(&mut conn, &former.checkpoint_name(&config.migration.name)).await?;
+        conn.disconnect().await.ok();
+    }
+    Ok(())
+}
+
+/// The migration is over for good: spools and checkpoints are of no use any more. What can't be removed is said; it is in
+/// nobody's way.
+pub(crate) async fn forget_everything(context: &Context) {
+    let config = &context.config;
+    let said =
+        |error: Error| tracing::warn!(area = "migration", "something of the migration stays behind: {error}");
+    let spools = |folder: &str| folder == Leg::FIRST.spool_folder() || Leg::FIRST.is_others_spool(folder);
+    if let Err(error) = forget_spools(&config.state_dir, spools) {
+        said(error);
+    }
+    let last = context.leg();
+    for leg in [Some(last), last.previous()].into_iter().flatten() {
+        let forgotten = async {
+            let mut conn = server::connect(leg.writes(), leg.to(config)).await?;
+            apply::checkpoint::forget(&mut conn, &leg.checkpoint_name(&config.migration.name)).await?;
+            conn.disconnect().await.ok();
+            Ok(())
+        };
+        if let Err(error) = forgotten.await {
+            said(error);
+        }
+    }
+}
+
+/// Removes spools from state_dir.
+pub(crate) fn forget_spools(state_dir: &std::path::Path, which: impl Fn(&str) -> bool) -> Result<()> {
+    let failed = |place: &std::path::Path, error: &std::io::Error| {
+        Error::definite(None, place.display().to_string(), format!("it can't be removed: {error}"))
+    };
+    for entry in std::fs::read_dir(state_dir).map_err(|error| failed(state_dir, &error))? {
+        let path = entry.map_err(|error| failed(state_dir, &error))?.path();
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(&which) {
+            std::fs::remove_dir_all(&path).map_err(|error| failed(&path, &error))?;
+        }
+    }
+    Ok(())
 }
 
 /// A server id for the dump connection that no other replica is likely to have: the source would throw one of two
@@ -193,29 +268,31 @@ fn same_server(side: Side, identity: &str, info: &ServerInfo) -> Result<()> {
     ))
 }
 
-/// The tables that the migration began with, as they are on both sides now.
+/// The tables that the migration began with, as they are on both sides now; found on the side that is read.
 async fn find_tables(
     config: &Config,
+    leg: Leg,
     began_with: &[(String, String)],
     dialects: Dialects,
 ) -> Result<Discovery> {
-    let mut conn = server::connect(Side::Source, &config.source).await?;
-    let mut discovery = discover(Side::Source, &mut conn, &config.migration).await?;
+    let side = leg.reads();
+    let mut conn = server::connect(side, leg.from(config)).await?;
+    let mut discovery = discover(side, &mut conn, &config.migration).await?;
     conn.disconnect().await.ok();
     let began_with: Vec<TableName> =
         began_with.iter().map(|(schema, table)| TableName::new(schema, table)).collect();
     discovery.keep_only(&began_with).map_err(|gone| {
         Error::definite(
-            Side::Source,
+            side,
             gone.to_string(),
             "this table of the migration isn't there any more, or migration.schemas and exclude_tables leave it out \
              now; put it back, or start over with an empty state_dir and an empty target",
         )
     })?;
-    let mut conn = server::connect(Side::Target, &config.target).await?;
-    let there = discover(Side::Target, &mut conn, &config.migration).await?;
+    let mut conn = server::connect(leg.writes(), leg.to(config)).await?;
+    let there = discover(leg.writes(), &mut conn, &config.migration).await?;
     conn.disconnect().await.ok();
-    convert::pair_up(discovery, &there, dialects)
+    convert::pair_up(discovery, &there, dialects, side)
 }
 
 /// Stage `preparing`: P0, then the tables. A table made on the source in between is moved, and stops the tail at the
@@ -254,19 +331,15 @@ fn tables_of(discovery: &Discovery) -> Vec<(String, String)> {
 async fn forget_former(config: &Config, target: &mut mysql_async::Conn) -> Result<()> {
     apply::checkpoint::forget(target, &config.migration.name).await?;
     ChunkJournal::discard(&config.state_dir)?;
-    let spool = config.state_dir.join(SPOOL);
-    match std::fs::remove_dir_all(&spool) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::definite(None, spool.display().to_string(), format!("it can't be removed: {error}")))
-        }
-        _ => Ok(()),
-    }
+    forget_spools(&config.state_dir, |folder| folder == Leg::FIRST.spool_folder())
 }
 
 /// What the stages of one attempt share.
 struct Stages {
     context: Arc<Context>,
-    source: ServerInfo,
+    leg: Leg,
+    /// The server that is read.
+    read: ServerInfo,
     tables: SchemaSet,
     /// Those of them that change before the binlog has it.
     without_transactions: Vec<TableName>,
@@ -275,47 +348,79 @@ struct Stages {
 }
 
 impl Stages {
-    /// What the checkpoint on the target belongs to.
+    /// What the checkpoint on the side that is written belongs to.
     fn origin(&self) -> Origin {
         Origin {
-            migration: self.context.config.migration.name.clone(),
-            source_identity: self.source.identity.clone(),
+            migration: self.leg.checkpoint_name(&self.context.config.migration.name),
+            source_identity: self.read.identity.clone(),
             start: self.start.clone(),
         }
     }
 
     /// Stages `copying`, `catching_up` and `following`.
     async fn copy_then_follow(self, spool: Spool, cancel: CancellationToken) -> Result<()> {
-        let Some(copied_at) = self.copy(&cancel).await? else { return Ok(()) };
+        let Some(copied_at) = self.copied_at(&cancel).await? else { return Ok(()) };
         let live = &self.context.live;
         live.set_copied_at(copied_at.coordinates.clone());
         live.set_phase(Phase::CatchingUp);
         let touched = Arc::new(TouchedKeys::default());
-        let config = &self.context.config;
-        let verifier = Arc::new(Verifier::new(
-            &config.source,
-            &config.target,
+        let (config, leg) = (&self.context.config, self.leg);
+        let verifier = Verifier::new(
+            leg,
+            leg.from(config),
+            leg.to(config),
             &self.tables,
             Arc::clone(&touched),
             self.passed(),
-        ));
+        );
+        if let Some(proven) = self.proven().await? {
+            verifier.begin_proven(&proven);
+        }
+        let verifier = Arc::new(verifier);
         live.set_verifier(Arc::clone(&verifier));
         let setup = apply::Setup {
-            target: config.target.clone(),
+            target: leg.to(config).clone(),
+            leg,
             origin: self.origin(),
             workers: config.apply.workers,
             schemas: self.tables.clone(),
-            cascades_in_binlog: self.source.cascades_in_binlog,
+            cascades_in_binlog: self.read.cascades_in_binlog,
             copied_at: copied_at.coordinates,
             touched,
-            progress: Arc::clone(live.applied()),
+            progress: live.applied(),
         };
         let tables = self.tables.clone();
         let scope = cancel.child_token();
         let mut tasks = JoinSet::new();
-        tasks.spawn(apply::run(setup, move |from| async move { spool.reader(from, tables) }, scope.clone()));
+        let apply = apply::run(setup, move |from| async move { spool.reader(from, tables) }, scope.clone());
+        tasks.spawn(in_leg(leg, apply));
         tasks.spawn(follow(Arc::clone(&self.context), verifier, scope.clone()));
         join(tasks, &scope).await
+    }
+
+    /// Up to where the leg is replayed in safe mode. Only the first one copies; every other one begins where both sides
+    /// are equal, so it is exact from its first transaction on. `None`: cancelled.
+    async fn copied_at(&self, cancel: &CancellationToken) -> Result<Option<ReplicationPosition>> {
+        if self.leg.copies() {
+            return self.copy(cancel).await;
+        }
+        self.snapshot.all_copied();
+        Ok(Some(self.start.clone()))
+    }
+
+    /// What was proven where the leg starts, as long as nothing of it is applied: then whatever differs later was touched
+    /// by this run, and only that has to be compared. A run that goes on later doesn't know what was.
+    async fn proven(&self) -> Result<Option<Vec<Proven>>> {
+        if self.leg.copies() {
+            return Ok(None);
+        }
+        let mut conn = server::connect(self.leg.writes(), self.leg.to(&self.context.config)).await?;
+        let recovered = apply::checkpoint::peek(&mut conn, &self.origin())
+            .await
+            .map_err(|error| error.in_leg(self.leg))?;
+        conn.disconnect().await.ok();
+        let untouched = recovered.is_none_or(|recovered| recovered.is_beginning());
+        if untouched { Ok(Some(self.context.state()?.proven)) } else { Ok(None) }
     }
 
     /// Copies what isn't copied yet and returns P1, the end of all that the copy could see. `None`: cancelled.
@@ -355,21 +460,21 @@ impl Stages {
     /// the question: what could be seen of them by then is logged.
     async fn end_of_copy(&self, conn: &mut mysql_async::Conn) -> Result<ReplicationPosition> {
         if self.without_transactions.is_empty() {
-            return server::end_position(Side::Source, &self.source, conn).await;
+            return server::end_position(Side::Source, &self.read, conn).await;
         }
         let list: Vec<String> =
             self.without_transactions.iter().map(|table| format!("{} READ", table.quoted())).collect();
         const PLACE: &str = "locking the tables without transactions for a moment";
         let database = |error: mysql_async::Error| Error::database(Side::Source, PLACE, &error);
         conn.query_drop(format!("LOCK TABLES {}", list.join(", "))).await.map_err(database)?;
-        let end = server::end_position(Side::Source, &self.source, conn).await;
+        let end = server::end_position(Side::Source, &self.read, conn).await;
         conn.query_drop("UNLOCK TABLES").await.map_err(database)?;
         end
     }
 
     /// "Return when everything up to there is applied", for the verifier.
     fn passed(&self) -> Passed {
-        let applied = Arc::clone(self.context.live.applied());
+        let applied = self.context.live.applied();
         Arc::new(move |coordinates| {
             let applied = Arc::clone(&applied);
             Box::pin(async move { applied.wait_for_coordinates(&coordinates).await })
@@ -406,7 +511,7 @@ async fn release(
             () = cancel.cancelled() => return Ok(()),
         }
         let applied = tokio::select! {
-            applied = applied_for_good(&mut conn, &context.config, &origin) => applied,
+            applied = applied_for_good(&mut conn, &context, &origin) => applied,
             () = cancel.cancelled() => return Ok(()),
         };
         match applied {
@@ -425,14 +530,15 @@ async fn release(
 /// Up to which transaction a restart would find everything applied; `None` before the first run.
 async fn applied_for_good(
     conn: &mut Option<mysql_async::Conn>,
-    config: &Config,
+    context: &Context,
     origin: &Origin,
 ) -> Result<Option<u64>> {
+    let leg = context.leg();
     let conn = match conn {
         Some(conn) => conn,
-        None => conn.insert(server::connect(Side::Target, &config.target).await?),
+        None => conn.insert(server::connect(leg.writes(), leg.to(&context.config)).await?),
     };
-    let recovered = apply::checkpoint::peek(conn, origin).await?;
+    let recovered = apply::checkpoint::peek(conn, origin).await.map_err(|error| error.in_leg(leg))?;
     Ok(recovered.map(|recovered| recovered.low_water))
 }
 

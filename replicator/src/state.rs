@@ -9,6 +9,7 @@ use config::{BinlogPosition, Flavor, GtidSet, durable};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::leg::Leg;
 
 const FILE: &str = "migration.json";
 const NAME: &str = "migration";
@@ -23,10 +24,15 @@ pub(crate) enum Stage {
     /// The start position is known and the tables exist. Set by the pipeline; a restart goes on with the chunks
     /// that the chunk journal doesn't have.
     Copying,
-    /// Every chunk is copied. Set by the pipeline; a restart goes on behind the checkpoint.
+    /// Every chunk is copied. Set by the pipeline, and by `Replicator::seal` for the leg behind a swap; a restart goes
+    /// on behind the checkpoint.
     Replaying,
-    /// The target serves and forward replication is over. Set by `Replicator::seal`; a restart does nothing.
+    /// The target serves and nothing follows it. Set by `Replicator::seal`; a restart does nothing.
     Sealed,
+    /// FINISH MIGRATION: whichever side serves, nothing follows it any more. Set by `Replicator::finish`.
+    Finished,
+    /// ABANDON MIGRATION: the source serves as if nothing had been. Set by `Replicator::abandon`.
+    Abandoned,
 }
 
 /// What `migration.json` holds.
@@ -47,12 +53,70 @@ pub(crate) struct MigrationState {
     /// The tables that are moved, as schema and table, from stage `copying` on. What the source has besides came
     /// later, or is excluded.
     pub(crate) tables: Vec<(String, String)>,
-    /// P0, from stage `copying` on.
+    /// Where the present leg starts on the side that it reads: P0 of the first one, from stage `copying` on.
     pub(crate) start: Option<StoredPosition>,
-    /// P1: what the copy could see ends here. From stage `replaying` on.
+    /// Up to here the leg is replayed in safe mode. P1 of the first one: what the copy could see ends here; from stage
+    /// `replaying` on. Every other leg's is its start.
     pub(crate) copied_at: Option<StoredPosition>,
     /// The checkpoint at the seal, for SHOW MIGRATION STATUS after a restart.
     pub(crate) sealed_at: Option<StoredPosition>,
+    /// The present leg.
+    #[serde(default = "first_leg")]
+    pub(crate) leg: Leg,
+    /// What was proven equal where the present leg starts; empty for the first one.
+    #[serde(default)]
+    pub(crate) proven: Vec<Proven>,
+    /// What a cutover under way has prepared for the leg behind its swap. Whether there was a swap is in the cutover
+    /// journal alone: `Replicator::seal` makes it the present leg, `Replicator::turn_back` throws it away.
+    #[serde(default)]
+    pub(crate) next: Option<NextLeg>,
+}
+
+fn first_leg() -> Leg {
+    Leg::FIRST
+}
+
+/// The leg behind a swap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NextLeg {
+    /// Where the side that it reads ended, behind the closed gate and with nobody applying to it.
+    pub(crate) start: StoredPosition,
+    /// What the verdict of that cutover rests on.
+    pub(crate) proven: Vec<Proven>,
+}
+
+/// A table whose every row was equal on both sides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Proven {
+    pub(crate) schema: String,
+    pub(crate) table: String,
+    /// Rows that were compared.
+    pub(crate) rows: u64,
+}
+
+impl MigrationState {
+    /// True where a leg is to run: neither over nor stopped.
+    pub(crate) fn goes_on(&self) -> bool {
+        !self.paused && self.failed.is_none() && !self.is_over()
+    }
+
+    /// True where no leg will ever run again, or none until a rollback that there is no way for.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Sealed | Stage::Finished | Stage::Abandoned)
+    }
+
+    /// Makes the leg that a cutover prepared the present one.
+    pub(crate) fn take_next_leg(&mut self) -> bool {
+        let Some(next) = self.next.take() else { return false };
+        self.leg = self.leg.next();
+        self.stage = Stage::Replaying;
+        self.copied_at = Some(next.start.clone());
+        self.start = Some(next.start);
+        self.proven = next.proven;
+        self.paused = false;
+        self.failed = None;
+        true
+    }
 }
 
 /// A [`ReplicationPosition`] as text.

@@ -112,7 +112,7 @@ impl Replication for Fake {
     fn start_reverse(&self) -> PortFuture<'_, String> {
         Box::pin(async { Ok(String::new()) })
     }
-    fn seal(&self) -> PortFuture<'_, ()> {
+    fn seal(&self, _: Side) -> PortFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }
 }

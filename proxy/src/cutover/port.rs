@@ -4,8 +4,8 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use config::TableName;
 use config::progress::{Conversion, Difference, MigrationStatus, ReplicationPosition, TableStatus, Verdict};
+use config::{Side, TableName};
 
 /// A boxed future, so that the trait can stand behind `dyn`.
 pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, PortError>> + Send + 'a>>;
@@ -48,7 +48,7 @@ pub trait Replication: Send + Sync + 'static {
     /// Starts capturing on the other side for the way back. Returns a note for the operator; today: that there
     /// is no way back yet.
     fn start_reverse(&self) -> PortFuture<'_, String>;
-    /// After the journal says `switched`: forward replication ends for good. Idempotent, also called after a
-    /// restart in that phase.
-    fn seal(&self) -> PortFuture<'_, ()>;
+    /// After the journal says that `serving` serves: replication that led there is over, and what was prepared for the way
+    /// back begins. Idempotent, also called after a restart in that phase.
+    fn seal(&self, serving: Side) -> PortFuture<'_, ()>;
 }

@@ -328,8 +328,8 @@ impl<'a> Run<'a> {
     async fn seal(&self) -> Event {
         let mut why = String::new();
         for _ in 0..SEAL_TRIES {
-            let port = Arc::clone(&self.by.replication);
-            match self.ask("replication to be sealed", async move { port.seal().await }).await {
+            let (port, to) = (Arc::clone(&self.by.replication), self.plan.to);
+            match self.ask("replication to be sealed", async move { port.seal(to).await }).await {
                 Ok(()) => return Event::Done,
                 Err(error) => why = error,
             }

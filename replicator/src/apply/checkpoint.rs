@@ -319,6 +319,11 @@ async fn read(conn: &mut Conn, origin: &Origin, epoch: u64, lock: &str) -> Resul
 }
 
 impl Recovered {
+    /// True where nothing is applied yet.
+    pub(crate) fn is_beginning(&self) -> bool {
+        self.low_water == 0 && self.done.is_empty()
+    }
+
     fn beginning(origin: &Origin, epoch: u64) -> Self {
         Self {
             low_water: 0,

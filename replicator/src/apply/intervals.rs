@@ -8,6 +8,11 @@ use std::str::FromStr;
 pub(super) struct Intervals(Vec<(u64, u64)>);
 
 impl Intervals {
+    /// True where there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Adds `first..=last`.
     pub(super) fn add(&mut self, first: u64, last: u64) {
         if first > last {

@@ -39,6 +39,7 @@ use self::scheduler::Scheduler;
 use self::worker::Context;
 use self::writeset::Plans;
 use crate::error::Result;
+use crate::leg::Leg;
 use crate::schema::table::SchemaSet;
 use crate::server;
 use crate::verify::touched::TouchedKeys;
@@ -48,6 +49,8 @@ use crate::verify::touched::TouchedKeys;
 pub struct Setup {
     /// The target.
     pub target: BackendConfig,
+    /// Which leg it is: for what is said of errors.
+    pub leg: Leg,
     /// What the checkpoint belongs to.
     pub origin: Origin,
     /// `apply.workers`; 0 counts as 1.
@@ -113,6 +116,7 @@ where
     stop_intake.cancel();
     while intake.join_next().await.is_some() {}
     if let Err(error) = &result {
+        let error = error.clone().in_leg(setup.leg);
         tracing::warn!(area = "apply", "the tail stops: {error}");
     }
     result

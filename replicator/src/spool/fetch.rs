@@ -14,6 +14,7 @@ use crate::binlog::group::{Closed, Grouper, Step};
 use crate::binlog::payload::Payload;
 use crate::binlog::stream::{BinlogStream, Fetched, PURGED, Part, WENT_BACK};
 use crate::error::{Error, ErrorKind, Result};
+use crate::leg::Leg;
 use crate::schema::table::SchemaSet;
 use crate::server;
 
@@ -31,6 +32,8 @@ const EXECUTED_POLL: Duration = Duration::from_millis(100);
 pub struct FetchConfig {
     /// The source.
     pub source: BackendConfig,
+    /// Which leg it is: for what is said of errors.
+    pub leg: Leg,
     /// Its family, which the spool's GTID set must be of.
     pub flavor: Flavor,
     /// The schemas of the migration, with and without tables: definitions in them matter.
@@ -93,7 +96,8 @@ impl Fetch {
             tracing::warn!(
                 area = "spool",
                 wait_ms = backoff.as_millis(),
-                "{error} (at {})",
+                "{} (at {})",
+                error.in_leg(config.leg),
                 writer.position().coordinates
             );
             tokio::time::sleep(backoff).await;

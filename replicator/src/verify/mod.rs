@@ -56,7 +56,9 @@ use self::recheck::Pair;
 use self::side::Backend;
 pub use self::touched::TouchedKeys;
 use crate::error::{Error, ErrorKind, Result};
+use crate::leg::Leg;
 use crate::schema::table::{SchemaSet, TableSchema};
+use crate::state::Proven;
 
 /// "Return when everything up to these coordinates is applied": `AppliedProgress::wait_for_coordinates`.
 pub type Passed = Arc<dyn Fn(BinlogPosition) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
@@ -71,6 +73,7 @@ const REVIVED_AGAIN: Duration = Duration::from_secs(60);
 
 /// Compares both sides, from the end of the copy to the verdict of the cutover. Uses two connections a side.
 pub struct Verifier {
+    leg: Leg,
     tables: Vec<Arc<TableSchema>>,
     touched: Arc<TouchedKeys>,
     passed: Passed,
@@ -87,9 +90,11 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// A verifier of these tables; nothing is verified yet. `touched` is what the appliers were given.
+    /// A verifier of these tables; nothing is verified yet. `source` is the side that the leg reads, and `touched` is what
+    /// the appliers were given.
     #[must_use]
     pub fn new(
+        leg: Leg,
         source: &BackendConfig,
         target: &BackendConfig,
         tables: &SchemaSet,
@@ -104,6 +109,7 @@ impl Verifier {
             })
         };
         Self {
+            leg,
             progress: Progress::new(tables.iter().map(|table| table.name.clone())),
             tables,
             touched,
@@ -114,6 +120,33 @@ impl Verifier {
             wanted: Notify::new(),
             standing_still: watch::Sender::new(false),
         }
+    }
+
+    /// Every row was proven equal where the leg starts, and nothing of it is applied yet: from here on whatever is touched
+    /// is all that can differ. Tables that aren't among the proven ones are verified as usual. To be called before the
+    /// apply stage runs.
+    pub(crate) fn begin_proven(&self, proven: &[Proven]) {
+        for table in &self.tables {
+            let of = |proven: &&Proven| TableName::new(&proven.schema, &proven.table) == table.name;
+            if let Some(proven) = proven.iter().find(of) {
+                self.touched.track(&table.name);
+                let pass = self.progress.begin(&table.name);
+                self.progress.compared(&table.name, proven.rows);
+                pass.end();
+            }
+        }
+    }
+
+    /// What the present verdict rests on, a row a table.
+    pub(crate) fn proven(&self) -> Vec<Proven> {
+        let proven = |progress: TableProgress| Proven {
+            schema: progress.table.schema,
+            table: progress.table.table,
+            rows: progress.rows_verified,
+        };
+        let mut tables = self.progress.tables(&self.differences);
+        tables.retain(|progress| self.is_covered(&progress.table) && progress.differences == 0);
+        tables.into_iter().map(proven).collect()
     }
 
     /// Verifies until `stop` is cancelled: a pass over every table that needs one, and whatever is touched. What fails
@@ -197,7 +230,10 @@ impl Verifier {
         }
         match compared {
             Ok(()) => self.verdict(),
-            Err(error) => Verdict::Unknown { why: format!("the last changes couldn't be compared: {error}") },
+            Err(error) => {
+                let error = error.in_leg(self.leg);
+                Verdict::Unknown { why: format!("the last changes couldn't be compared: {error}") }
+            }
         }
     }
 

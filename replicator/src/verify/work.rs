@@ -38,6 +38,7 @@ impl Verifier {
             match next {
                 Some(table) => {
                     if let Err(error) = self.pass(table).await {
+                        let error = error.in_leg(self.leg);
                         tracing::error!(area = "verify", table = %table.name, "verification failed: {error}");
                         self.progress.fail(&table.name, error.to_string());
                     }
@@ -144,6 +145,7 @@ impl Verifier {
                 match error.kind {
                     ErrorKind::Transient => self.pause_after(&table, &error).await,
                     ErrorKind::Definite | ErrorKind::Bug => {
+                        let error = error.in_leg(self.leg);
                         tracing::error!(area = "verify", table = %table.name, "verification failed: {error}");
                         self.progress.fail(&table.name, error.to_string());
                         // Its keys would come first again and again; VERIFY begins anew.
@@ -266,6 +268,7 @@ impl Verifier {
     }
 
     async fn pause_after(&self, table: &TableSchema, error: &Error) {
+        let error = error.clone().in_leg(self.leg);
         tracing::warn!(area = "verify", table = %table.name, "verification is tried again: {error}");
         self.progress.note(&table.name, error.to_string());
         tokio::time::sleep(RETRY).await;

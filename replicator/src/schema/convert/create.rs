@@ -41,34 +41,47 @@ pub async fn create_on_target(
         run(target, "leaving the schema session", "SET NAMES binary, SESSION foreign_key_checks = 1").await;
     result.and(left)?;
     let made = discover(Side::Target, target, migration).await?;
-    pair_up(source, &made, dialects)
+    pair_up(source, &made, dialects, Side::Source)
 }
 
-/// Puts the target's tables beside the source's.
+/// Puts the tables of the side that is written beside those of the side that is read.
 ///
 /// # Errors
-/// One of them isn't there, or isn't what the source's is in the target's terms.
-pub fn pair_up(mut source: Discovery, target: &Discovery, dialects: Dialects) -> Result<Discovery> {
-    let there = target.schema_set();
-    let differences = differences(&source.schema_set(), &there, dialects);
+/// One of them isn't there, or the target's isn't what the source's is in the target's terms, whichever is read.
+pub fn pair_up(
+    mut read: Discovery,
+    written: &Discovery,
+    dialects: Dialects,
+    reads: Side,
+) -> Result<Discovery> {
+    let (here, there) = (read.schema_set(), written.schema_set());
+    let differences = match reads {
+        Side::Source => differences(&here, &there, dialects),
+        Side::Target => {
+            let mut differences = differences(&there, &here, dialects);
+            differences.retain(|(table, _)| here.get(table).is_some());
+            differences
+        }
+    };
+    let fails = |table: &TableName, what: &str| {
+        let what = format!(
+            "the table on the target isn't what it is on the source: {what}; drop it there, or make it the same"
+        );
+        Error::definite(Side::Target, table.to_string(), what)
+    };
     if let Some((table, what)) = differences.first() {
-        return Err(Error::definite(
-            Side::Target,
-            table.to_string(),
-            format!(
-                "the table on the target isn't what it is on the source: {what}; drop it there, or make it the \
-                 same ({} tables differ)",
-                differences.len()
-            ),
-        ));
+        return Err(fails(table, what));
     }
-    for table in &mut source.tables {
+    for table in &mut read.tables {
         let schema = &mut table.schema;
-        let Some(other) = there.get(&schema.name) else { continue };
+        let other = there.get(&schema.name).ok_or_else(|| fails(&schema.name, "it isn't there"))?;
         let alike = schema.columns == other.columns && schema.unique_keys == other.unique_keys;
         schema.target = (!alike).then(|| Arc::clone(other));
+        for (column, other) in schema.column_pairs() {
+            Transfer::between(column, other).map_err(|why| fails(&schema.name, &why))?;
+        }
     }
-    Ok(source)
+    Ok(read)
 }
 
 /// The definitions of every table in the target's terms, in the order of [`Discovery::tables`].

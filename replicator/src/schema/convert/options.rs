@@ -111,8 +111,9 @@ impl Rewriter {
 }
 
 fn skip_value<'a>(tokens: &mut std::iter::Peekable<impl Iterator<Item = &'a Token>>) {
-    drop(tokens.next_if(|token| token.is_mark("=")));
-    drop(tokens.next());
+    if tokens.next().is_some_and(|token| token.is_mark("=")) {
+        tokens.next();
+    }
 }
 
 fn is_innodb(engine: &str) -> bool {
