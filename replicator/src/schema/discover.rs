@@ -369,12 +369,24 @@ impl Reader<'_> {
                 "SELECT LOWER(ROUTINE_TYPE), ROUTINE_SCHEMA, ROUTINE_NAME FROM information_schema.ROUTINES \
                  WHERE ROUTINE_SCHEMA IN ({list}) \
                  UNION ALL SELECT 'trigger', TRIGGER_SCHEMA, TRIGGER_NAME FROM information_schema.TRIGGERS \
-                 WHERE TRIGGER_SCHEMA IN ({list}) \
-                 UNION ALL SELECT 'event', EVENT_SCHEMA, EVENT_NAME FROM information_schema.EVENTS \
-                 WHERE EVENT_SCHEMA IN ({list})"
+                 WHERE TRIGGER_SCHEMA IN ({list})"
             ))
             .await?;
-        Ok(rows.into_iter().map(|(kind, schema, name)| OtherObject { kind, schema, name }).collect())
+        let events = self.events(list).await?;
+        let rows = rows.into_iter().chain(events);
+        Ok(rows.map(|(kind, schema, name)| OtherObject { kind, schema, name }).collect())
+    }
+
+    /// OceanBase hasn't got any in its information_schema.
+    async fn events(&mut self, list: &str) -> Result<Vec<(String, String, String)>> {
+        const UNKNOWN_TABLE: u16 = 1109;
+        let sql = format!(
+            "SELECT 'event', EVENT_SCHEMA, EVENT_NAME FROM information_schema.EVENTS WHERE EVENT_SCHEMA IN ({list})"
+        );
+        match self.conn.query(sql).await {
+            Err(mysql_async::Error::Server(error)) if error.code == UNKNOWN_TABLE => Ok(Vec::new()),
+            rows => rows.map_err(|error| Error::database(self.side, PLACE, &error)),
+        }
     }
 
     async fn create_table(&mut self, table: &TableName) -> Result<String> {

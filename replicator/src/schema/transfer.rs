@@ -100,7 +100,9 @@ impl Transfer {
     pub(crate) fn read(self, source: &Column) -> String {
         match self {
             Self::ToUtf8mb4(_) => format!("CONVERT({} USING utf8mb4)", quote_identifier(&source.name)),
-            Self::PrintedToText => format!("CAST({} AS CHAR)", quote_identifier(&source.name)),
+            Self::PrintedToText => {
+                format!("CAST({} AS CHAR CHARACTER SET latin1)", quote_identifier(&source.name))
+            }
             Self::Same | Self::JsonToText | Self::FromText => select_expression(source),
         }
     }

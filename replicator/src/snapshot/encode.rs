@@ -58,6 +58,8 @@ pub(super) fn statement(table: &TableSchema, form: Form, replace: bool) -> Strin
 fn load_data(table: &TableSchema, name: &str, replace: bool) -> String {
     let mut fields = Vec::new();
     let mut sets = Vec::new();
+    // Where there is a SET, servers but MySQL's of late take a zero in the file for "the next value".
+    let counter = auto_increment(table).filter(|_| stored(table).any(|column| is_set(&column.kind)));
     for (index, column) in stored(table).enumerate() {
         let quoted = quote_identifier(&column.name);
         // In a file a number for these columns would be taken as text; JSON, UUID and INET refuse binary text or
@@ -70,6 +72,7 @@ fn load_data(table: &TableSchema, name: &str, replace: bool) -> String {
             ColumnKind::Uuid | ColumnKind::Inet4 | ColumnKind::Inet6 => {
                 format!("CONVERT(@c{index} USING latin1)")
             }
+            _ if counter == Some(column.name.as_str()) => format!("@c{index}"),
             _ => {
                 fields.push(quoted);
                 continue;
@@ -85,6 +88,25 @@ fn load_data(table: &TableSchema, name: &str, replace: bool) -> String {
          FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' LINES TERMINATED BY '\\n' ({}){set}",
         fields.join(", ")
     )
+}
+
+/// Types that a file's text has to be made something of.
+fn is_set(kind: &ColumnKind) -> bool {
+    use ColumnKind as K;
+    matches!(kind, K::Bit { .. } | K::Enum { .. } | K::Set { .. } | K::Json | K::Uuid | K::Inet4 | K::Inet6)
+}
+
+/// The column that counts, by the table's own definition.
+fn auto_increment(table: &TableSchema) -> Option<&str> {
+    let counts = |column: &&Column| {
+        let begin = format!("{} ", quote_identifier(&column.name));
+        table
+            .create_sql
+            .lines()
+            .map(str::trim_start)
+            .any(|line| line.starts_with(&begin) && line.to_ascii_uppercase().contains(" AUTO_INCREMENT"))
+    };
+    table.columns.iter().find(counts).map(|column| column.name.as_str())
 }
 
 /// Appends a row for the target's `table`, whose cells are those of [`select_list`].

@@ -239,7 +239,7 @@ impl Rewriter {
             return out;
         }
         if word(1, &["PARTITION"]) {
-            return self.options(part);
+            return self.partitions(part);
         }
         match self.part(rest.to_vec()) {
             Some(rest) => out.extend(rest),

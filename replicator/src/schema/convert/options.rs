@@ -78,7 +78,7 @@ impl Rewriter {
     }
 
     /// Partitions stay; the engine of each of them is the table's.
-    fn partitions(&mut self, partitions: &[Token]) -> Vec<Token> {
+    pub(super) fn partitions(&mut self, partitions: &[Token]) -> Vec<Token> {
         if partitions.iter().any(|token| token.is("SYSTEM_TIME")) {
             self.problem(
                 "It is partitioned by SYSTEM_TIME, which only MariaDB has; exclude the table with exclude_tables."
