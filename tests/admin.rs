@@ -97,7 +97,6 @@ async fn who_may_enter_and_what_is_not_there() {
         ("ROLLBACK CUTOVER", "1235"),
         ("START REHEARSAL", "1235"),
         ("SHOW REHEARSAL", "1235"),
-        ("REPAIR", "1235"),
         ("FINISH MIGRATION", "1235"),
         ("ABANDON MIGRATION", "1235"),
         ("DROP TABLE users", "1064"),

@@ -1,10 +1,10 @@
-//! START, PAUSE and RESUME MIGRATION, VERIFY: what is possible in which phase.
+//! START, PAUSE and RESUME MIGRATION, VERIFY, REPAIR: what is possible in which phase.
 
 use config::TableName;
-use config::progress::Phase;
+use config::progress::{Phase, Repaired};
 
 use super::AdminContext;
-use super::answer::Answer;
+use super::answer::{Answer, Cell, Column, number, text};
 use super::command::Verb;
 use crate::cutover::port::PortError;
 
@@ -31,6 +31,22 @@ pub(super) async fn verify(context: &AdminContext, table: Option<TableName>) -> 
     }
 }
 
+const REPAIRED: &[Column] = &[text("schema"), text("table"), number("rows"), text("sql")];
+
+pub(super) async fn repair(context: &AdminContext, table: Option<TableName>, dry_run: bool) -> Answer {
+    if let Some(refusal) = refusal(context.phase(), "REPAIR") {
+        return refusal;
+    }
+    let row = |repaired: Repaired| {
+        let TableName { schema, table } = repaired.table;
+        vec![Cell::from(schema), table.into(), repaired.rows.into(), repaired.sql.into()]
+    };
+    match context.coordinator.repair(table, dry_run).await {
+        Ok(repaired) => Answer::rows(REPAIRED, repaired.into_iter().map(row).collect()),
+        Err(error) => Answer::refused(error.to_string()),
+    }
+}
+
 fn said(result: Result<(), PortError>) -> Answer {
     match result {
         Ok(()) => Answer::Done,
@@ -43,7 +59,7 @@ fn possible(phase: Phase) -> &'static [&'static str] {
     match phase {
         Phase::Idle => &["START MIGRATION"],
         Phase::Preparing | Phase::Copying | Phase::CatchingUp => &["PAUSE MIGRATION"],
-        Phase::Following => &["CUTOVER", "VERIFY", "PAUSE MIGRATION"],
+        Phase::Following => &["CUTOVER", "VERIFY", "REPAIR", "PAUSE MIGRATION"],
         Phase::Paused | Phase::Failed => &["RESUME MIGRATION"],
         Phase::CuttingOver | Phase::Switched | Phase::RollingBack | Phase::Finished | Phase::Abandoned => &[],
     }
@@ -81,7 +97,7 @@ mod tests {
         check(
             Phase::Following,
             "START MIGRATION",
-            Some("possible in it are CUTOVER, VERIFY, PAUSE MIGRATION"),
+            Some("possible in it are CUTOVER, VERIFY, REPAIR, PAUSE MIGRATION"),
         );
         check(Phase::Failed, "RESUME MIGRATION", None);
         check(Phase::Switched, "PAUSE MIGRATION", Some("nothing but SHOW and HELP"));

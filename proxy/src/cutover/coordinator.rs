@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use config::{CutoverConfig, FencePolicy, Side};
+use config::progress::Repaired;
+use config::{CutoverConfig, FencePolicy, Side, TableName};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::checks::{self, DryRunRow};
 use super::journal::{CutoverRow, Journal, JournalState, Record};
 use super::phase::{CutoverId, Plan};
-use super::port::Replication;
+use super::port::{PortError, Replication};
 use super::run::{self, Run};
 use super::step::{Stage, begin, resume};
 use crate::backend::fence::{self, Fence, FenceBefore};
@@ -74,6 +75,7 @@ pub struct Coordinator {
     source_fence: Arc<Fence>,
     target_fence: Arc<Fence>,
     running: AtomicBool,
+    repairing: AtomicBool,
     unfencing: AtomicBool,
     keeper: Mutex<Option<CancellationToken>>,
     tasks: TaskTracker,
@@ -86,6 +88,15 @@ struct Running(Arc<Coordinator>);
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.running.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Says that rows of the target are being repaired for as long as it lives.
+struct Repairing(Arc<Coordinator>);
+
+impl Drop for Repairing {
+    fn drop(&mut self) {
+        self.0.repairing.store(false, Ordering::SeqCst);
     }
 }
 
@@ -105,6 +116,7 @@ impl Coordinator {
             replication: parts.replication,
             config: parts.config,
             running: AtomicBool::new(false),
+            repairing: AtomicBool::new(false),
             unfencing: AtomicBool::new(false),
             keeper: Mutex::new(None),
             tasks: TaskTracker::new(),
@@ -141,6 +153,11 @@ impl Coordinator {
             return Err(Refused { reasons: vec![checks::ANOTHER.to_owned()] });
         }
         let running = Running(Arc::clone(self));
+        // A repair says that it runs before it looks for a cutover, and a cutover the other way round, so at least
+        // one of two that begin at once sees the other.
+        if self.repairing.load(Ordering::SeqCst) {
+            return Err(Refused { reasons: vec!["a REPAIR is running; wait for its end".to_owned()] });
+        }
         let this = Arc::clone(self);
         let whole = self.tasks.spawn(async move {
             let _running = running;
@@ -164,6 +181,40 @@ impl Coordinator {
     /// Every check that a cutover begins with, and what it would meet. Touches nothing.
     pub async fn dry_run(self: &Arc<Self>) -> Vec<DryRunRow> {
         checks::dry_run(self).await
+    }
+
+    /// REPAIR, which only writes to the target while that doesn't serve: no cutover runs at the same time.
+    ///
+    /// Cancel safety: dropping it only stops the waiting; the repair goes on.
+    pub async fn repair(
+        self: &Arc<Self>,
+        table: Option<TableName>,
+        dry_run: bool,
+    ) -> Result<Vec<Repaired>, PortError> {
+        if dry_run {
+            return self.replication.repair(table, true).await;
+        }
+        if self.repairing.swap(true, Ordering::SeqCst) {
+            return Err(PortError("another REPAIR is running; wait for its end".to_owned()));
+        }
+        let repairing = Repairing(Arc::clone(self));
+        if self.running.load(Ordering::SeqCst) {
+            return Err(PortError("a cutover is under way; wait for its end".to_owned()));
+        }
+        if self.serving() != Side::Source {
+            return Err(PortError(
+                "the target serves the application, and its rows are not touched".to_owned(),
+            ));
+        }
+        let this = Arc::clone(self);
+        let whole = self.tasks.spawn(async move {
+            let _repairing = repairing;
+            tokio::select! {
+                repaired = this.replication.repair(table, false) => repaired,
+                () = this.stop.cancelled() => Err(PortError("Changeover is leaving".to_owned())),
+            }
+        });
+        whole.await.unwrap_or_else(|_| Err(PortError("the repair ended in a bug; see the log".to_owned())))
     }
 
     /// The cutovers, oldest first.

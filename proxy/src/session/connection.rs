@@ -8,9 +8,10 @@ use config::{BackendConfig, Flavor, ServerVersion, Side};
 
 use super::mapping::{self, Dialect, Family, Unmapped};
 use super::pins::Pins;
-use super::question::{self, Answer, QuestionError, backticked};
+use super::question::{self, Answer, QuestionError, backticked, from_hex};
 use super::replay::{Snapshot, Step, ToPrepare, UserValue, Variables, set_statement, user_value};
 use super::state::{Attempts, BackendStatementId, ClientStatementId, SessionState};
+use super::surroundings::as_service;
 use crate::auth::{Credential, Login};
 use crate::backend::connect::{BackendConnection, connect};
 use crate::error::ConnectError;
@@ -33,9 +34,6 @@ const WRONG_VALUE: u16 = 1231;
 const WRONG_TYPE: u16 = 1232;
 const UNKNOWN_CHARSET: u16 = 1115;
 const UNKNOWN_COLLATION: u16 = 1273;
-
-/// utf8mb4_general_ci: every server has it.
-const SERVICE_COLLATION: u16 = 45;
 
 const COM_QUIT: u8 = 0x01;
 const COM_INIT_DB: u8 = 0x02;
@@ -124,6 +122,8 @@ pub(crate) struct Connection {
     pub(crate) mapped: Vec<String>,
     /// It comes, or is to come, from another kind of server.
     pub(crate) crossing: bool,
+    /// Variables that it does without where it can't have them.
+    pub(crate) inherited: BTreeSet<String>,
 }
 
 /// Why a connection couldn't take over a state.
@@ -181,11 +181,10 @@ pub(crate) fn is_transient(error: &ConnectError) -> bool {
 /// What every session has a value of.
 #[derive(Debug, Default)]
 pub(crate) struct Basics {
+    /// In UTF-8.
     pub(crate) schema: Option<Vec<u8>>,
     pub(crate) last_insert_id: u64,
     pub(crate) variables: Variables,
-    /// What time_zone = SYSTEM means there now: `+02:00`.
-    pub(crate) utc_offset: Option<String>,
 }
 
 impl Connection {
@@ -204,12 +203,13 @@ impl Connection {
             asked: 0,
             mapped: Vec::new(),
             crossing: false,
+            inherited: BTreeSet::new(),
         };
         (this, connection.ok)
     }
 
     /// Dials for a session that is to move there. It begins without a schema, because there is no way back
-    /// to that from one that has been chosen.
+    /// to that from one that has been chosen. `credential` is what the client showed.
     pub(crate) async fn dial(
         backend: &Backend,
         epoch: Epoch,
@@ -217,7 +217,8 @@ impl Connection {
         credential: &Credential,
     ) -> Result<Self, ConnectError> {
         let login = Login { schema: None, ..login.clone() };
-        let connection = connect(&backend.config, &login, credential, DIAL_TIMEOUT).await?;
+        let credential = backend.credential(&login, credential);
+        let connection = connect(&backend.config, &login, &credential, DIAL_TIMEOUT).await?;
         Ok(Self::new(connection, backend.side, epoch).0)
     }
 
@@ -287,9 +288,8 @@ impl Connection {
     /// Schema, LAST_INSERT_ID and the variables that every move carries.
     pub(crate) async fn basics(&mut self) -> Result<Basics, QuestionError> {
         let carried = self.carried();
-        let mut sql = "SELECT DATABASE(), @@SESSION.last_insert_id, @@version, \
-                       CAST(TIMEDIFF(NOW(), UTC_TIMESTAMP()) AS CHAR)"
-            .to_owned();
+        let mut sql =
+            "SELECT HEX(CONVERT(DATABASE() USING utf8mb4)), @@SESSION.last_insert_id, @@version".to_owned();
         for (_, name) in carried {
             sql.push_str(", @@SESSION.");
             sql.push_str(name);
@@ -302,13 +302,12 @@ impl Connection {
             self.version.ocean_base = true;
         }
         Ok(Basics {
-            utc_offset: answer.value(3).and_then(offset),
-            schema: answer.value(0).map(<[u8]>::to_vec),
+            schema: answer.value(0).map(from_hex).transpose()?,
             last_insert_id: number(answer.value(1)).unwrap_or(0),
             variables: carried
                 .iter()
                 .enumerate()
-                .map(|(place, (name, _))| ((*name).to_owned(), answer.value(place + 4).map(<[u8]>::to_vec)))
+                .map(|(place, (name, _))| ((*name).to_owned(), answer.value(place + 3).map(<[u8]>::to_vec)))
                 .collect(),
         })
     }
@@ -364,6 +363,12 @@ impl Connection {
         Ok(variables)
     }
 
+    /// Whether the server can say which user variables a session has.
+    pub(crate) fn lists_user_variables(&self) -> bool {
+        let version = self.version;
+        version.flavor == Flavor::MariaDb || !version.ocean_base && version.at_least(Flavor::MySql, 5, 7)
+    }
+
     /// Every user variable that the server knows of, where it can be asked. MySQL tells it only to accounts
     /// that may read its performance schema, so the service account is asked there.
     pub(crate) async fn user_variable_names(
@@ -375,10 +380,8 @@ impl Connection {
                 let sql = b"SELECT VARIABLE_NAME FROM information_schema.USER_VARIABLES LIMIT 100000";
                 self.query(sql).await
             }
-            // They have no such list; what routines and triggers mention is known by other means.
-            Flavor::MySql if self.version.ocean_base || !self.version.at_least(Flavor::MySql, 5, 7) => {
-                return Ok(BTreeSet::new());
-            }
+            // What routines and triggers mention is known by other means.
+            Flavor::MySql if !self.lists_user_variables() => return Ok(BTreeSet::new()),
             Flavor::MySql => {
                 let sql = format!(
                     "SELECT v.VARIABLE_NAME FROM performance_schema.user_variables_by_thread v \
@@ -409,8 +412,11 @@ impl Connection {
     }
 
     /// What procedures may have left behind: temporary tables, and statements of PREPARE. The server counts
-    /// such commands also where they ran within a procedure.
-    pub(crate) async fn hidden(&mut self, own: Attempts) -> Result<(bool, bool), QuestionError> {
+    /// such commands also where they ran within a procedure; `None`: this one doesn't.
+    pub(crate) async fn hidden(&mut self, own: Attempts) -> Result<Option<(bool, bool)>, QuestionError> {
+        if self.version.ocean_base {
+            return Ok(None);
+        }
         let sql = b"SHOW SESSION STATUS WHERE Variable_name IN \
                     ('Com_create_temporary_table', 'Com_create_table', 'Com_prepare_sql', 'Com_dealloc_sql')";
         let answer = self.query(sql).await?;
@@ -428,7 +434,7 @@ impl Connection {
         };
         let prepared = counted("Com_prepare_sql").unwrap_or(u64::MAX).saturating_sub(own.prepare);
         let deallocated = counted("Com_dealloc_sql").unwrap_or(0).saturating_sub(own.deallocate);
-        Ok((tables, prepared > deallocated))
+        Ok(Some((tables, prepared > deallocated)))
     }
 
     /// Values of user variables, as expressions. `Err` names none of them.
@@ -590,7 +596,9 @@ impl Connection {
             match packet.code {
                 // A global or a read-only variable can't have been changed by the session.
                 1229 | 1238 => {}
-                _ if self.crossing && mapping::may_be_left(&name).is_some() => {
+                _ if self.inherited.contains(&name)
+                    || (self.crossing && mapping::may_be_left(&name).is_some()) =>
+                {
                     self.mapped.push(format!("without {name}"));
                 }
                 UNKNOWN_VARIABLE | WRONG_VALUE | WRONG_TYPE | UNKNOWN_CHARSET | UNKNOWN_COLLATION
@@ -615,22 +623,10 @@ impl Connection {
             schema: basics.schema,
             variables: basics.variables,
             last_insert_id: basics.last_insert_id,
-            utc_offset: basics.utc_offset,
             autocommit: self.status.contains(StatusFlags::AUTOCOMMIT),
             ..Snapshot::default()
         })
     }
-}
-
-/// `-07:30:00` as `-07:30`.
-fn offset(difference: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(difference).ok()?;
-    let (sign, digits) = match text.strip_prefix('-') {
-        Some(digits) => ('-', digits),
-        None => ('+', text),
-    };
-    let mut parts = digits.split(':');
-    Some(format!("{sign}{}:{}", parts.next()?, parts.next()?))
 }
 
 fn is_plain_name(name: &str) -> bool {
@@ -646,32 +642,6 @@ fn differences(session: &str, global: &str, names: &str) -> String {
          WHERE s.VARIABLE_NAME IN ({names}) OR g.VARIABLE_NAME IS NOT NULL \
          AND NOT (CAST(s.VARIABLE_VALUE AS BINARY) <=> CAST(g.VARIABLE_VALUE AS BINARY)) LIMIT 100000"
     )
-}
-
-/// One statement on a connection of the service account.
-pub(crate) async fn as_service(backend: &BackendConfig, sql: &str) -> Result<Answer, QuestionError> {
-    let login = Login {
-        user: backend.user.clone().into_bytes(),
-        schema: None,
-        collation: SERVICE_COLLATION,
-        capabilities: Capabilities::PROTOCOL_41 | Capabilities::LONG_PASSWORD,
-        max_packet: 1 << 24,
-        attributes: None,
-        client: None,
-    };
-    let credential = match backend.password.is_empty() {
-        true => Credential::Empty,
-        false => Credential::Clear(backend.password.clone()),
-    };
-    let connected = connect(backend, &login, &credential, DIAL_TIMEOUT).await;
-    let connection = connected.map_err(|error| QuestionError::Refused(error.for_client()))?;
-    let capabilities = connection.capabilities;
-    let mut leg = Leg::new(connection.stream);
-    let answer = question::query(&mut leg, capabilities, sql.as_bytes()).await;
-    let mut goodbye = Vec::new();
-    question::put_command(&mut goodbye, COM_QUIT, capabilities, b"");
-    let _ = leg.write(&goodbye).await;
-    answer
 }
 
 /// For messages: never a value (invariant 8).

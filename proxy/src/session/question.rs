@@ -223,6 +223,13 @@ pub(crate) fn hex_literal(bytes: &[u8]) -> String {
     out
 }
 
+/// What the server's `HEX()` printed.
+pub(crate) fn from_hex(digits: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = digits.chunks(2).map(byte).collect();
+    bytes.ok_or(Malformed("hexadecimal digits"))
+}
+
 /// `text` between single quotes.
 pub(crate) fn quoted(text: &[u8], plain_backslash: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + 2);
@@ -332,5 +339,7 @@ mod tests {
         assert_eq!(quoted(b"it's \\", true), b"'it''s \\'");
         assert_eq!(backticked(b"a`b"), b"`a``b`");
         assert_eq!(hex_literal(b"A\n"), "x'410A'");
+        assert_eq!(from_hex(b"410a").ok().as_deref(), Some(&b"A\n"[..]));
+        assert!(from_hex(b"4x").is_err());
     }
 }

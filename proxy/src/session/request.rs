@@ -21,6 +21,8 @@ pub(crate) struct Details {
     pub(super) prepare: Option<TextPrepare>,
     pub(super) prepared_name: Option<Vec<u8>>,
     pub(super) text: Option<Arc<[u8]>>,
+    /// Procedures that it calls; `None`: that can't be told.
+    pub(super) called: Option<Vec<Vec<u8>>>,
 }
 
 impl Details {
@@ -36,6 +38,9 @@ impl Details {
         }
         if effects.contains(Effects::VARIABLES) {
             details.set_variables = detail::set_variables(text, plain_backslash);
+        }
+        if effects.contains(Effects::PROCEDURE) {
+            details.called = detail::called(text, plain_backslash);
         }
         if !single {
             return details;

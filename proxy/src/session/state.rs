@@ -102,10 +102,18 @@ pub(crate) struct TextStatement {
     pub(crate) version: u64,
 }
 
+/// A schema by the name that the client gave. In which character set it did is only known of ASCII.
+fn known(name: Option<&[u8]>) -> Schema {
+    match name {
+        Some(name) if !name.is_ascii() => Schema::Ask,
+        name => Schema::Known(name.map(<[u8]>::to_vec)),
+    }
+}
+
 /// What is known of the current schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Schema {
-    /// This one, or none.
+    /// This one, or none; in UTF-8.
     Known(Option<Vec<u8>>),
     /// The server has to be asked.
     Ask,
@@ -140,6 +148,10 @@ pub(crate) struct SessionState {
     temporary_blind: bool,
     locks: Vec<Vec<u8>>,
     locks_blind: bool,
+    /// A statement ran that may have made stored code take a lock.
+    pub(crate) may_hold_locks: bool,
+    /// Procedures that were called, in lower case; `None`: nobody knows which.
+    pub(crate) called: Option<BTreeSet<Vec<u8>>>,
     handlers: u32,
     cursors: BTreeSet<ClientStatementId>,
     long_data: BTreeSet<ClientStatementId>,
@@ -155,7 +167,7 @@ impl SessionState {
         Self {
             status,
             pins: Pins::NONE,
-            schema: Schema::Known(schema),
+            schema: known(schema.as_deref()),
             versions: Versions::default(),
             variables_touched: false,
             set_variables: BTreeSet::new(),
@@ -175,6 +187,8 @@ impl SessionState {
             temporary_blind: false,
             locks: Vec::new(),
             locks_blind: false,
+            may_hold_locks: false,
+            called: Some(BTreeSet::new()),
             handlers: 0,
             cursors: BTreeSet::new(),
             long_data: BTreeSet::new(),
@@ -206,8 +220,11 @@ impl SessionState {
         let mut details = None;
         if !effects.is_plain() {
             let read = Details::read(text, effects, plain_backslash);
+            let mut read = read;
             if effects.contains(Effects::TEXT_EXECUTE) {
                 effects = effects.and(self.inner_effects(read.prepared_name.as_deref()));
+                // The CALL stands in another text.
+                read.called = None;
             }
             details = Some(Arc::new(read));
         }
@@ -285,7 +302,9 @@ impl SessionState {
         }
         let asked_about = outcome.warnings > 0
             || outcome.error.is_some()
-            || request.effects.contains(Effects::LEAVES_FOUND_ROWS);
+            || request.effects.contains(Effects::LEAVES_FOUND_ROWS)
+            // ROW_COUNT() of one row can be brought back behind a question of ours, of more it can't.
+            || outcome.affected_rows > 1;
         if request.keeps_outcome() {
             self.looks_back |= asked_about;
         } else {
@@ -414,7 +433,7 @@ impl SessionState {
             Command::InitDb if !failed => {
                 self.versions.schema += 1;
                 self.versions.context += 1;
-                self.schema = Schema::Known(request.argument.as_deref().map(<[u8]>::to_vec));
+                self.schema = known(request.argument.as_deref());
             }
             Command::DropDb if !failed => self.ask_schema(),
             Command::SetOption if !failed => {
@@ -505,6 +524,25 @@ impl SessionState {
         }
     }
 
+    fn remember_called(&mut self, names: Option<&Vec<Vec<u8>>>) {
+        match (&mut self.called, names) {
+            (Some(called), Some(names)) if called.len() < NAMES_MAX => called.extend(names.iter().cloned()),
+            _ => self.called = None,
+        }
+    }
+
+    /// The session variables have to be asked for.
+    pub(crate) fn variables_may_have_changed(&mut self) {
+        self.variables_touched = true;
+        self.versions.variables += 1;
+        self.versions.last_id += 1;
+    }
+
+    /// Whether the client itself has taken this lock.
+    pub(crate) fn holds_lock(&self, name: &[u8]) -> bool {
+        self.locks.iter().any(|lock| lock.eq_ignore_ascii_case(name))
+    }
+
     /// A server has fewer variables than are kept, so none that exists is forgotten.
     fn remember_set_variables(&mut self, names: &[String]) {
         let room = SET_VARIABLES_MAX.saturating_sub(self.set_variables.len());
@@ -536,6 +574,7 @@ impl SessionState {
         if effects.contains(Effects::PROCEDURE) {
             self.versions.procedures += 1;
             self.versions.user_variables += 1;
+            self.remember_called(details.called.as_ref());
         }
         if effects.contains(Effects::USER_VARIABLES) {
             self.versions.user_variables += 1;
@@ -545,7 +584,7 @@ impl SessionState {
             match &details.schema {
                 Some(schema) if !failed => {
                     self.versions.schema += 1;
-                    self.schema = Schema::Known(Some(schema.clone()));
+                    self.schema = known(Some(schema));
                 }
                 // A USE that failed alone changed nothing.
                 Some(_) => {}

@@ -236,8 +236,12 @@ impl Verifier {
         Ok(())
     }
 
-    /// `table` is the target's: keys and values are compared and shown in its terms.
-    fn comparison<'a>(&'a self, table: &'a Arc<TableSchema>, sql: &'a TableSql<'a>) -> Comparison<'a> {
+    /// `table` is the side's that is written: keys and values are compared and shown in its terms.
+    pub(super) fn comparison<'a>(
+        &'a self,
+        table: &'a Arc<TableSchema>,
+        sql: &'a TableSql<'a>,
+    ) -> Comparison<'a> {
         Comparison { table, sql, passed: &self.passed, differences: &self.differences }
     }
 
