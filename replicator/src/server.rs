@@ -21,6 +21,8 @@ const PACKET_BYTES_MAX: usize = 1 << 30;
 const OWNED_GTIDS_WAIT_S: u32 = 5;
 /// How often the transactions between binlog and engine are looked at where the server can't be asked to wait.
 const OWNED_GTIDS_POLL: Duration = Duration::from_millis(20);
+/// The version that OceanBase says it is. No MySQL of that version has a JSON of its own that is moved otherwise.
+pub(crate) const OCEANBASE_SAYS: (u16, u16, u16) = (5, 7, 25);
 /// Limit on a statement and on a transaction in OceanBase: ten hours.
 const OCEANBASE_LIMIT_US: u64 = 36_000_000_000;
 /// Length of a binlog file's magic number, where its first event begins.
@@ -38,6 +40,8 @@ pub struct ServerInfo {
     pub server_id: u32,
     /// `@@max_allowed_packet`, bytes.
     pub max_allowed_packet: u64,
+    /// It keeps names of schemas and tables in lower case.
+    pub folds_names: bool,
     /// Cascades of foreign keys are row events of their own (MySQL 9.6 and later).
     pub cascades_in_binlog: bool,
 }
@@ -53,7 +57,7 @@ impl ServerInfo {
 /// Connects with the session every stage relies on: `SET NAMES binary`, time_zone '+00:00', sql_mode
 /// NO_AUTO_VALUE_ON_ZERO and ALLOW_INVALID_DATES alone (id 0 and dates that don't exist are values like any
 /// other), wait_timeout 28800 and net timeouts raised, autocommit on, REPEATABLE READ, max_allowed_packet 1 GiB on the client side,
-/// CLIENT_FOUND_ROWS, a 10 s limit on connecting.
+/// group_concat_max_len 64 MiB (the types of a JSON document), CLIENT_FOUND_ROWS, a 10 s limit on connecting.
 pub async fn connect(side: Side, backend: &BackendConfig) -> Result<Conn> {
     let place = || format!("connecting to {}", backend.address());
     // Without the full text of the password there is nothing to log in with; MySQL compares bytes, the driver
@@ -116,7 +120,8 @@ async fn prepare_session(conn: &mut Conn) -> std::result::Result<(), mysql_async
     conn.query_drop(
         "SET NAMES binary, SESSION time_zone = '+00:00', \
          SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES', SESSION wait_timeout = 28800, SESSION net_read_timeout = 600, \
-         SESSION net_write_timeout = 600, SESSION autocommit = 1, SESSION sql_select_limit = 18446744073709551615, SESSION sql_safe_updates = 0",
+         SESSION net_write_timeout = 600, SESSION autocommit = 1, SESSION sql_select_limit = 18446744073709551615, SESSION sql_safe_updates = 0, \
+         SESSION group_concat_max_len = 67108864",
     )
     .await?;
     conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
@@ -130,7 +135,7 @@ async fn prepare_session(conn: &mut Conn) -> std::result::Result<(), mysql_async
         }
     }
     // OceanBase says that it is this MySQL. It ends statements after ten seconds, and a LOAD DATA in the middle.
-    if conn.server_version() == (5, 7, 25) {
+    if conn.server_version() == OCEANBASE_SAYS {
         let limit = OCEANBASE_LIMIT_US;
         match conn
             .query_drop(format!("SET SESSION ob_query_timeout = {limit}, SESSION ob_trx_timeout = {limit}"))
@@ -147,11 +152,13 @@ async fn prepare_session(conn: &mut Conn) -> std::result::Result<(), mysql_async
 pub async fn inspect(side: Side, conn: &mut Conn) -> Result<ServerInfo> {
     const PLACE: &str = "asking the server who it is";
     let database = |error: mysql_async::Error| Error::database(side, PLACE, &error);
-    let row: Option<(String, u32, u64)> = conn
-        .query_first("SELECT VERSION(), @@GLOBAL.server_id, @@GLOBAL.max_allowed_packet")
+    let row: Option<(String, u32, u64, u8)> = conn
+        .query_first(
+            "SELECT VERSION(), @@GLOBAL.server_id, @@GLOBAL.max_allowed_packet, @@GLOBAL.lower_case_table_names",
+        )
         .await
         .map_err(database)?;
-    let (text, server_id, max_allowed_packet) =
+    let (text, server_id, max_allowed_packet, folds) =
         row.ok_or_else(|| Error::definite(side, PLACE, "the server gave no row"))?;
     let version = ServerVersion::parse(&text).ok_or_else(|| {
         Error::definite(side, PLACE, format!("its version {text:?} isn't one of MariaDB or MySQL"))
@@ -172,7 +179,14 @@ pub async fn inspect(side: Side, conn: &mut Conn) -> Result<ServerInfo> {
             .map_err(database)?;
         native.is_none_or(|(_, value)| value.eq_ignore_ascii_case("OFF") || value == "0")
     };
-    Ok(ServerInfo { version, identity, server_id, max_allowed_packet, cascades_in_binlog })
+    Ok(ServerInfo {
+        version,
+        identity,
+        server_id,
+        max_allowed_packet,
+        folds_names: folds != 0,
+        cascades_in_binlog,
+    })
 }
 
 /// The start position P0: every transaction in it is visible to every read that begins after this call

@@ -1,17 +1,16 @@
 //! A session's connection to one backend: what it can be asked about the session's state, and how it is
 //! given one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use config::{BackendConfig, Flavor, ServerVersion, Side};
+use config::{Flavor, ServerVersion, Side};
 
 use super::mapping::{self, Dialect, Family, Unmapped};
 use super::pins::Pins;
 use super::question::{self, Answer, QuestionError, backticked, from_hex};
-use super::replay::{Snapshot, Step, ToPrepare, UserValue, Variables, set_statement, user_value};
+use super::replay::{Snapshot, Step, ToPrepare, Variables, set_statement};
 use super::state::{Attempts, BackendStatementId, ClientStatementId, SessionState};
-use super::surroundings::as_service;
 use crate::auth::{Credential, Login};
 use crate::backend::connect::{BackendConnection, connect};
 use crate::error::ConnectError;
@@ -23,17 +22,18 @@ use crate::route::table::{Backend, Epoch};
 
 /// A backend that doesn't answer a dial within this time can't be reached.
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// User variables asked for at once.
-const USER_VARIABLES_AT_ONCE: usize = 64;
-/// ER_ILLEGAL_USER_VAR (MySQL takes names of up to 64 characters) and ER_INVALID_CHARACTER_STRING.
-const ILLEGAL_NAMES: [u16; 2] = [3061, 1300];
-
 /// What a server says of a variable, or a value, that it doesn't know.
 const UNKNOWN_VARIABLE: u16 = 1193;
 const WRONG_VALUE: u16 = 1231;
 const WRONG_TYPE: u16 = 1232;
 const UNKNOWN_CHARSET: u16 = 1115;
 const UNKNOWN_COLLATION: u16 = 1273;
+/// ER_TOO_BIG_SELECT.
+const TOO_BIG_SELECT: u16 = 1104;
+
+/// Refusals of a PREPARE that say nothing about its statement: no memory, no time, killed, a lock that was waited for too
+/// long, `max_prepared_stmt_count`, a limit of the account. The same statement may well be prepared later.
+const NOT_ITS_FAULT: [u16; 10] = [1037, 1038, 1041, 1205, 1213, 1226, 1317, 1461, 1969, 3024];
 
 const COM_QUIT: u8 = 0x01;
 const COM_INIT_DB: u8 = 0x02;
@@ -231,6 +231,27 @@ impl Connection {
         Ok(answer)
     }
 
+    /// A query on tables of the server's own, whatever the client's `max_join_size` allows.
+    pub(super) async fn query_tables(&mut self, sql: &[u8]) -> Result<Answer, QuestionError> {
+        match self.query(sql).await {
+            Err(QuestionError::Refused(packet)) if packet.code == TOO_BIG_SELECT => {}
+            done => return done,
+        }
+        // Otherwise it wouldn't have been refused, so this puts back what was there.
+        self.query(b"SET SESSION sql_big_selects = 1").await?;
+        let answer = self.query(sql).await;
+        self.query(b"SET SESSION sql_big_selects = 0").await?;
+        let mut answer = answer?;
+        for row in &mut answer.rows {
+            if let [Some(name), Some(value)] = row.as_mut_slice()
+                && name.eq_ignore_ascii_case(b"sql_big_selects")
+            {
+                *value = b"OFF".to_vec();
+            }
+        }
+        Ok(answer)
+    }
+
     async fn command(&mut self, code: u8, argument: &[u8]) -> Result<Answer, QuestionError> {
         self.asked += 1;
         let answer = question::command(&mut self.leg, self.capabilities, code, argument).await?;
@@ -348,7 +369,7 @@ impl Connection {
                 &names,
             ),
         };
-        let answer = self.query(sql.as_bytes()).await?;
+        let answer = self.query_tables(sql.as_bytes()).await?;
         let carried = self.carried();
         let mut variables = Variables::new();
         for row in &answer.rows {
@@ -363,54 +384,6 @@ impl Connection {
         Ok(variables)
     }
 
-    /// Whether the server can say which user variables a session has.
-    pub(crate) fn lists_user_variables(&self) -> bool {
-        let version = self.version;
-        version.flavor == Flavor::MariaDb || !version.ocean_base && version.at_least(Flavor::MySql, 5, 7)
-    }
-
-    /// Every user variable that the server knows of, where it can be asked. MySQL tells it only to accounts
-    /// that may read its performance schema, so the service account is asked there.
-    pub(crate) async fn user_variable_names(
-        &mut self,
-        service: &BackendConfig,
-    ) -> Result<BTreeSet<Vec<u8>>, QuestionError> {
-        let answer = match self.version.flavor {
-            Flavor::MariaDb => {
-                let sql = b"SELECT VARIABLE_NAME FROM information_schema.USER_VARIABLES LIMIT 100000";
-                self.query(sql).await
-            }
-            // What routines and triggers mention is known by other means.
-            Flavor::MySql if !self.lists_user_variables() => return Ok(BTreeSet::new()),
-            Flavor::MySql => {
-                let sql = format!(
-                    "SELECT v.VARIABLE_NAME FROM performance_schema.user_variables_by_thread v \
-                     JOIN performance_schema.threads t ON t.THREAD_ID = v.THREAD_ID \
-                     WHERE t.PROCESSLIST_ID = {} LIMIT 100000",
-                    self.id
-                );
-                as_service(service, &sql).await
-            }
-        };
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) if error.is_transient() && self.version.flavor == Flavor::MariaDb => {
-                return Err(error);
-            }
-            // The plugin isn't there, or the account may not ask: the names that the lexer saw remain.
-            Err(error) => {
-                tracing::warn!(
-                    area = "proxy",
-                    "user variables that were set within procedures can't be found: {error}; grant the service \
-                     account SELECT on performance_schema"
-                );
-                return Ok(BTreeSet::new());
-            }
-        };
-        let names = answer.rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
-        Ok(names.map(|name| name.to_ascii_lowercase()).collect())
-    }
-
     /// What procedures may have left behind: temporary tables, and statements of PREPARE. The server counts
     /// such commands also where they ran within a procedure; `None`: this one doesn't.
     pub(crate) async fn hidden(&mut self, own: Attempts) -> Result<Option<(bool, bool)>, QuestionError> {
@@ -419,7 +392,7 @@ impl Connection {
         }
         let sql = b"SHOW SESSION STATUS WHERE Variable_name IN \
                     ('Com_create_temporary_table', 'Com_create_table', 'Com_prepare_sql', 'Com_dealloc_sql')";
-        let answer = self.query(sql).await?;
+        let answer = self.query_tables(sql).await?;
         let counted = |name: &str| {
             answer.rows.iter().find_map(|row| {
                 let matches = row.first()?.as_deref()?.eq_ignore_ascii_case(name.as_bytes());
@@ -435,64 +408,6 @@ impl Connection {
         let prepared = counted("Com_prepare_sql").unwrap_or(u64::MAX).saturating_sub(own.prepare);
         let deallocated = counted("Com_dealloc_sql").unwrap_or(0).saturating_sub(own.deallocate);
         Ok(Some((tables, prepared > deallocated)))
-    }
-
-    /// Values of user variables, as expressions. `Err` names none of them.
-    pub(crate) async fn user_variables(
-        &mut self,
-        names: &BTreeSet<Vec<u8>>,
-    ) -> Result<BTreeMap<Vec<u8>, UserValue>, QuestionError> {
-        let names: Vec<_> = names.iter().collect();
-        let mut values = BTreeMap::new();
-        for names in names.chunks(USER_VARIABLES_AT_ONCE) {
-            match self.values_of(names, &mut values).await {
-                // A name that the server doesn't take: the statement that had it failed, too.
-                Err(QuestionError::Refused(packet)) if ILLEGAL_NAMES.contains(&packet.code) => {}
-                done => {
-                    done?;
-                    continue;
-                }
-            }
-            for name in names {
-                match self.values_of(&[*name], &mut values).await {
-                    Err(QuestionError::Refused(packet)) if ILLEGAL_NAMES.contains(&packet.code) => {}
-                    done => done?,
-                }
-            }
-        }
-        Ok(values)
-    }
-
-    async fn values_of(
-        &mut self,
-        names: &[&Vec<u8>],
-        values: &mut BTreeMap<Vec<u8>, UserValue>,
-    ) -> Result<(), QuestionError> {
-        let mut sql = b"SELECT ".to_vec();
-        for (place, name) in names.iter().enumerate() {
-            let name = backticked(name);
-            for part in [&b"@"[..], b", HEX(@", b"), CHARSET(@", b"), COLLATION(@"] {
-                if place > 0 && part == b"@" {
-                    sql.extend_from_slice(b", ");
-                }
-                sql.extend_from_slice(part);
-                sql.extend_from_slice(&name);
-            }
-            sql.push(b')');
-        }
-        let answer = self.query(&sql).await?;
-        for (place, name) in names.iter().enumerate() {
-            let at = place * 4;
-            let (Some(text), Some(column)) = (answer.value(at), answer.columns.get(at)) else { continue };
-            let (hex, charset, collation) =
-                (answer.value(at + 1), answer.value(at + 2), answer.value(at + 3));
-            let Some(expression) = user_value::expression(*column, text, hex, charset, collation) else {
-                let message = "a user variable's value can't be read exactly";
-                return Err(QuestionError::Refused(ErrPacket::new(1105, b"HY000", message)));
-            };
-            values.insert((*name).clone(), expression);
-        }
-        Ok(())
     }
 
     /// Carries out one step of a plan.
@@ -530,7 +445,8 @@ impl Connection {
     }
 
     /// Prepares a binary statement again. That it can't be is the client's business when it executes it, as
-    /// it would be on a direct connection whose table went away.
+    /// it would be on a direct connection whose table went away. A server that has no room or time for it is
+    /// another matter: there it would be half a session (invariant 3).
     pub(crate) async fn prepare(
         &mut self,
         id: ClientStatementId,
@@ -539,7 +455,7 @@ impl Connection {
         let Some(statement) = state.statements.get(&id) else { return Ok(()) };
         let prepared = match self.command(COM_STMT_PREPARE, &statement.text).await {
             Ok(answer) => answer.outcome.prepared,
-            Err(QuestionError::Refused(packet)) => {
+            Err(QuestionError::Refused(packet)) if !NOT_ITS_FAULT.contains(&packet.code) => {
                 self.statements.insert(id, BackendStatement::Failed(packet));
                 return Ok(());
             }

@@ -22,6 +22,7 @@ pub mod state;
 mod surroundings;
 pub mod task;
 mod tokens;
+mod user_variables;
 
 pub(crate) use connection::{Connection, DIAL_TIMEOUT, is_transient};
 pub(crate) use surroundings::Servers;

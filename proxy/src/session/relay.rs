@@ -421,7 +421,7 @@ impl WayBack<'_> {
                         return self.client.write(&bytes).await.map_err(End::Client);
                     }
                     self.sent += count;
-                    let sent = self.backend.leg.forward(self.client, count);
+                    let sent = self.backend.leg.forward_to_reader(self.client, count, PIPELINE_MAX);
                     unless_ended(self.entry, self.woken, sent).await?.map_err(End::Client)?;
                 }
             }

@@ -43,7 +43,7 @@ pub(crate) struct Snapshot {
     pub(crate) schema: Option<Vec<u8>>,
     /// Session variables: those that are always carried, and those that differ from their default.
     pub(crate) variables: Variables,
-    /// User variables; NULLs aren't in it.
+    /// User variables; those that were never set aren't in it.
     pub(crate) user_variables: BTreeMap<Vec<u8>, UserValue>,
     /// LAST_INSERT_ID().
     pub(crate) last_insert_id: u64,
@@ -307,6 +307,18 @@ pub(crate) mod user_value {
     const DECIMALS: [u8; 2] = [0, 246];
     const UNSIGNED: u16 = 32;
 
+    /// NULL, of the type that the variable has.
+    pub(crate) fn null(column: Column) -> UserValue {
+        let text = match column.kind {
+            kind if DOUBLE.contains(&kind) => "NULL + 0e0",
+            kind if DECIMALS.contains(&kind) => "CAST(NULL AS DECIMAL(65,30))",
+            kind if INTEGERS.contains(&kind) && column.flags & UNSIGNED != 0 => "CAST(NULL AS UNSIGNED)",
+            kind if INTEGERS.contains(&kind) => "CAST(NULL AS SIGNED)",
+            _ => "NULL",
+        };
+        UserValue::Plain(text.to_owned())
+    }
+
     /// `text` is the value, `hex` its bytes in its own character set, as the server printed both.
     pub(crate) fn expression(
         column: Column,
@@ -503,7 +515,7 @@ mod tests {
         let check = |kind: u8, flags: u16, text: &str, expected: &str| {
             let hex: String = text.bytes().map(|b| format!("{b:02X}")).collect();
             let value = user_value::expression(
-                Column { kind, flags },
+                Column { kind, flags, length: 0 },
                 text.as_bytes(),
                 Some(hex.as_bytes()),
                 Some(if flags & 128 != 0 { b"binary" } else { b"utf8mb4" }),
@@ -519,5 +531,10 @@ mod tests {
         check(253, 0, "a'", "_utf8mb4 x'6127' COLLATE utf8mb4_bin");
         check(251, 128, "a", "_binary x'61'");
         check(253, 0, "", "_utf8mb4 x'' COLLATE utf8mb4_bin");
+        let null = |kind, flags| user_value::null(Column { kind, flags, length: 0 }).to_string();
+        assert_eq!(
+            [null(8, 0), null(8, 32), null(250, 0)],
+            ["CAST(NULL AS SIGNED)", "CAST(NULL AS UNSIGNED)", "NULL"]
+        );
     }
 }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use super::detail::{self, NamedTable, TextPrepare};
 use super::lexer::{self, Effects};
-use super::state::{ClientStatementId, USER_VARIABLES_MAX};
+use super::state::{ClientStatementId, GUESSED_MAX, USER_VARIABLES_MAX};
 use crate::protocol::command::Command;
 
 /// What the second pass read, for when the server has answered.
 #[derive(Debug, Default)]
 pub(crate) struct Details {
     pub(super) user_variables: BTreeSet<Vec<u8>>,
+    /// Those that it names only where a backslash in it may be the second half of a character.
+    pub(super) guessed_variables: BTreeSet<Vec<u8>>,
     /// Session variables that it sets.
     pub(super) set_variables: Vec<String>,
     pub(super) schema: Option<Vec<u8>>,
@@ -32,8 +34,10 @@ impl Details {
         if effects.contains(Effects::USER_VARIABLES) {
             details.user_variables = detail::user_variables(text, plain_backslash, USER_VARIABLES_MAX);
             if let Some(other) = other_reading(text) {
-                let more = detail::user_variables(&other, plain_backslash, USER_VARIABLES_MAX);
-                details.user_variables.extend(more);
+                let mut names = detail::user_variables(&other, plain_backslash, GUESSED_MAX);
+                // Random bytes have "names" with a NUL, which no server takes between backticks.
+                names.retain(|name| !name.contains(&0) && !details.user_variables.contains(name));
+                details.guessed_variables = names;
             }
         }
         if effects.contains(Effects::VARIABLES) {
@@ -86,6 +90,11 @@ impl Request {
     pub(crate) fn keeps_outcome(&self) -> bool {
         let prepares_look = self.command == Command::StmtPrepare && self.effects.contains(Effects::ASKS_LAST);
         self.command.keeps_outcome() || prepares_look
+    }
+
+    /// Procedures that it calls; `None`: that can't be told.
+    pub(super) fn called(&self) -> Option<Vec<Vec<u8>>> {
+        self.details.as_ref()?.called.clone()
     }
 
     /// A request without effects.

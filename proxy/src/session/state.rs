@@ -7,6 +7,7 @@
 //! carried over pins the session ([`Pins`]).
 
 mod pinning;
+mod variables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,6 +28,9 @@ const STATEMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(super) const USER_VARIABLES_MAX: usize = 4096;
 /// Bytes of them.
 const USER_VARIABLE_BYTES_MAX: usize = 1024 * 1024;
+/// Names that are kept of those that may be none, because the text reads otherwise: random bytes between quotes have
+/// thousands of them. Where there are more the server is asked which it has.
+pub(super) const GUESSED_MAX: usize = 64;
 /// Names of session variables that are kept.
 const SET_VARIABLES_MAX: usize = 2048;
 /// Temporary tables, and locks, that are told apart.
@@ -133,6 +137,8 @@ pub(crate) struct SessionState {
     pub(crate) user_variables: BTreeSet<Vec<u8>>,
     pub(crate) statements: BTreeMap<ClientStatementId, Statement>,
     user_variable_bytes: usize,
+    /// How many of them may be none.
+    guessed_variables: usize,
     /// More than are kept.
     user_variables_lost: bool,
     statement_bytes: usize,
@@ -174,6 +180,7 @@ impl SessionState {
             user_variables: BTreeSet::new(),
             statements: BTreeMap::new(),
             user_variable_bytes: 0,
+            guessed_variables: 0,
             user_variables_lost: false,
             statement_bytes: 0,
             statements_lost: 0,
@@ -235,7 +242,7 @@ impl SessionState {
     fn inner_effects(&self, name: Option<&[u8]>) -> Effects {
         match name.and_then(|name| self.texts.get(name)) {
             Some(text) => text.inner,
-            None => lexer::scan(b"CALL unseen", false),
+            None => lexer::scan(b"CALL unseen", false).and(Effects::CONTEXT),
         }
     }
 
@@ -508,22 +515,6 @@ impl SessionState {
         self.pins.set(Pins::STATEMENTS, self.statements_lost > 0 || self.user_variables_lost);
     }
 
-    fn remember_user_variables(&mut self, names: &BTreeSet<Vec<u8>>) {
-        for name in names {
-            if self.user_variables.contains(name) {
-                continue;
-            }
-            let bytes = self.user_variable_bytes + name.len();
-            if self.user_variables.len() >= USER_VARIABLES_MAX || bytes > USER_VARIABLE_BYTES_MAX {
-                self.user_variables_lost = true;
-                self.bound_statements();
-                return;
-            }
-            self.user_variable_bytes = bytes;
-            self.user_variables.insert(name.clone());
-        }
-    }
-
     fn remember_called(&mut self, names: Option<&Vec<Vec<u8>>>) {
         match (&mut self.called, names) {
             (Some(called), Some(names)) if called.len() < NAMES_MAX => called.extend(names.iter().cloned()),
@@ -541,12 +532,6 @@ impl SessionState {
     /// Whether the client itself has taken this lock.
     pub(crate) fn holds_lock(&self, name: &[u8]) -> bool {
         self.locks.iter().any(|lock| lock.eq_ignore_ascii_case(name))
-    }
-
-    /// A server has fewer variables than are kept, so none that exists is forgotten.
-    fn remember_set_variables(&mut self, names: &[String]) {
-        let room = SET_VARIABLES_MAX.saturating_sub(self.set_variables.len());
-        self.set_variables.extend(names.iter().take(room).cloned());
     }
 
     fn commit_effects(&mut self, request: &Request, error: Option<u16>) {
@@ -579,6 +564,7 @@ impl SessionState {
         if effects.contains(Effects::USER_VARIABLES) {
             self.versions.user_variables += 1;
             self.remember_user_variables(&details.user_variables);
+            self.remember_guessed_variables(&details.guessed_variables);
         }
         if effects.contains(Effects::SCHEMA) && request.command != Command::InitDb {
             match &details.schema {

@@ -11,17 +11,14 @@ use mysql_async::{Conn, Row};
 
 use super::column;
 use super::pattern::like;
+use super::selection::is_own_schema;
 use super::table::{Column, ColumnKind, ForeignKey, SchemaSet, TableSchema, UniqueKey};
 use crate::error::{Error, Result};
+use crate::server;
 
-/// Schemas that belong to the server or to Changeover itself.
-const OWN_SCHEMAS: [&str; 5] = ["mysql", "information_schema", "performance_schema", "sys", "changeover"];
 const PLACE: &str = "reading the schema";
 /// Engines whose rows are read and logged like InnoDB's; on the target every table is InnoDB's (OceanBase: its own).
 const ENGINES: [&str; 7] = ["InnoDB", "MyISAM", "Aria", "MEMORY", "ROCKSDB", "TokuDB", "OceanBase"];
-/// Those of them with transactions.
-const ENGINES_WITH_TRANSACTIONS: [&str; 4] = ["InnoDB", "ROCKSDB", "TokuDB", "OceanBase"];
-
 /// Everything found in the schemas of a migration.
 #[derive(Debug, Clone, Default)]
 pub struct Discovery {
@@ -77,24 +74,6 @@ impl Discovery {
     #[must_use]
     pub fn schema_set(&self) -> SchemaSet {
         SchemaSet::new(self.tables.iter().map(|t| t.schema.clone()).collect())
-    }
-}
-
-impl Discovery {
-    /// The tables that a statement changes before it is in the binlog, since their engine has no transactions.
-    pub(crate) fn without_transactions(&self) -> Vec<TableName> {
-        let has = |table: &&DiscoveredTable| {
-            !ENGINES_WITH_TRANSACTIONS.iter().any(|engine| table.engine.eq_ignore_ascii_case(engine))
-        };
-        self.tables.iter().filter(has).map(|table| table.schema.name.clone()).collect()
-    }
-
-    /// Leaves out every table but those that the migration began with: what came later is none of its business before
-    /// the statement that made it comes up in the binlog. Returns the first one that isn't there any more.
-    pub(crate) fn keep_only(&mut self, began_with: &[TableName]) -> std::result::Result<(), TableName> {
-        self.tables.retain(|table| began_with.contains(&table.schema.name));
-        let gone = |name: &&TableName| !self.tables.iter().any(|table| table.schema.name == **name);
-        began_with.iter().find(gone).map_or(Ok(()), |name| Err(name.clone()))
     }
 }
 
@@ -159,7 +138,7 @@ impl Reader<'_> {
             .await?;
         let folded: Vec<u8> = self.rows("SELECT @@GLOBAL.lower_case_table_names").await?;
         let folded = folded.first().is_some_and(|mode| *mode != 0);
-        let own = |name: &str| OWN_SCHEMAS.iter().any(|own| own.eq_ignore_ascii_case(name));
+        let own = is_own_schema;
         let mut found = Discovery::default();
         let mut wanted = HashSet::new();
         for name in configured {
@@ -246,11 +225,16 @@ impl Reader<'_> {
                  ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION"
             ))
             .await?;
+        let ocean_base = self.conn.server_version() == server::OCEANBASE_SAYS;
         for row in rows {
             let name = TableName::new(self.text(&row, 0)?, self.text(&row, 1)?);
             let Some(draft) = drafts.get_mut(&name) else { continue };
             let column_type = self.text(&row, 3)?;
-            let kind = column::kind(&column_type);
+            let kind = match column::kind(&column_type) {
+                // OceanBase prints a document as the text that it was made of, and knows no marks for its types.
+                ColumnKind::Json if ocean_base => ColumnKind::Text,
+                kind => kind,
+            };
             let column_name = self.text(&row, 2)?;
             if kind == ColumnKind::Unknown {
                 draft.problems.push(format!(
@@ -260,12 +244,17 @@ impl Reader<'_> {
             }
             let extra = self.text(&row, 7)?.to_ascii_uppercase();
             let text = matches!(kind, ColumnKind::Text | ColumnKind::Enum { .. } | ColumnKind::Set { .. });
+            let document = text && column_type.eq_ignore_ascii_case("json");
+            let of_text = |said: Option<String>, of_document: &str| {
+                let said = if document { Some(of_document.to_owned()) } else { said };
+                said.filter(|name| text && name != "binary")
+            };
             draft.schema.columns.push(Column {
                 name: column_name,
                 kind,
                 column_type,
-                charset: self.optional_text(&row, 4)?.filter(|charset| text && charset != "binary"),
-                collation: self.optional_text(&row, 5)?.filter(|collation| text && collation != "binary"),
+                charset: of_text(self.optional_text(&row, 4)?, "utf8mb4"),
+                collation: of_text(self.optional_text(&row, 5)?, "utf8mb4_bin"),
                 nullable: self.text(&row, 6)?.eq_ignore_ascii_case("YES"),
                 // MySQL also says DEFAULT_GENERATED of a column whose default is an expression.
                 generated: extra.split(' ').any(|word| word == "GENERATED")

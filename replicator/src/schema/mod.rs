@@ -2,8 +2,11 @@
 
 mod column;
 pub mod convert;
+pub(crate) mod ddl;
 pub mod discover;
+pub(crate) mod history;
 mod pattern;
+pub mod selection;
 pub mod table;
 pub(crate) mod transfer;
 

@@ -13,6 +13,7 @@ use super::convert::same_name;
 use super::table::{Column, ColumnKind};
 use crate::binlog::transaction::{RowChange, RowsChange};
 use crate::error::{Error, Result};
+use crate::json;
 use crate::snapshot::cell::select_expression;
 use crate::value::Value;
 
@@ -103,7 +104,10 @@ impl Transfer {
             Self::PrintedToText => {
                 format!("CAST({} AS CHAR CHARACTER SET latin1)", quote_identifier(&source.name))
             }
-            Self::Same | Self::JsonToText | Self::FromText => select_expression(source),
+            Self::JsonToText => {
+                format!("CAST({} AS CHAR CHARACTER SET utf8mb4)", quote_identifier(&source.name))
+            }
+            Self::Same | Self::FromText => select_expression(source),
         }
     }
 
@@ -112,7 +116,10 @@ impl Transfer {
         Some(match (self, value) {
             (Self::Same, value) | (_, value @ Value::Null) => value,
             (Self::ToUtf8mb4(encoding), Value::Bytes(bytes)) => Value::Bytes(encoding.utf8(&bytes)?),
-            (Self::JsonToText | Self::PrintedToText, Value::Text(text)) => Value::Bytes(Bytes::from(text)),
+            (Self::JsonToText, Value::Text(text)) => {
+                Value::Bytes(Bytes::from(json::plain(&text).into_owned()))
+            }
+            (Self::PrintedToText, Value::Text(text)) => Value::Bytes(Bytes::from(text)),
             (Self::FromText, Value::Bytes(bytes)) => Value::Text(String::from_utf8(bytes.to_vec()).ok()?),
             _ => return None,
         })

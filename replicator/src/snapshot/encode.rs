@@ -23,6 +23,15 @@ pub(super) enum Form {
     Insert,
 }
 
+impl Form {
+    /// How rows of that table travel, where this is how others do: what types there are in a JSON document only an
+    /// expression can say, and a file holds none.
+    pub(super) fn of_table(self, table: &TableSchema) -> Self {
+        let has_json = table.columns.iter().any(|column| column.kind == ColumnKind::Json);
+        if has_json { Form::Insert } else { self }
+    }
+}
+
 /// The list of expressions that reads the stored columns of a table of the source exactly, in the target's terms.
 pub(super) fn select_list(table: &TableSchema) -> Result<String> {
     let mut list = Vec::new();
@@ -62,13 +71,12 @@ fn load_data(table: &TableSchema, name: &str, replace: bool) -> String {
     let counter = auto_increment(table).filter(|_| stored(table).any(|column| is_set(&column.kind)));
     for (index, column) in stored(table).enumerate() {
         let quoted = quote_identifier(&column.name);
-        // In a file a number for these columns would be taken as text; JSON, UUID and INET refuse binary text or
-        // take it for something else.
+        // In a file a number for these columns would be taken as text, and UUID and INET take binary text for
+        // something else.
         let set = match column.kind {
             ColumnKind::Bit { .. } | ColumnKind::Enum { .. } | ColumnKind::Set { .. } => {
                 format!("CAST(@c{index} AS UNSIGNED)")
             }
-            ColumnKind::Json => format!("CONVERT(@c{index} USING utf8mb4)"),
             ColumnKind::Uuid | ColumnKind::Inet4 | ColumnKind::Inet6 => {
                 format!("CONVERT(@c{index} USING latin1)")
             }

@@ -204,12 +204,15 @@ impl<'a> TableSql<'a> {
 fn value_expression(column: &Column, transfer: Transfer) -> String {
     let name = quote_identifier(&column.name);
     match column.kind {
-        ColumnKind::Json => format!("CAST({name} AS CHAR CHARACTER SET utf8mb4)"),
         // How many zeros ZEROFILL prints is a matter of the definition, not of the value.
         ColumnKind::Integer { .. } | ColumnKind::Decimal { .. }
             if column.column_type.contains("zerofill") =>
         {
             format!("{name}+0")
+        }
+        // OceanBase's.
+        ColumnKind::Text if column.column_type.eq_ignore_ascii_case("json") => {
+            format!("CAST({name} AS CHAR CHARACTER SET utf8mb4)")
         }
         _ => transfer.read(column),
     }
