@@ -27,3 +27,4 @@ mod shutdown;
 mod sysbench;
 mod torture;
 mod types;
+mod way_back;

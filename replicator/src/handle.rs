@@ -274,6 +274,24 @@ impl Replicator {
         Ok(raised)
     }
 
+    /// Whether the side that is written now will be followed into the other one, once it serves. False: the configuration
+    /// doesn't want it.
+    ///
+    /// # Errors
+    /// It can't be, and why; or a side can't be asked.
+    pub async fn way_back(&self) -> Result<bool> {
+        let config = &self.context.config;
+        if !config.migration.reverse {
+            return Ok(false);
+        }
+        let serves = self.context.leg().writes();
+        let obstacles = preflight::way_back::obstacles(config, serves, &self.context.tables()).await?;
+        if obstacles.is_empty() {
+            return Ok(true);
+        }
+        Err(Error::definite(None, "the way back", obstacles.join("; ")))
+    }
+
     /// Ends the present leg behind the fence: nothing is applied any more. [`Self::turn_back`] lets it go on,
     /// [`Self::seal`] makes way for the next one. Idempotent.
     ///
@@ -281,6 +299,10 @@ impl Replicator {
     /// It has stopped by itself, so that what it has applied can't be relied on.
     pub async fn hold(&self) -> Result<()> {
         let mut running = self.running.lock().await;
+        if self.state().is_some_and(|state| state.next.is_some()) {
+            // Of a cutover that was undone; nobody may take it for this one's.
+            self.context.update(|state| state.next = None)?;
+        }
         Self::stop(&mut running).await;
         match self.context.live.phase() {
             Phase::Failed | Phase::Paused => Err(self.unfit("A cutover")),
@@ -317,13 +339,13 @@ impl Replicator {
     pub async fn turn_back(&self) -> Result<()> {
         let mut running = self.running.lock().await;
         let Some(state) = self.state() else { return Ok(()) };
-        if state.next.is_some() {
-            self.context.update(|state| state.next = None)?;
-        }
         if state.goes_on() && running.is_none() {
             self.spawn(&mut running);
         }
-        Ok(())
+        match state.next {
+            Some(_) => self.context.update(|state| state.next = None),
+            None => Ok(()),
+        }
     }
 
     /// After the journal says that `serving` serves: the leg that led there is over, and the one that a cutover prepared

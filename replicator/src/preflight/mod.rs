@@ -7,6 +7,7 @@
 mod grants;
 mod settings;
 mod tables;
+pub(crate) mod way_back;
 
 use config::progress::{Finding, Severity};
 use config::{BackendConfig, Config, Flavor, Side};
