@@ -108,7 +108,7 @@ impl Replicator {
     /// It isn't running.
     pub async fn pause(&self) -> Result<()> {
         let mut running = self.running.lock().await;
-        let goes_on = self.state().is_some_and(|state| state.goes_on() && state.next.is_none());
+        let goes_on = self.state().is_some_and(|state| state.goes_on());
         if running.is_none() || !goes_on || self.context.live.phase() == Phase::Failed {
             return Err(self.unfit("PAUSE MIGRATION"));
         }
@@ -127,9 +127,8 @@ impl Replicator {
         let mut running = self.running.lock().await;
         // A failure that couldn't be written down, on a full disk, is in the phase alone.
         let failed = self.context.live.phase() == Phase::Failed;
-        let stands = |state: MigrationState| {
-            (state.paused || state.failed.is_some() || failed) && !state.is_over() && state.next.is_none()
-        };
+        let stands =
+            |state: MigrationState| (state.paused || state.failed.is_some() || failed) && !state.is_over();
         if !self.state().is_some_and(stands) {
             return Err(self.unfit("RESUME MIGRATION"));
         }
@@ -335,7 +334,8 @@ impl Replicator {
     /// The cutover was undone before its journal entry: the leg that [`Self::hold`] ended goes on. Idempotent.
     ///
     /// # Errors
-    /// The state can't be written.
+    /// The state can't be written. It goes on all the same, and the next [`Self::hold`] or start throws away what was
+    /// prepared.
     pub async fn turn_back(&self) -> Result<()> {
         let mut running = self.running.lock().await;
         let Some(state) = self.state() else { return Ok(()) };
@@ -394,9 +394,7 @@ impl Replicator {
     /// Whether the verb fits the side that serves is the caller's to know.
     async fn end_for_good(&self, statement: &str, stage: Stage) -> Result<()> {
         let mut running = self.running.lock().await;
-        let fits = |state: &MigrationState| {
-            state.next.is_none() && !matches!(state.stage, Stage::Finished | Stage::Abandoned)
-        };
+        let fits = |state: &MigrationState| !matches!(state.stage, Stage::Finished | Stage::Abandoned);
         let Some(mut state) = self.state().filter(fits) else { return Err(self.unfit(statement)) };
         Self::stop(&mut running).await;
         state.sealed_at = self.context.live.applied().position().as_ref().map(StoredPosition::from);

@@ -28,9 +28,10 @@ const LAG_GOOD_MS: u64 = 20;
 const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 /// The undo's part of the pause, at most.
 const UNDO_RESERVE_MAX: Duration = Duration::from_millis(500);
-/// What SHOW CUTOVERS says of such a one.
+/// What SHOW CUTOVERS says where that is so.
 const NO_WAY_BACK: &str = "nothing follows the new side into the old one: there is no way back";
-const SEAL_TRIES: usize = 3;
+/// How often replication is asked for what has to be done in the end.
+const TRIES: usize = 3;
 /// How long replication may take over what is asked of it outside the pause.
 const REPLICATION_WITHIN: Duration = Duration::from_secs(40);
 
@@ -193,7 +194,12 @@ impl<'a> Run<'a> {
             Effect::LetGo => by.routes.prepare(None),
             Effect::TurnBack => {
                 let port = Arc::clone(&by.replication);
-                return self.asked("replication to go on", async move { port.turn_back().await }).await;
+                return self
+                    .try_often("replication to go on", || {
+                        let port = Arc::clone(&port);
+                        async move { port.turn_back().await }
+                    })
+                    .await;
             }
             Effect::Release(found) => {
                 // A keeper that is about to set the fence again must not do so behind its release.
@@ -361,16 +367,33 @@ impl<'a> Run<'a> {
     }
 
     async fn seal(&self) -> Event {
+        let (port, to) = (Arc::clone(&self.by.replication), self.plan.to);
+        let sealed = self.try_often("replication to turn around", || {
+            let port = Arc::clone(&port);
+            async move { port.seal(to).await }
+        });
+        match sealed.await {
+            Event::Failed(why) => {
+                Event::Failed(format!("{why}; the next cutover or the next start of Changeover does it"))
+            }
+            event => event,
+        }
+    }
+
+    /// Asks replication for what has to be done in the end.
+    async fn try_often<F>(&self, waiting_for: &str, ask: impl Fn() -> F) -> Event
+    where
+        F: Future<Output = Result<(), PortError>> + Send + 'static,
+    {
         let mut why = String::new();
-        for _ in 0..SEAL_TRIES {
-            let (port, to) = (Arc::clone(&self.by.replication), self.plan.to);
-            match self.ask("replication to be sealed", async move { port.seal(to).await }).await {
+        for _ in 0..TRIES {
+            match self.ask(waiting_for, ask()).await {
                 Ok(()) => return Event::Done,
                 Err(error) => why = error,
             }
             sleep(Duration::from_millis(200)).await;
         }
-        Event::Failed(format!("{why}; the next start of Changeover seals it"))
+        Event::Failed(why)
     }
 
     async fn record(&self, entry: Entry) -> Event {
