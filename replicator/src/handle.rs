@@ -16,6 +16,7 @@ use crate::leg::{self, Leg};
 use crate::live::{self, Live};
 use crate::pipeline::{self, Context};
 use crate::schema::convert;
+use crate::server::ServerInfo;
 use crate::state::{MigrationState, NextLeg, Stage, StateFile, StoredPosition};
 use crate::{preflight, server};
 
@@ -28,6 +29,8 @@ pub struct Replicator {
     context: Arc<Context>,
     /// The running pipeline. Its lock also makes the verbs follow one another.
     running: tokio::sync::Mutex<Option<Running>>,
+    /// Connections that ask for positions, source and target, so that the pause of a cutover needn't pay for dialling.
+    asking: [tokio::sync::Mutex<Option<(mysql_async::Conn, ServerInfo)>>; 2],
 }
 
 #[derive(Debug)]
@@ -45,7 +48,7 @@ impl Replicator {
         let file = StateFile::open(&config.state_dir, &config.migration.name)?;
         let live = Live::new(&config, file.get());
         let context = Arc::new(Context { config, file: Mutex::new(file), live });
-        Ok(Arc::new(Self { context, running: tokio::sync::Mutex::new(None) }))
+        Ok(Arc::new(Self { context, running: tokio::sync::Mutex::default(), asking: Default::default() }))
     }
 
     /// Goes on where an earlier process was stopped. Does nothing for a migration that is idle, paused, failed or over.
@@ -221,10 +224,19 @@ impl Replicator {
     }
 
     async fn end_of(&self, side: Side) -> Result<ReplicationPosition> {
+        let [source, target] = &self.asking;
+        let mut kept = if side == Side::Source { source.lock().await } else { target.lock().await };
+        if let Some((mut conn, info)) = kept.take() {
+            // One that broke meanwhile is dialled again.
+            if let Ok(position) = server::end_position(side, &info, &mut conn).await {
+                *kept = Some((conn, info));
+                return Ok(position);
+            }
+        }
         let mut conn = server::connect(side, leg::backend(&self.context.config, side)).await?;
         let info = server::inspect(side, &mut conn).await?;
         let position = server::end_position(side, &info, &mut conn).await?;
-        conn.disconnect().await.ok();
+        *kept = Some((conn, info));
         Ok(position)
     }
 
@@ -286,6 +298,8 @@ impl Replicator {
         let serves = self.context.leg().writes();
         let obstacles = preflight::way_back::obstacles(config, serves, &self.context.tables()).await?;
         if obstacles.is_empty() {
+            // A cutover may follow at once: both connections are open then.
+            tokio::try_join!(self.end_of(Side::Source), self.end_of(Side::Target))?;
             return Ok(true);
         }
         Err(Error::definite(None, "the way back", obstacles.join("; ")))
@@ -339,6 +353,10 @@ impl Replicator {
     pub async fn turn_back(&self) -> Result<()> {
         let mut running = self.running.lock().await;
         let Some(state) = self.state() else { return Ok(()) };
+        if running.as_ref().is_some_and(|run| run.cancel.is_cancelled()) {
+            // Whoever ended it was given up before it had ended.
+            Self::stop(&mut running).await;
+        }
         if state.goes_on() && running.is_none() {
             self.spawn(&mut running);
         }
@@ -518,6 +536,21 @@ mod tests {
         replicator.pause().await.unwrap();
         assert_eq!(replicator.context.live.phase(), Phase::Paused);
         replicator.resume().await.unwrap();
+        replicator.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn replication_goes_on_behind_a_hold_that_was_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let replicator = replicator(folder.path());
+        replicator.turn_back().await.unwrap();
+        // A hold that was dropped has cancelled the pipeline and not seen its end.
+        replicator.running.lock().await.as_ref().unwrap().cancel.cancel();
+        replicator.turn_back().await.unwrap();
+        {
+            let running = replicator.running.lock().await;
+            assert!(!running.as_ref().unwrap().cancel.is_cancelled(), "nothing runs any more");
+        }
         replicator.shutdown().await;
     }
 
