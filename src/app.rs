@@ -9,6 +9,7 @@ use config::events::EventLog;
 use config::{Config, Side, StartPolicy};
 use proxy::admin::AdminContext;
 use proxy::admin::server::AdminServer;
+use proxy::auth::adopted::AdoptedAccounts;
 use proxy::console::ConsoleServer;
 use proxy::cutover::coordinator::{Coordinator, CutoverParts};
 use proxy::cutover::journal::Journal;
@@ -73,12 +74,10 @@ async fn build(config: Config, events: Arc<EventLog>) -> anyhow::Result<App> {
     let lock = state_dir::lock(&config.state_dir)?;
     open_files::raise(config.proxy.max_connections);
     let (journal, state) = Journal::open(&config.state_dir)?;
-    let backend = |side, config: &config::BackendConfig| Backend { side, config: config.clone() };
-    let routes = RouteTable::new(
-        backend(Side::Source, &config.source),
-        backend(Side::Target, &config.target),
-        state.serving,
-    );
+    let source = Backend::new(Side::Source, config.source.clone());
+    let mut target = Backend::new(Side::Target, config.target.clone());
+    target.adopted = AdoptedAccounts::open(&config.state_dir)?;
+    let routes = RouteTable::new(source, target, state.serving);
     let (gate, registry) = (Gate::new(), Arc::new(SessionRegistry::default()));
     let replicator = Replicator::open(config.clone())?;
     let replication: Arc<dyn Replication> = Arc::new(ReplicatorPort(Arc::clone(&replicator)));
@@ -101,7 +100,8 @@ async fn build(config: Config, events: Arc<EventLog>) -> anyhow::Result<App> {
         routes: Arc::clone(&routes),
         events,
     });
-    let admin = AdminServer::bind(&config.admin, tls.clone(), Arc::clone(&rsa), Arc::clone(&context))
+    let for_operators = Tls::load_for_operators(&config.proxy, &config.state_dir)?;
+    let admin = AdminServer::bind(&config.admin, for_operators, Arc::clone(&rsa), Arc::clone(&context))
         .await
         .with_context(|| format!("admin.listen {} can't be used", config.admin.listen))?;
     let clients = CancellationToken::new();

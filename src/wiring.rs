@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use config::progress::{Difference, MigrationStatus, ReplicationPosition, TableStatus, Verdict};
+use config::progress::{Difference, MigrationStatus, Repaired, ReplicationPosition, TableStatus, Verdict};
 use config::{Side, TableName};
 use proxy::cutover::port::{PortError, PortFuture, Replication};
 use replicator::handle::Replicator;
@@ -42,6 +42,10 @@ impl Replication for ReplicatorPort {
 
     fn verify(&self, table: Option<TableName>) -> PortFuture<'_, ()> {
         Box::pin(async move { self.0.verify(table).map_err(port_error) })
+    }
+
+    fn repair(&self, table: Option<TableName>, dry_run: bool) -> PortFuture<'_, Vec<Repaired>> {
+        Box::pin(async move { self.0.repair(table, dry_run).await.map_err(port_error) })
     }
 
     fn refusals(&self, max_lag_ms: u64) -> Vec<String> {

@@ -98,7 +98,6 @@ async fn who_may_enter_and_what_is_not_there() {
         ("START REHEARSAL", "1235"),
         ("SHOW REHEARSAL", "1235"),
         ("SHOW CONVERSIONS", "1235"),
-        ("REPAIR", "1235"),
         ("FINISH MIGRATION", "doesn't fit the phase idle"),
         ("ABANDON MIGRATION", "doesn't fit the phase idle"),
         ("DROP TABLE users", "1064"),

@@ -33,31 +33,42 @@ const ASKED: &str = "@@SESSION.lock_wait_timeout, @@SESSION.time_zone, FIND_IN_S
 
 /// Two servers with an account that every authentication plugin lets in, a Changeover that moves its session before
 /// every statement, and that session.
-struct Bed {
-    _servers: [Server; 2],
+pub struct Bed {
+    servers: [Server; 2],
     changeover: Changeover,
-    conn: Conn,
+    pub conn: Conn,
 }
 
 impl Bed {
-    async fn start(from: Engine, to: Engine) -> Option<Self> {
+    pub async fn start(from: Engine, to: Engine) -> Option<Self> {
+        Self::start_with(from, to, &[]).await
+    }
+
+    /// With more on both servers.
+    pub async fn start_with(from: Engine, to: Engine, on_both: &[&str]) -> Option<Self> {
         let (source, target) = tokio::join!(Server::start(from, &[]), Server::start(to, &[]));
-        let (source, target) = (source?, target?);
+        Some(Self::between(source?, target?, &[], on_both).await)
+    }
+
+    /// With `source_runs` on the source before the session begins.
+    pub async fn between(source: Server, target: Server, source_runs: &[&str], on_both: &[&str]) -> Self {
         for server in [&source, &target] {
             accounts::create(server, "shop").await;
             server
                 .run(&["CREATE DATABASE shop", "CREATE USER anyone@'%'", "GRANT ALL ON shop.* TO anyone@'%'"])
                 .await;
+            server.run(on_both).await;
         }
         source.run(&["SET GLOBAL lock_wait_timeout = 77"]).await;
+        source.run(source_runs).await;
         let settings = Settings::between(&source, &target, "shop").with("proxy.move_every", "1");
         let changeover = Changeover::start(settings).await;
         let conn = Conn::new(opts(changeover.port(), "anyone", "", None)).await.unwrap();
-        Some(Self { _servers: [source, target], changeover, conn })
+        Self { servers: [source, target], changeover, conn }
     }
 
     /// The answer of each server to the same question, by its version.
-    async fn both(&mut self, asked: &str) -> BTreeMap<String, Vec<String>> {
+    pub async fn both(&mut self, asked: &str) -> BTreeMap<String, Vec<String>> {
         let mut answers = BTreeMap::new();
         for _ in 0..4 {
             let sql = format!("SELECT @@version, CONCAT_WS('|', {asked})");
@@ -70,7 +81,7 @@ impl Bed {
     }
 
     /// Runs it on whichever of the two takes it.
-    async fn on_one(&mut self, sql: &str) {
+    pub async fn on_one(&mut self, sql: &str) {
         let mut why = String::new();
         for _ in 0..3 {
             match self.conn.query_drop(sql).await {
@@ -81,7 +92,14 @@ impl Bed {
         panic!("{sql}: {why}");
     }
 
-    async fn session(&self, column: &str) -> String {
+    /// As root, on both.
+    pub async fn run(&self, statements: &[&str]) {
+        for server in &self.servers {
+            server.run(statements).await;
+        }
+    }
+
+    pub async fn session(&self, column: &str) -> String {
         self.changeover.admin("SHOW SESSIONS").await[0][column].clone()
     }
 }

@@ -1,6 +1,7 @@
 //! The protocol that naive proxies break: the same packets are sent to the server and through the proxy, and every
 //! byte of the answers is compared (docs/protocol.md).
 
+mod corners;
 mod greeting;
 mod transcripts;
 

@@ -120,6 +120,13 @@ async fn own_authority(server: &Server) -> String {
     format!("\"{}\"", PathBuf::from(folder).join("ca.pem").display())
 }
 
+/// The certificate and the key that a MySQL server made for its clients.
+async fn own_client(server: &Server) -> [String; 2] {
+    let folder: String = server.value("SELECT @@datadir").await;
+    ["client-cert.pem", "client-key.pem"]
+        .map(|file| format!("\"{}\"", PathBuf::from(&folder).join(file).display()))
+}
+
 /// An authority that has signed nothing here.
 async fn another_authority(server: &Server) -> String {
     let folder: String = server.value("SELECT @@datadir").await;
@@ -147,7 +154,12 @@ async fn tls_to_both_backends() {
     let mut settings = pair.settings();
     for (side, server) in [("source", &pair.source), ("target", &pair.target)] {
         certify(server).await;
-        server.run(&["ALTER USER app@'%' REQUIRE SSL", "ALTER USER changeover@'%' REQUIRE SSL"]).await;
+        server.run(&["CREATE USER strict@'%' IDENTIFIED BY 'x' REQUIRE X509"]).await;
+        server.run(&["CREATE USER named@'%' IDENTIFIED BY 'x' REQUIRE SUBJECT '/CN=somebody'"]).await;
+        server.run(&["ALTER USER app@'%' REQUIRE SSL", "ALTER USER changeover@'%' REQUIRE X509"]).await;
+        let [cert, key] = own_client(server).await;
+        settings.set(&format!("{side}.cert"), &cert);
+        settings.set(&format!("{side}.key"), &key);
         settings.set(&format!("{side}.tls"), "\"required\"");
         settings.set(&format!("{side}.ca"), &own_authority(server).await);
     }
@@ -158,8 +170,17 @@ async fn tls_to_both_backends() {
     let used: String = session.query_first(cipher).await.unwrap().unwrap();
     assert!(used.contains("AES") || used.contains("CHACHA"), "{used}");
     let rows = changeover.admin("SHOW ACCOUNTS").await;
-    let app = rows.iter().find(|row| row["account"] == "'app'@'%'").unwrap();
-    assert!(!app["note"].contains("requires"), "{app:?}");
+    for (account, ready, part) in [
+        ("'app'@'%'", "1", "checked with"),
+        ("'strict'@'%'", "", "not known"),
+        ("'named'@'%'", "", "certain names"),
+    ] {
+        let row = rows.iter().find(|row| row["account"] == account).unwrap();
+        let fits = row["ready"] == ready && row["note"].contains(part) && !row["note"].contains("requires");
+        assert!(fits, "{row:?}");
+    }
+    let mut strict = Conn::new(opts(changeover.port(), "strict", "x", None)).await.unwrap();
+    assert!(Conn::new(opts(changeover.port(), "named", "x", None)).await.is_err(), "it shows another name");
     changeover.admin("START MIGRATION").await;
     changeover.wait_ready().await;
     changeover.cut_over().await;
@@ -167,7 +188,12 @@ async fn tls_to_both_backends() {
     assert_eq!(port, pair.target.port());
     let used: String = session.query_first(cipher).await.unwrap().unwrap();
     assert!(!used.is_empty());
+    let port: u16 = strict.query_first("SELECT @@port").await.unwrap().unwrap();
+    assert_eq!(port, pair.target.port());
+    strict.disconnect().await.unwrap();
     session.disconnect().await.unwrap();
+    // What is read from the key is in no log.
+    assert!(!changeover.log().contains("PRIVATE KEY"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -184,6 +210,11 @@ async fn a_backend_that_is_not_who_it_should_be() {
     };
     let (fine, _) = try_with(own_authority(&pair.source).await, "\"none\"").await;
     fine.unwrap();
+    // Nothing is shown to it here, so whom it asks for a certificate it refuses.
+    pair.source.run(&["ALTER USER app@'%' REQUIRE X509"]).await;
+    let (refused, _) = try_with(own_authority(&pair.source).await, "\"none\"").await;
+    assert!(refused.unwrap_err().contains("1045"));
+    pair.source.run(&["ALTER USER app@'%' REQUIRE NONE"]).await;
     // Its certificate is made out for nobody, as MySQL makes them.
     let (refused, log) = try_with(own_authority(&pair.source).await, "\"identity\"").await;
     assert!(refused.is_err() && log.contains("TLS failed"), "{refused:?} {log}");

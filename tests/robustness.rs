@@ -259,7 +259,7 @@ async fn a_slow_reader() {
             hop.resume();
             assert_eq!(reader.await.unwrap().unwrap(), (rows, rows * 1000));
         } else {
-            // Whoever goes with bytes unread resets the connection. (Half closed and never read is only slow.)
+            // Whoever goes with bytes unread resets the connection.
             drop(std::mem::replace(&mut hop, Hop::to(changeover.port(), None).await));
             reader.await.unwrap().unwrap_err();
         }

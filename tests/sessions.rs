@@ -3,7 +3,7 @@
 use mysql_async::prelude::Queryable;
 use mysql_async::{ChangeUserOpts, Conn, Value};
 
-use crate::support::{Engine, Pair};
+use crate::support::{Changeover, Engine, Pair};
 
 /// Sets that an ordinary driver or application makes, and what shows them.
 const STATE: &[(&str, &str)] = &[
@@ -19,6 +19,7 @@ const STATE: &[(&str, &str)] = &[
     ("SELECT 41 + 1 INTO @into", "@into"),
     ("SET SESSION lock_wait_timeout = 77, wait_timeout = 5000", "@@lock_wait_timeout, @@wait_timeout"),
     ("SET SESSION group_concat_max_len = 4321", "@@group_concat_max_len"),
+    ("SET SESSION max_join_size = 1000", "@@max_join_size, @@sql_big_selects"),
     ("SET SESSION collation_server = 'latin1_bin'", "@@collation_server, @@character_set_server"),
     ("USE shop", "DATABASE()"),
     ("PREPARE text_one FROM 'SELECT ? + 1'", "1"),
@@ -208,4 +209,25 @@ async fn becomes_somebody_else_on_mariadb() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn becomes_somebody_else_on_mysql97() {
     becomes_somebody_else(Engine::MySql97).await;
+}
+
+/// `max_prepared_stmt_count` of the other server is used up: the session stays, and its statements go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stays_where_there_is_no_room_for_its_statements() {
+    let Some(pair) = Pair::start(Engine::MariaDb, 10).await else { return };
+    pair.target.run(&["SET GLOBAL max_prepared_stmt_count = 0"]).await;
+    let changeover = Changeover::start(pair.settings().with("proxy.move_every", "1")).await;
+    let mut conn = changeover.app(None).await;
+    let first = conn.prep("SELECT ? + 1, @@port").await.unwrap();
+    let second = conn.prep("SELECT ? + 2, @@port").await.unwrap();
+    let home = pair.source.port();
+    for n in 0..3 {
+        let row: Option<(i64, u16)> = conn.exec_first(&first, (n,)).await.unwrap();
+        assert_eq!(row, Some((n + 1, home)));
+        let row: Option<(i64, u16)> = conn.exec_first(&second, (n,)).await.unwrap();
+        assert_eq!(row, Some((n + 2, home)));
+    }
+    let session = &changeover.admin("SHOW SESSIONS").await[0];
+    assert_eq!(session["backend"], "source");
+    assert!(session["pinned_by"].contains("doesn't take"), "{session:?}");
 }

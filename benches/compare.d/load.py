@@ -61,6 +61,11 @@ def sysbench(tls_folder, tls, port, script, command, options, timeout_s):
         raise Trouble(f"sysbench: {reason[1]}") if reason else error from None
 
 
+def version():
+    """Of the load itself."""
+    return "sysbench " + run(["sysbench", "--version"], 10).split()[1]
+
+
 def prepare(server, tls_folder):
     """Fills the tables."""
     sysbench(tls_folder, False, server.port, "oltp_read_write", "prepare", [*SIZE, "--threads=2"], 300)

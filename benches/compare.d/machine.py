@@ -20,24 +20,21 @@ class Setting:
     configurations: list = field(default_factory=list)
 
 
-def describe(arguments, server, peers, repo, hidden):
-    """Asks everything for its version and configuration. `hidden` maps paths to what is written for them."""
+def describe(server, told, how, configurations, repo, hidden):
+    """Machine and versions. `told` are facts of this comparison, `how` says how often it measured, and `hidden` maps
+    paths to what is written for them."""
     cores, memory = processors(), memory_gb()
-    sysbench = run(["sysbench", "--version"], 10).split()[1]
     commit = run(["git", "describe", "--always", "--dirty"], 10, cwd=repo).strip()
-    versions = [version for version in (peer.version() for peer in peers) if version]
     facts = [
         ("command", f"`benches/compare {shlex.join(sys.argv[1:])}`"),
-        ("machine", f"{cores}, {memory} GB; {platform.system()} {platform.release()}; load, proxies and servers share it"),
+        ("machine", f"{cores}, {memory} GB; {platform.system()} {platform.release()}; everything shares it"),
         ("server", server.version()),
-        ("proxies", ", ".join(versions) + f" (commit {commit})"),
-        ("load", f"sysbench {sysbench}, {arguments.rounds} rounds of {arguments.seconds} s a case, the proxies in turn"),
+        ("commit", commit),
+        *told,
     ]
-    configurations = [(server.name, server.configuration()), *((peer.name, peer.configuration()) for peer in peers)]
     for path, name in hidden:
         configurations = [(title, text.replace(str(path), name)) for title, text in configurations]
-    one_line = f"{server.version()}, {cores}; median of {arguments.rounds} rounds of {arguments.seconds} s"
-    return Setting(time.strftime("%Y-%m-%d %H:%M"), facts, one_line, configurations)
+    return Setting(time.strftime("%Y-%m-%d %H:%M"), facts, f"{server.version()}, {cores}; {how}", configurations)
 
 
 def processors():

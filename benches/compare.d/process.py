@@ -5,6 +5,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +14,25 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 class Trouble(Exception):
     """A comparison that can't go on; its text says why."""
+
+
+class OutOfTime(Exception):
+    """The whole run took far longer than it should."""
+
+
+def bound_in_time(seconds):
+    """Every step has a deadline of its own; this one is for all of them together."""
+
+    def too_long(*_):
+        raise OutOfTime
+
+    signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(int(seconds))
+
+
+def say(text):
+    """A line of progress; the report alone goes to stdout."""
+    print(f"compare: {text}", file=sys.stderr, flush=True)
 
 
 class Processes:
@@ -112,6 +132,12 @@ def tail(path, lines=30):
         return "\n".join(Path(path).read_text(errors="replace").splitlines()[-lines:])
     except OSError:
         return ""
+
+
+def keep_logs(folder, output):
+    """The ends of the logs, for when something looks odd."""
+    kept = [f"== {path.relative_to(folder)}\n{tail(path, 200)}\n" for path in sorted(folder.glob("**/*log"))]
+    (output / "logs.txt").write_text("\n".join(kept))
 
 
 def free_ports(count):

@@ -1,8 +1,6 @@
 """`benches/compare proxy`: one run, side by side, of every way to the same server."""
 
 import json
-import signal
-import sys
 import tempfile
 import time
 from itertools import product
@@ -14,7 +12,7 @@ import load
 import machine
 import report
 from peers import Changeover, Direct, HaProxy, Router
-from process import Processes, Trouble, free_ports, raise_open_files, tail
+from process import Processes, Trouble, bound_in_time, free_ports, keep_logs, raise_open_files, say, tail
 from results import Results
 from servers import MariaDb, MySql97, make_certificates, remove
 
@@ -24,10 +22,6 @@ PEERS = ("direct", "HAProxy", "Router", "Changeover")
 SPARE_CONNECTIONS = 600
 # How long idle connections are idle before the memory is read.
 SETTLE_S = 3
-
-
-class OutOfTime(Exception):
-    """The whole run took far longer than it should."""
 
 
 def add_arguments(parser):
@@ -60,7 +54,7 @@ def compare(arguments, repo):
     output = repo / "target" / "compare"
     output.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="changeover-compare-"))
-    bound_in_time(arguments)
+    bound_in_time(time_limit_s(arguments))
     try:
         with Processes() as processes:
             run = Run(arguments, repo, folder, processes)
@@ -75,15 +69,10 @@ def compare(arguments, repo):
     return 0
 
 
-def bound_in_time(arguments):
-    """Every step has a deadline of its own; this one is for all of them together."""
-
-    def too_long(*_):
-        raise OutOfTime
-
+def time_limit_s(arguments):
+    """Far more than a run should take."""
     measurements = arguments.rounds * len(arguments.cases) * len(arguments.transports) * len(arguments.peers)
-    signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(900 + 3 * measurements * (arguments.seconds + 2))
+    return 900 + 3 * measurements * (arguments.seconds + 2)
 
 
 class Run:
@@ -119,7 +108,11 @@ class Run:
         for name in self.arguments.peers:
             self.start_peer(every[name])
         hidden = [(servers, "SERVERS"), (self.folder, "FOLDER"), (self.repo, "REPO")]
-        self.setting = machine.describe(self.arguments, source, self.peers, self.repo, hidden)
+        versions = [version for version in (peer.version() for peer in self.peers) if version]
+        how = f"{self.arguments.rounds} rounds of {self.arguments.seconds} s"
+        told = [("proxies", ", ".join(versions)), ("load", f"{load.version()}, {how} a case, the proxies in turn")]
+        configurations = [(each.name, each.configuration()) for each in (source, *self.peers)]
+        self.setting = machine.describe(source, told, f"median of {how}", configurations, self.repo, hidden)
 
     def connections_max(self):
         """The limit for every server and proxy; fewer idle connections where the system allows fewer files."""
@@ -219,14 +212,3 @@ def told(sample, case):
     # Deadlocks are part of read_write; anywhere else an error is strange.
     strange = f", {sample.errors} ERRORS" if sample.errors and "read_write" not in case.name else ""
     return f"{sample.per_s:,.0f}/s, p95 {sample.p95_ms:.2f} ms{cpu}{strange}"
-
-
-def keep_logs(folder, output):
-    """The ends of the logs, for when something looks odd."""
-    kept = [f"== {path.relative_to(folder)}\n{tail(path, 200)}\n" for path in sorted(folder.glob("**/*log"))]
-    (output / "logs.txt").write_text("\n".join(kept))
-
-
-def say(text):
-    """A line of progress; the report alone goes to stdout."""
-    print(f"compare: {text}", file=sys.stderr, flush=True)

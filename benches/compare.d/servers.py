@@ -30,9 +30,9 @@ def make_certificates(folder):
 class Server:
     """One server in a folder of its own. Nothing of it has to survive, so it never waits for its disk."""
 
-    def __init__(self, name, folder, port, number, tls, connections_max):
+    def __init__(self, name, folder, port, number, tls, connections_max, more=()):
         self.name, self.folder, self.port, self.tls = name, folder, port, tls
-        self.number, self.connections_max = number, connections_max
+        self.number, self.connections_max, self.more = number, connections_max, more
         self.socket = folder / "socket"
         self.process = None
 
@@ -66,7 +66,7 @@ class Server:
         """Makes the data folder and starts the server."""
         self.folder.mkdir()
         self.initialise()
-        command = [*self.program(), *self.place_flags(), *self.flags()]
+        command = [*self.program(), *self.place_flags(), *self.flags(), *self.more]
         self.process = processes.start(self.name, command, self.folder / "log")
         wait_for(self.name, lambda: self.sql("SELECT 1"), self.process)
 
@@ -85,7 +85,7 @@ class Server:
 
     def configuration(self):
         """What it runs with, for the report."""
-        return " ".join([self.title, *self.flags()])
+        return " ".join([self.title, *self.flags(), *self.more])
 
 
 class MariaDb(Server):

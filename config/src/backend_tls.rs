@@ -7,8 +7,10 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+use crate::Secret;
 
 /// `source.tls` and `target.tls`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,21 @@ pub enum Verify {
     None,
 }
 
+/// A certificate that Changeover shows to a backend, and its private key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BackendIdentity {
+    /// The certificate's chain, in PEM.
+    pub cert_pem: Vec<u8>,
+    /// The private key, in PEM.
+    pub key_pem: Secret,
+}
+
+impl fmt::Debug for BackendIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BackendIdentity(…)") // invariant 8
+    }
+}
+
 /// How connections to a backend are secured. By default they aren't.
 #[derive(Clone, Default)]
 pub struct BackendTls(Option<Arc<Secured>>);
@@ -35,12 +52,25 @@ pub struct BackendTls(Option<Arc<Secured>>);
 struct Secured {
     verify: Verify,
     ca_pem: Vec<u8>,
+    identity: Option<BackendIdentity>,
     client: Arc<ClientConfig>,
 }
 
 impl BackendTls {
     /// TLS, with the certificates of the authorities in PEM; these may be none where nothing is verified.
     pub fn required(verify: Verify, ca_pem: &[u8]) -> Result<Self, String> {
+        Self::made(verify, ca_pem, None)
+    }
+
+    /// The same TLS with a certificate for a backend that asks for one.
+    pub fn showing(&self, identity: BackendIdentity) -> Result<Self, String> {
+        match &self.0 {
+            Some(secured) => Self::made(secured.verify, &secured.ca_pem, Some(identity)),
+            None => Ok(Self::default()),
+        }
+    }
+
+    fn made(verify: Verify, ca_pem: &[u8], identity: Option<BackendIdentity>) -> Result<Self, String> {
         // The provider is named, because a second one in the dependency tree would make the default ambiguous.
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let authorities = match verify {
@@ -52,9 +82,23 @@ impl BackendTls {
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(|error| error.to_string())?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
-        Ok(Self(Some(Arc::new(Secured { verify, ca_pem: ca_pem.to_vec(), client: Arc::new(client) }))))
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let client = match &identity {
+            None => client.with_no_client_auth(),
+            Some(identity) => {
+                let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&identity.cert_pem).collect();
+                let chain = chain.map_err(|error| error.to_string())?;
+                if chain.is_empty() {
+                    return Err("it holds no certificate in PEM form".to_owned());
+                }
+                // What the library says of a key isn't passed on: it may have read a part of it.
+                let key = PrivateKeyDer::from_pem_slice(identity.key_pem.expose())
+                    .map_err(|_| "the key isn't a private key in PEM form")?;
+                client.with_client_auth_cert(chain, key).map_err(|error| error.to_string())?
+            }
+        };
+        let client = Arc::new(client);
+        Ok(Self(Some(Arc::new(Secured { verify, ca_pem: ca_pem.to_vec(), identity, client }))))
     }
 
     /// The client's side of TLS; `None` where it is off.
@@ -68,11 +112,17 @@ impl BackendTls {
     pub fn parts(&self) -> Option<(Verify, &[u8])> {
         self.0.as_deref().map(|secured| (secured.verify, secured.ca_pem.as_slice()))
     }
+
+    /// What Changeover shows to the backend, where it shows anything.
+    #[must_use]
+    pub fn identity(&self) -> Option<&BackendIdentity> {
+        self.0.as_deref()?.identity.as_ref()
+    }
 }
 
 impl PartialEq for BackendTls {
     fn eq(&self, other: &Self) -> bool {
-        self.parts() == other.parts()
+        self.parts() == other.parts() && self.identity() == other.identity()
     }
 }
 
@@ -158,6 +208,12 @@ mod tests {
         check(Verify::Identity, b"no certificate", false);
         check(Verify::Identity, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", false);
         assert!(BackendTls::default().client().is_none());
+        let identity =
+            |cert: &[u8], key: &str| BackendIdentity { cert_pem: cert.to_vec(), key_pem: Secret::new(key) };
+        let plain = BackendTls::required(Verify::None, b"").unwrap();
+        let why = plain.showing(identity(b"nothing", "sesame")).unwrap_err();
+        assert!(why.contains("no certificate in PEM"), "{why}");
+        assert!(plain.identity().is_none() && !format!("{:?}", identity(b"", "sesame")).contains("sesame"));
         assert_ne!(BackendTls::required(Verify::None, b"").unwrap(), BackendTls::default());
     }
 }

@@ -22,17 +22,17 @@ pub mod secret;
 mod url;
 mod validate;
 
-pub use backend_tls::{BackendTls, BackendTlsMode, Verify};
+pub use backend_tls::{BackendIdentity, BackendTls, BackendTlsMode, Verify};
 pub use entrance::{EntranceConfig, ProxyHeaders, SentHeader};
 pub use load::{ConfigErrors, Overrides, load};
 pub use migration::{
     ApplyConfig, CutoverConfig, DdlPolicy, FencePolicy, MigrationConfig, OpenTransactions, SnapshotConfig,
     StartPolicy,
 };
-pub use names::{Flavor, ServerVersion, Side, TableName};
+pub use names::{AccountName, Flavor, ServerVersion, Side, TableName};
 pub use network::Network;
 pub use position::{BinlogPosition, Gtid, GtidSet, ParsePositionError};
-pub use proxy::{AdminConfig, BackendConfig, ConsoleConfig, Io, ProxyConfig, TlsMode};
+pub use proxy::{AdminConfig, BackendConfig, ClientCertificates, ConsoleConfig, Io, ProxyConfig, TlsMode};
 pub use secret::Secret;
 
 use std::path::PathBuf;

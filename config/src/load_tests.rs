@@ -257,6 +257,17 @@ fn impossible_values() {
     refused("[proxy]\nmax_connections = -1", &["C:2: 1 to 1000000"]);
     refused("[proxy]\nmax_connections = 99999999999999999999", &["C:2: 1 to 1000000"]);
     refused("[proxy]\ncert = \"/nonexistent\"", &["C:2: proxy.key isn't", "C:2: can't be read"]);
+    refused("[proxy]\nclient_cert = \"required\"\ntls = \"required\"", &["C:2: proxy.client_ca isn't"]);
+    refused(
+        "[proxy]\nclient_cert = \"requird\"",
+        &["C:2: did you mean \"required\"?", "C:2: proxy.client_ca isn't"],
+    );
+    refused("[proxy]\nclient_ca = \"/nonexistent\"", &["C:2: proxy.client_ca: /nonexistent can't be read"]);
+    refused("[proxy]\nclient_ca = \"/dev/null\"\ntls = \"off\"", &["C:2: proxy.tls is off"]);
+    refused(
+        "[proxy]\nclient_ca = \"/dev/null\"\nclient_cert = \"required\"",
+        &["C:3: needs proxy.tls = \"required\""],
+    );
     refused("[proxy]\nmax_connects_per_s = -1", &["C:2: 0 to 1000000"]);
     refused("[proxy]\nproxy_protocol = \"requird\"", &["C:2: did you mean \"required\"?"]);
     refused("[proxy]\nproxy_protocol = \"optional\"", &["C:2: proxy.proxy_protocol_from names nobody"]);
@@ -308,6 +319,22 @@ fn backends() {
     tls("tls = \"require\"", "C:2: did you mean \"required\"?");
     tls("ca = \"/nonexistent\"", "C:2: source.tls is off");
     tls("tls = \"required\"\nca = \"/nonexistent\"", "C:3: source.ca: /nonexistent can't be read");
+    tls("cert = \"/nonexistent\"", "C:2: source.cert is set and source.tls is off");
+    let encrypted = "tls = \"required\"\nverify = \"none\"\n";
+    tls(&format!("{encrypted}cert = \"/dev/null\""), "C:4: source.key isn't; set both");
+    tls(&format!("{encrypted}key = \"/dev/null\""), "C:4: source.cert isn't; set both");
+    tls(
+        &format!("{encrypted}cert = \"/nonexistent\"\nkey = \"/dev/null\""),
+        "C:4: source.cert: /nonexistent can't be read",
+    );
+    tls(
+        &format!("{encrypted}cert = \"/dev/null\"\nkey = \"/dev/null\""),
+        "C:4: source.cert can't be used with source.key",
+    );
+    tls(
+        &format!("{encrypted}certificate = \"x\""),
+        "C:4: [source] has no key certificate; did you mean cert?",
+    );
     tls("tls = \"required\"\nca = \"/dev/null\"", "C:3: source.ca can't be used: it holds no");
     check(
         "[source]\nproxy_protocol = \"v3\"\n[target]\nurl = \"mysql://b@h\"\nproxy_protocol = 1",

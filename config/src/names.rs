@@ -65,6 +65,22 @@ impl fmt::Display for TableName {
     }
 }
 
+/// An account of a server. `Display` is `'user'@'host'`, safe to put into SQL where backslashes escape.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountName {
+    /// The user's name; empty for the anonymous account.
+    pub user: String,
+    /// Host name, address or pattern that it may come from.
+    pub host: String,
+}
+
+impl fmt::Display for AccountName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"));
+        write!(f, "{}@{}", quoted(&self.user), quoted(&self.host))
+    }
+}
+
 /// An identifier between backticks, with the backticks in it doubled.
 #[must_use]
 pub fn quote_identifier(name: &str) -> String {
@@ -152,6 +168,12 @@ mod tests {
         check("5.7.25-OceanBase seekdb-v1.4.0.0", Some("OceanBase 5.7.25"));
         check("", None);
         check("garbage", None);
+    }
+
+    #[test]
+    fn an_account_can_be_pasted() {
+        let name = AccountName { user: "it's\\".into(), host: "10.%".into() };
+        assert_eq!(name.to_string(), r"'it''s\\'@'10.%'");
     }
 
     #[test]

@@ -180,6 +180,17 @@ pub struct Difference {
     pub repair_sql: String,
 }
 
+/// A row of REPAIR: what was done to the target, or would be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repaired {
+    /// The table.
+    pub table: TableName,
+    /// Rows that the statement makes equal.
+    pub rows: u64,
+    /// A statement that amounts to it.
+    pub sql: String,
+}
+
 /// How bad a finding of the preflight is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {

@@ -28,8 +28,22 @@ pub struct ProxyConfig {
     pub cert: Option<PathBuf>,
     /// Private key (PEM) of `cert`.
     pub key: Option<PathBuf>,
+    /// Whether clients are asked for certificates.
+    pub client_certificates: ClientCertificates,
     /// Who may come in, and how fast.
     pub entrance: EntranceConfig,
+}
+
+/// Whether clients are asked for certificates, and the file (PEM) with the authorities that sign them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ClientCertificates {
+    /// No client is.
+    #[default]
+    NotAsked,
+    /// A client may have none; one that it shows has to be of these.
+    Optional(PathBuf),
+    /// Every client has to show one of these.
+    Required(PathBuf),
 }
 
 /// How sessions read and write their sockets.

@@ -100,9 +100,17 @@ pub(crate) struct RawBackend {
     pub(crate) password: Setting<RawPassword>,
     pub(crate) replica_url: Setting<zeroize::Zeroizing<String>>,
     pub(crate) proxy_protocol: Setting<String>,
-    pub(crate) tls: Setting<String>,
+    pub(crate) tls: RawTls,
+}
+
+/// TLS of `[source]` or `[target]`.
+#[derive(Debug, Default)]
+pub(crate) struct RawTls {
+    pub(crate) mode: Setting<String>,
     pub(crate) ca: Setting<String>,
     pub(crate) verify: Setting<String>,
+    pub(crate) cert: Setting<String>,
+    pub(crate) key: Setting<String>,
 }
 
 /// Every setting of INTERFACE.md, as far as it was said.
@@ -118,6 +126,8 @@ pub(crate) struct RawConfig {
     pub(crate) proxy_io: Setting<String>,
     pub(crate) proxy_cert: Setting<String>,
     pub(crate) proxy_key: Setting<String>,
+    pub(crate) proxy_client_ca: Setting<String>,
+    pub(crate) proxy_client_cert: Setting<String>,
     pub(crate) proxy_headers: Setting<String>,
     pub(crate) proxy_headers_from: Setting<Vec<String>>,
     pub(crate) proxy_max_connects: Setting<i64>,
@@ -159,6 +169,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "tls",
             "cert",
             "key",
+            "client_ca",
+            "client_cert",
             "proxy_protocol",
             "proxy_protocol_from",
             "max_connects_per_s",
@@ -166,8 +178,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ),
     ("admin", &["listen", "user", "password"]),
     ("console", &["listen"]),
-    ("source", &["url", "password", "replica_url", "proxy_protocol", "tls", "ca", "verify"]),
-    ("target", &["url", "password", "proxy_protocol", "tls", "ca", "verify"]),
+    ("source", &["url", "password", "replica_url", "proxy_protocol", "tls", "ca", "verify", "cert", "key"]),
+    ("target", &["url", "password", "proxy_protocol", "tls", "ca", "verify", "cert", "key"]),
     ("migration", &["name", "schemas", "exclude_tables", "start", "ddl", "reverse"]),
     ("snapshot", &["readers", "chunk_rows", "max_rows_per_s"]),
     ("apply", &["workers", "spool_max_gb"]),
@@ -307,9 +319,13 @@ impl<'a> Reader<'a> {
             url: self.hidden_text(p, section, "url"),
             password: self.password(p, section),
             proxy_protocol: self.text(p, section, "proxy_protocol"),
-            tls: self.text(p, section, "tls"),
-            ca: self.text(p, section, "ca"),
-            verify: self.text(p, section, "verify"),
+            tls: RawTls {
+                mode: self.text(p, section, "tls"),
+                ca: self.text(p, section, "ca"),
+                verify: self.text(p, section, "verify"),
+                cert: self.text(p, section, "cert"),
+                key: self.text(p, section, "key"),
+            },
             replica_url: if section == "source" { self.hidden_text(p, section, "replica_url") } else { None },
         }
     }
@@ -326,6 +342,8 @@ impl<'a> Reader<'a> {
             proxy_io: self.text(p, "proxy", "io"),
             proxy_cert: self.text(p, "proxy", "cert"),
             proxy_key: self.text(p, "proxy", "key"),
+            proxy_client_ca: self.text(p, "proxy", "client_ca"),
+            proxy_client_cert: self.text(p, "proxy", "client_cert"),
             proxy_headers: self.text(p, "proxy", "proxy_protocol"),
             proxy_headers_from: self.texts(p, "proxy", "proxy_protocol_from"),
             proxy_max_connects: self.number(p, "proxy", "max_connects_per_s"),

@@ -1,5 +1,7 @@
 //! From the raw shape to a [`crate::Config`], with every error at once.
 
+mod certificates;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -9,9 +11,9 @@ use crate::nearest::nearest;
 use crate::raw::{Place, Problems, RawBackend, RawConfig, RawPassword, Said};
 use crate::url::{BackendUrl, host_and_port};
 use crate::{
-    AdminConfig, ApplyConfig, BackendConfig, BackendTls, BackendTlsMode, Config, ConsoleConfig,
-    CutoverConfig, DdlPolicy, EntranceConfig, FencePolicy, Io, MigrationConfig, OpenTransactions,
-    ProxyConfig, ProxyHeaders, Secret, SentHeader, Side, SnapshotConfig, StartPolicy, TlsMode, Verify,
+    AdminConfig, ApplyConfig, BackendConfig, Config, ConsoleConfig, CutoverConfig, DdlPolicy, EntranceConfig,
+    FencePolicy, Io, MigrationConfig, OpenTransactions, ProxyConfig, ProxyHeaders, Secret, SentHeader, Side,
+    SnapshotConfig, StartPolicy, TlsMode,
 };
 
 /// Schemas that belong to the servers or to us.
@@ -46,6 +48,7 @@ pub(crate) fn validate(
     let [proxy_listen, admin_listen, console_listen] =
         check.listeners([raw.proxy_listen, raw.admin_listen, raw.console_listen]);
     let (cert, key) = check.certificate(raw.proxy_cert, raw.proxy_key);
+    let tls = check.choice("proxy.tls", raw.proxy_tls, TLS, TlsMode::Preferred);
     let proxy = ProxyConfig {
         listen: proxy_listen,
         workers: check.number("proxy.workers", raw.proxy_workers, 0, 0, 1024),
@@ -59,9 +62,10 @@ pub(crate) fn validate(
         drain_ms: check.number("proxy.drain_ms", raw.proxy_drain_ms, 5000, 0, HOUR_MS),
         move_every,
         io: check.choice("proxy.io", raw.proxy_io, IO, Io::Auto),
-        tls: check.choice("proxy.tls", raw.proxy_tls, TLS, TlsMode::Preferred),
+        tls,
         cert,
         key,
+        client_certificates: check.client_certificates(tls, raw.proxy_client_ca, raw.proxy_client_cert),
         entrance: check.entrance(raw.proxy_headers, raw.proxy_headers_from, raw.proxy_max_connects),
     };
     let admin = check.admin(admin_listen, raw.admin_user, raw.admin_password);
@@ -232,31 +236,6 @@ impl Check<'_> {
         listens
     }
 
-    fn certificate(
-        &mut self,
-        cert: Option<Said<String>>,
-        key: Option<Said<String>>,
-    ) -> (Option<PathBuf>, Option<PathBuf>) {
-        match (&cert, &key) {
-            (Some(said), None) => {
-                self.problems.add(said.place, "proxy.cert is set and proxy.key isn't; set both or none")
-            }
-            (None, Some(said)) => {
-                self.problems.add(said.place, "proxy.key is set and proxy.cert isn't; set both or none")
-            }
-            _ => {}
-        }
-        let mut existing = |name: &str, said: Option<Said<String>>| {
-            let place = place_of(&said);
-            let path = self.path(name, said)?;
-            if let Err(error) = std::fs::File::open(&path) {
-                self.problems.add(place, format!("{name}: {} can't be read: {error}", path.display()));
-            }
-            Some(path)
-        };
-        (existing("proxy.cert", cert), existing("proxy.key", key))
-    }
-
     fn entrance(
         &mut self,
         headers: Option<Said<String>>,
@@ -342,7 +321,7 @@ impl Check<'_> {
         let had_key = raw.password.is_some();
         let header = format!("{side}.proxy_protocol");
         let proxy_protocol = self.choice(&header, raw.proxy_protocol, SENT_HEADERS, SentHeader::Off);
-        let tls = self.backend_tls(side, raw.tls, raw.ca, raw.verify);
+        let tls = self.backend_tls(side, raw.tls);
         let key = raw.password.and_then(|said| self.password(&format!("{side}.password"), said));
         let Some(url) = raw.url else {
             if !self.broken {
@@ -378,56 +357,6 @@ impl Check<'_> {
             password,
             proxy_protocol,
             tls,
-        })
-    }
-
-    fn backend_tls(
-        &mut self,
-        side: Side,
-        mode: Option<Said<String>>,
-        ca: Option<Said<String>>,
-        verify: Option<Said<String>>,
-    ) -> BackendTls {
-        const MODES: &[(&str, BackendTlsMode)] =
-            &[("off", BackendTlsMode::Off), ("required", BackendTlsMode::Required)];
-        const CHECKS: &[(&str, Verify)] = &[("identity", Verify::Identity), ("none", Verify::None)];
-        let (mode_place, ca_place) = (place_of(&mode), place_of(&ca));
-        let unused =
-            [("ca", &ca), ("verify", &verify)].map(|(key, said)| (key, said.as_ref().map(|s| s.place)));
-        let mode = self.choice(&format!("{side}.tls"), mode, MODES, BackendTlsMode::Off);
-        let verify = self.choice(&format!("{side}.verify"), verify, CHECKS, Verify::Identity);
-        if mode == BackendTlsMode::Off {
-            for (key, place) in unused {
-                if let Some(place) = place {
-                    let what =
-                        format!("{side}.{key} is set and {side}.tls is off; set {side}.tls = \"required\"");
-                    self.problems.add(place, what);
-                }
-            }
-            return BackendTls::default();
-        }
-        let name = format!("{side}.ca");
-        let pem = match self.path(&name, ca) {
-            Some(path) => match read_file(&path) {
-                Ok(pem) => pem,
-                Err(error) => {
-                    self.problems.add(ca_place, format!("{name}: {} can't be read: {error}", path.display()));
-                    return BackendTls::default();
-                }
-            },
-            None if verify == Verify::None => Default::default(),
-            None => {
-                let what = format!(
-                    "{side}.tls needs {name}, the certificate of the authority that signed the server's; \
-                     {side}.verify = \"none\" encrypts without knowing for whom"
-                );
-                self.problems.add(mode_place, what);
-                return BackendTls::default();
-            }
-        };
-        BackendTls::required(verify, pem.as_bytes()).unwrap_or_else(|why| {
-            self.problems.add(ca_place, format!("{name} can't be used: {why}"));
-            BackendTls::default()
         })
     }
 

@@ -37,7 +37,7 @@ use crate::route::gate::Gate;
 use crate::route::table::{Route, RouteTable};
 use crate::session::registry::{Greeted, Order, SessionRegistry};
 use crate::session::task::{Session, Shared};
-use crate::session::{Connection, DIAL_TIMEOUT, is_transient};
+use crate::session::{Connection, DIAL_TIMEOUT, Servers, is_transient};
 use crate::tls::{RsaKey, Tls};
 
 /// Backends are asked so often whether they still greet as they did.
@@ -111,11 +111,11 @@ impl Proxy {
     ) -> Result<Self, StartError> {
         let hashes = Accounts::new({
             let routes = Arc::clone(&routes);
-            move || routes.load().backend.config.clone()
+            move || Arc::clone(&routes.load().backend)
         });
         let door = FrontDoor::new(keys.tls, keys.rsa, Keeper::Backend(Arc::new(hashes)));
-        let shared =
-            Shared { gate, routes, registry, door, move_every: NonZeroU32::new(config.proxy.move_every) };
+        let move_every = NonZeroU32::new(config.proxy.move_every);
+        let shared = Shared { gate, routes, registry, door, servers: Servers::default(), move_every };
         let workers = workers(&config.proxy)?;
         let listener = Listener::bind(&config.proxy, shared, workers).await?;
         let address = listener.address;
@@ -238,6 +238,7 @@ impl Listener {
         keepers.spawn(until(over.clone(), Arc::clone(&house).pass_on_signals()));
         keepers.spawn(until(over.clone(), Arc::clone(&house).remind_idle_sessions()));
         keepers.spawn(until(over.clone(), Arc::clone(&house).forget_old_passwords()));
+        keepers.spawn(until(over.clone(), Arc::clone(&house).keep_surroundings_fresh()));
         let mut pace = Pace::new(limits.max_connects_per_s);
         let places = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
         let mut accepts = true;
@@ -325,6 +326,10 @@ struct Waiting {
     route: Arc<Route>,
     dialled: Dialled,
     greeted: Greeted,
+}
+
+fn is_adopted(route: &Route, accepted: &Accepted) -> bool {
+    route.backend.adopted.credential(&accepted.login.user, &accepted.credential).is_some()
 }
 
 fn log_refusal(session_id: Option<u32>, client: &str, error: &ConnectError) {
@@ -468,6 +473,14 @@ impl House {
                     _ => self.metrics().logins_unreachable.add_one(),
                 }
                 log_refusal(Some(id), &client, &error);
+                if matches!(error, ConnectError::Refused { .. }) && is_adopted(&route, &accepted) {
+                    warn!(
+                        area = "accounts",
+                        session_id = id,
+                        "the {} refuses an adopted account; SHOW ACCOUNTS says whether it still has Changeover's password",
+                        route.backend.side
+                    );
+                }
                 accepted.refuse(&error.for_client()).await;
                 return None;
             }
@@ -497,16 +510,17 @@ impl House {
         dialled: Dialled,
         accepted: &Accepted,
     ) -> (Arc<Route>, Result<BackendConnection, ConnectError>) {
-        let Accepted { login, credential, .. } = accepted;
+        let login = &accepted.login;
         let backend = &route.backend.config;
         let now = self.shared.routes.load_full();
+        let credential = now.backend.credential(login, &accepted.credential);
         if now.epoch == route.epoch && dialled.speaks_for(login.client, backend) {
-            let logged_in = Box::pin(dialled.log_in(backend, login, credential, DIAL_TIMEOUT)).await;
+            let logged_in = Box::pin(dialled.log_in(backend, login, &credential, DIAL_TIMEOUT)).await;
             return (route, logged_in);
         }
         let ((), logged_in) = tokio::join!(
             Box::pin(dialled.leave(backend, LEAVE_TIMEOUT)),
-            Box::pin(connect(&now.backend.config, login, credential, DIAL_TIMEOUT)),
+            Box::pin(connect(&now.backend.config, login, &credential, DIAL_TIMEOUT)),
         );
         (now, logged_in)
     }
@@ -565,6 +579,10 @@ impl House {
             ticks.tick().await;
             self.shared.door.known.forget_old();
         }
+    }
+
+    async fn keep_surroundings_fresh(self: Arc<Self>) {
+        self.shared.servers.keep_fresh(&self.shared.routes).await;
     }
 
     /// Lets what is under way end, up to `deadline`; then closes it.

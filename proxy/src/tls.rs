@@ -11,10 +11,13 @@ use aws_lc_rs::rsa::{
     KeySize, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, OaepPublicEncryptingKey, PrivateDecryptingKey,
     PublicEncryptingKey,
 };
-use config::{ProxyConfig, Secret, TlsMode};
-use rustls::ServerConfig;
+use config::{ClientCertificates, ProxyConfig, Secret, TlsMode};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use zeroize::Zeroizing;
 
 use crate::auth::plugin::{deobfuscate, obfuscate};
@@ -73,9 +76,22 @@ pub enum Tls {
 }
 
 impl Tls {
-    /// As configured, with the operator's certificate or with one of our own in `state_dir`, which is made
-    /// if it isn't there. Blocks on files.
+    /// As configured for the application's clients, with the operator's certificate or with one of our own in
+    /// `state_dir`, which is made if it isn't there. Blocks on files.
     pub fn load(config: &ProxyConfig, state_dir: &Path) -> Result<Self, TlsError> {
+        Self::asking(config, state_dir, &config.client_certificates)
+    }
+
+    /// The same for operators, who aren't asked for a certificate.
+    pub fn load_for_operators(config: &ProxyConfig, state_dir: &Path) -> Result<Self, TlsError> {
+        Self::asking(config, state_dir, &ClientCertificates::NotAsked)
+    }
+
+    fn asking(
+        config: &ProxyConfig,
+        state_dir: &Path,
+        clients: &ClientCertificates,
+    ) -> Result<Self, TlsError> {
         if config.tls == TlsMode::Off {
             return Ok(Self::Off);
         }
@@ -84,7 +100,7 @@ impl Tls {
             (None, None) => own_certificate(state_dir)?,
             _ => return Err(TlsError::HalfConfigured),
         };
-        let server = Arc::new(server_config(&cert, &key)?);
+        let server = Arc::new(server_config(&cert, &key, clients)?);
         Ok(match config.tls {
             TlsMode::Required => Self::Required(server),
             TlsMode::Off | TlsMode::Preferred => Self::Preferred(server),
@@ -101,7 +117,35 @@ impl Tls {
     }
 }
 
-fn server_config(cert: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
+/// What a client's certificate has to be; `None` where it isn't asked for one.
+fn client_verifier(
+    clients: &ClientCertificates,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    let (ClientCertificates::Optional(path) | ClientCertificates::Required(path)) = clients else {
+        return Ok(None);
+    };
+    let read = |reason: String| TlsError::Read {
+        what: "the authority of the clients' certificates",
+        path: path.clone(),
+        reason,
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|e| read(e.to_string()))? {
+        roots.add(certificate.map_err(|e| read(e.to_string()))?).map_err(|e| read(e.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(read("it holds no certificate in PEM form".to_owned()));
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let verifier = match clients {
+        ClientCertificates::Required(_) => verifier,
+        _ => verifier.allow_unauthenticated(),
+    };
+    verifier.build().map(Some).map_err(|e| read(e.to_string()))
+}
+
+fn server_config(cert: &Path, key: &Path, clients: &ClientCertificates) -> Result<ServerConfig, TlsError> {
     let read = |what, path: &Path, reason: String| TlsError::Read { what, path: path.to_owned(), reason };
     let chain = CertificateDer::pem_file_iter(cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -113,9 +157,16 @@ fn server_config(cert: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
         PrivateKeyDer::from_pem_file(key).map_err(|e| read("the private key", key, e.to_string()))?;
     // The provider is named, because a second one in the dependency tree would make the default ambiguous.
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = client_verifier(clients, &provider)?;
     ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
+        .and_then(|builder| {
+            let builder = match verifier {
+                Some(verifier) => builder.with_client_cert_verifier(verifier),
+                None => builder.with_no_client_auth(),
+            };
+            builder.with_single_cert(chain, private)
+        })
         .map_err(|e| TlsError::Unusable { path: cert.to_owned(), reason: e.to_string() })
 }
 
@@ -262,6 +313,7 @@ mod tests {
             tls,
             cert: None,
             key: None,
+            client_certificates: Default::default(),
             entrance: Default::default(),
         }
     }
@@ -322,5 +374,12 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         let (_, other_key) = own_certificate(other.path()).unwrap();
         check(Some(&cert), Some(&other_key), "can't be used with its key");
+        let mut config = proxy_config(TlsMode::Preferred);
+        config.client_certificates = ClientCertificates::Optional(key);
+        let error = Tls::load(&config, folder.path()).unwrap_err().to_string();
+        assert!(error.contains("the authority of the clients' certificates"), "{error}");
+        Tls::load_for_operators(&config, folder.path()).unwrap();
+        config.client_certificates = ClientCertificates::Required(cert);
+        Tls::load(&config, folder.path()).unwrap();
     }
 }

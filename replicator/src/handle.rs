@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use config::progress::{
-    Difference, Finding, MigrationStatus, Phase, ReplicationPosition, Severity, TableStatus, Verdict,
+    Difference, Finding, MigrationStatus, Phase, Repaired, ReplicationPosition, Severity, TableStatus,
+    Verdict,
 };
 use config::{Config, Side, TableName};
 use tokio::task::JoinHandle;
@@ -157,6 +158,20 @@ impl Replicator {
         match live.verifier() {
             Some(verifier) if live.phase() == Phase::Following => verifier.request(table.as_ref()),
             _ => Err(self.unfit("VERIFY")),
+        }
+    }
+
+    /// REPAIR: makes listed differences equal on the target, of one table or all. `dry_run` only says how. The caller
+    /// keeps cutovers away meanwhile.
+    ///
+    /// # Errors
+    /// The phase isn't `following`, or a row can't be repaired.
+    pub async fn repair(&self, table: Option<TableName>, dry_run: bool) -> Result<Vec<Repaired>> {
+        let live = &self.context.live;
+        match live.verifier() {
+            Some(verifier) if dry_run => Ok(verifier.repair_plan(table.as_ref())),
+            Some(verifier) if live.phase() == Phase::Following => verifier.repair(table.as_ref()).await,
+            _ => Err(self.unfit("REPAIR")),
         }
     }
 
@@ -461,7 +476,7 @@ impl Replicator {
             Phase::Idle => "START MIGRATION",
             Phase::Paused | Phase::Failed => "RESUME MIGRATION",
             Phase::Preparing | Phase::Copying | Phase::CatchingUp => "PAUSE MIGRATION",
-            Phase::Following => "PAUSE MIGRATION, VERIFY, CUTOVER or ROLLBACK CUTOVER",
+            Phase::Following => "PAUSE MIGRATION, VERIFY, REPAIR, CUTOVER or ROLLBACK CUTOVER",
             _ => "looking at it with SHOW",
         };
         Error::definite(

@@ -9,7 +9,7 @@ use std::time::Duration;
 use config::progress::ReplicationPosition;
 use config::{BackendConfig, BinlogPosition, Flavor, GtidSet, ServerVersion, Side, Verify};
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, OptsBuilder, Row, SslOpts};
+use mysql_async::{ClientIdentity, Conn, OptsBuilder, Row, SslOpts};
 
 use crate::error::{Error, Result};
 
@@ -89,6 +89,13 @@ fn tls(backend: &BackendConfig) -> Option<SslOpts> {
         // It takes no empty list of authorities, not even where none is asked.
         .with_disable_built_in_roots(verify == Verify::Identity)
         .with_danger_accept_invalid_certs(verify == Verify::None);
+    let options = match backend.tls.identity() {
+        None => options,
+        Some(identity) => {
+            let (cert, key) = (identity.cert_pem.clone(), identity.key_pem.expose().to_vec());
+            options.with_client_identity(Some(ClientIdentity::new(cert.into(), key.into())))
+        }
+    };
     Some(if ca_pem.is_empty() { options } else { options.with_root_certs(vec![ca_pem.to_vec().into()]) })
 }
 

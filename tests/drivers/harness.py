@@ -8,6 +8,7 @@ reason; a listed one that no longer differs is a failure as well, so that the li
 """
 import argparse
 import atexit
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -38,13 +39,24 @@ def differences(folder, engine):
     return listed(folder / ("differences" if engine == "mariadb" else f"differences-{engine}"))
 
 
-def environment(*packages):
-    """The Python of a virtual environment with these packages, made where it isn't there."""
+def packages(*pairs):
+    """Installs what this machine lacks from its own package sources; `COMMAND_OR_FILE=PACKAGE` each, as ./test does."""
+    setup = ROOT / "tests" / "support" / "setup.sh"
+    subprocess.run(["bash", "-c", '. "$1" && shift && need_packages "$@"', "drivers", setup, *pairs],
+                   check=True, env={**os.environ, "ME": "drivers"})
+
+
+def environment(*wanted):
+    """The Python of a virtual environment with these packages of PyPI, made where it isn't there."""
     folder = DOWNLOADS / "python"
     python = folder / "bin" / "python"
     if not python.exists():
+        # Debian's Python has it in a package of its own.
+        if importlib.util.find_spec("ensurepip") is None:
+            packages("/usr/lib/python3*/ensurepip/__init__.py=python3-venv")
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True)
+    if wanted:
+        subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted], check=True)
     return python
 
 
@@ -53,7 +65,7 @@ def sdist(package, version):
     folder = DOWNLOADS / f"{package}-{version}"
     if not folder.exists():
         DOWNLOADS.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", package,
+        subprocess.run([environment(), "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "--no-binary", package,
                         "-d", DOWNLOADS, f"{package}=={version}"], check=True)
         with tarfile.open(DOWNLOADS / f"{package}-{version}.tar.gz") as archive:
             archive.extractall(DOWNLOADS)
@@ -113,6 +125,7 @@ def mariadb(processes, statements):
     """A fresh MariaDB with root@127.0.0.1 without a password; runs `statements`. Returns its port."""
     data, sock, port = processes.folder / "data", processes.folder / "mariadb.sock", free_port()
     user = ["--user=root"] if os.geteuid() == 0 else []
+    packages("mariadbd=mariadb-server", "mariadb=mariadb-client", "openssl=openssl")
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     tool = {name: shutil.which(name, path=path) for name in ("mariadb-install-db", "mariadbd", "mariadb")}
     subprocess.run(
@@ -171,8 +184,8 @@ def prepare(client, statements):
     subprocess.run([*client, "-e", "; ".join(service + statements)], check=True)
 
 
-def changeover(processes, name, server_port, settings, service=f"changeover:{PASSWORD}"):
-    """Changeover with the server as both backends. Returns the port for applications."""
+def changeover(processes, name, server_port, settings, backend="", service=f"changeover:{PASSWORD}"):
+    """Changeover with the server as both backends, `backend` said of each. Returns the port for applications."""
     port, admin = free_port(), free_port()
     config = processes.folder / f"{name}.toml"
     url = f"mysql://{service}@127.0.0.1:{server_port}"
@@ -187,8 +200,10 @@ listen = "127.0.0.1:{admin}"
 listen = "127.0.0.1:0"
 [source]
 url = "{url}"
+{backend}
 [target]
 url = "{url}"
+{backend}
 [migration]
 schemas = ["unused"]
 """)
@@ -202,12 +217,12 @@ schemas = ["unused"]
     return port
 
 
-def ports(processes, statements=(), engine="mariadb"):
-    """The port of each way, by its name."""
+def ports(processes, statements=(), engine="mariadb", backend=""):
+    """The port of each way, by its name. `backend`: settings of Changeover for its connections to the server."""
     server = {"mariadb": mariadb, "mysql97": mysql97}[engine](processes, list(statements))
     # So seldom that it never happens: without the setting one server as both backends is refused.
-    plain = changeover(processes, "proxy", server, "move_every = 1000000")
-    return {"direct": server, "proxy": plain, "moved": changeover(processes, "moved", server, "move_every = 1")}
+    plain = changeover(processes, "proxy", server, "move_every = 1000000", backend)
+    return {"direct": server, "proxy": plain, "moved": changeover(processes, "moved", server, "move_every = 1", backend)}
 
 
 def listed(path):

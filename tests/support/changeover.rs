@@ -135,6 +135,11 @@ impl Changeover {
         self.start_again().await;
     }
 
+    /// Changes a setting, for the next start.
+    pub fn set(&mut self, key: &str, toml: &str) {
+        self.settings.set(key, toml);
+    }
+
     /// Restarts it without the failpoints and other variables of its first start.
     pub async fn start_again_plain(&mut self) {
         self.environment.clear();

@@ -44,7 +44,7 @@ static SERVER_ID: AtomicU32 = AtomicU32::new(1);
 
 impl Server {
     /// Starts one, or returns `None` with a loud word where there is none. Flags come last and the last one wins, so
-    /// they can take back the launcher's own.
+    /// they can take back the launcher's own. `TZ=…` is the zone of its system.
     pub async fn start(engine: Engine, flags: &[&str]) -> Option<Self> {
         if !engine.available() {
             return None;
@@ -131,7 +131,10 @@ impl Server {
             .arg(format!("--log-bin={}", self.dir.path().join("data/bin").display()))
             .arg(format!("--port={}", self.port))
             .args(self.engine.flags().iter().filter(|flag| !self.takes_back(flag)))
-            .args(&self.flags);
+            .args(self.flags.iter().filter(|flag| !flag.starts_with("TZ=")));
+        command.envs(
+            self.flags.iter().filter_map(|flag| flag.split_once('=').filter(|(name, _)| *name == "TZ")),
+        );
         command
     }
 

@@ -1,13 +1,17 @@
-//! SHOW ACCOUNTS.
+//! SHOW ACCOUNTS, ADOPT ACCOUNT and RELEASE ACCOUNT.
 
 use std::time::Duration;
 
+use config::AccountName;
+
 use super::AdminContext;
 use super::answer::{Answer, Cell, Column, number, text};
-use crate::auth::inventory::{AccountRow, survey};
+use crate::auth::inventory::{self, AccountRow, Adoption, survey};
 
 const COLUMNS: &[Column] =
     &[text("account"), text("source_plugin"), text("target_plugin"), number("ready"), text("note")];
+
+const OF_ONE: &[Column] = &[text("account"), text("sql"), text("note")];
 
 /// How long each server may take.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -24,6 +28,23 @@ pub(super) async fn show(context: &AdminContext) -> Answer {
     };
     match survey(&context.routes, &context.registry, WITHIN).await {
         Ok(found) => Answer::rows(COLUMNS, found.rows.into_iter().map(row).collect()),
+        Err(why) => Answer::refused(why),
+    }
+}
+
+pub(super) async fn adopt(context: &AdminContext, account: &AccountName, by_hand: bool) -> Answer {
+    said(inventory::adopt(&context.routes, account, by_hand, WITHIN).await)
+}
+
+pub(super) async fn release(context: &AdminContext, account: &AccountName) -> Answer {
+    said(inventory::release(&context.routes, account).await)
+}
+
+fn said(outcome: Result<Adoption, String>) -> Answer {
+    match outcome {
+        Ok(Adoption { account, sql, note }) => {
+            Answer::rows(OF_ONE, vec![vec![account.into(), sql.map_or(Cell::Null, Cell::Text), note.into()]])
+        }
         Err(why) => Answer::refused(why),
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use config::TableName;
+use config::{AccountName, TableName};
 
 use super::talk::{self, Talk};
 use super::token::{Token, tokens};
@@ -34,6 +34,13 @@ pub enum Command {
     Migration(Verb),
     /// VERIFY [TABLE s.t]
     Verify(Option<TableName>),
+    /// REPAIR [TABLE s.t] [DRY RUN]
+    Repair {
+        /// One table only.
+        table: Option<TableName>,
+        /// Says what it would do.
+        dry_run: bool,
+    },
     /// CUTOVER or ROLLBACK CUTOVER, [WITHOUT ROLLBACK] [DRY RUN] [TIMEOUT n MS]
     Cutover {
         /// Checks only.
@@ -43,6 +50,15 @@ pub enum Command {
     },
     /// KILL SESSION id
     KillSession(u32),
+    /// ADOPT ACCOUNT 'user'@'host' [BY HAND]
+    AdoptAccount {
+        /// Which.
+        account: AccountName,
+        /// The operator runs the statement on the target.
+        by_hand: bool,
+    },
+    /// RELEASE ACCOUNT 'user'@'host'
+    ReleaseAccount(AccountName),
     /// HELP
     Help,
     /// A statement of the contract that isn't built yet.
@@ -107,7 +123,7 @@ pub(super) const STATEMENTS: &[Statement] = &[
         "Ends the migration for good while the source serves, and leaves both servers as they are",
     ),
     built("VERIFY [TABLE s.t]", "Begins to compare every row of all tables, or of one"),
-    later("REPAIR [TABLE s.t] [DRY RUN]", "Makes differing rows of the target equal"),
+    built("REPAIR [TABLE s.t] [DRY RUN]", "Makes differing rows of the target equal; DRY RUN only says how"),
     later("START REHEARSAL [SAMPLE p PERCENT]", "Begins to send a sample of reads to the target as well"),
     later("STOP REHEARSAL", "Ends the rehearsal"),
     built(
@@ -123,9 +139,17 @@ pub(super) const STATEMENTS: &[Statement] = &[
         "Ends the reverse replication for good while the target serves; the route stays",
     ),
     built("KILL SESSION id", "Closes a client of the proxy and its backend connection"),
+    built(
+        ADOPT,
+        "Gives an account of mysql_native_password a password of Changeover's own on a target without that plugin; BY HAND \
+         prints the SQL",
+    ),
+    built(RELEASE, "Ends that: clients log in on the target with their own password again"),
     built("HELP", "This list; SHOW HELP is the same, for clients with a HELP of their own"),
 ];
 
+const ADOPT: &str = "ADOPT ACCOUNT 'user'@'host' [BY HAND]";
+const RELEASE: &str = "RELEASE ACCOUNT 'user'@'host'";
 /// Rows of SHOW EVENTS without a LIMIT.
 const EVENTS: usize = 100;
 /// What a timeout may be, in milliseconds: long enough for any use, short enough for arithmetic.
@@ -224,13 +248,46 @@ fn statement(tokens: &[Token]) -> Parsed {
     if let Some(rest) = after(tokens, "VERIFY") {
         return Some(verify(rest));
     }
+    if let Some(rest) = after(tokens, "REPAIR") {
+        return Some(repair(rest));
+    }
     if let Some(rest) = after(tokens, "CUTOVER") {
         return Some(cutover(Direction::Forward, rest));
     }
     if let Some(rest) = after(tokens, "ROLLBACK CUTOVER") {
         return Some(cutover(Direction::Rollback, rest));
     }
+    if let Some(rest) = after(tokens, "ADOPT ACCOUNT") {
+        return Some(adopt(rest));
+    }
+    if let Some(rest) = after(tokens, "RELEASE ACCOUNT") {
+        return Some(account(rest).map(Command::ReleaseAccount).ok_or((RELEASE, ACCOUNT_HINT)));
+    }
     after(tokens, "KILL SESSION").map(kill)
+}
+
+const ACCOUNT_HINT: &str = "an account is written as SHOW ACCOUNTS shows it, with quotes";
+
+fn adopt(rest: &[Token]) -> Result<Command, (&'static str, &'static str)> {
+    let (named, by_hand) = match rest {
+        [named @ .., by, hand] if by.is("BY") && hand.is("HAND") => (named, true),
+        named => (named, false),
+    };
+    let account = account(named).ok_or((ADOPT, ACCOUNT_HINT))?;
+    Ok(Command::AdoptAccount { account, by_hand })
+}
+
+/// `'user'@'host'`; a user alone is of every host, as the servers have it.
+fn account(tokens: &[Token]) -> Option<AccountName> {
+    let part = |token: &Token| match token {
+        Token::Text(text) => Some(text.clone()),
+        other => other.name().map(str::to_owned),
+    };
+    match tokens {
+        [user] => Some(AccountName { user: part(user)?, host: "%".to_owned() }),
+        [user, Token::Symbol('@'), host] => Some(AccountName { user: part(user)?, host: part(host)? }),
+        _ => None,
+    }
 }
 
 fn events(rest: &[Token]) -> Result<Command, (&'static str, &'static str)> {
@@ -254,6 +311,21 @@ fn verify(rest: &[Token]) -> Result<Command, (&'static str, &'static str)> {
             let (schema, table) = schema.name().zip(table.name()).ok_or(WRONG)?;
             Ok(Command::Verify(Some(TableName::new(schema, table))))
         }
+        _ => Err(WRONG),
+    }
+}
+
+fn repair(rest: &[Token]) -> Result<Command, (&'static str, &'static str)> {
+    const WRONG: (&str, &str) = (
+        "REPAIR [TABLE s.t] [DRY RUN]",
+        "a table has its schema before it, and names with other characters have backticks",
+    );
+    let (rest, dry_run) = match rest {
+        [rest @ .., dry, run] if dry.is("DRY") && run.is("RUN") => (rest, true),
+        _ => (rest, false),
+    };
+    match verify(rest) {
+        Ok(Command::Verify(table)) => Ok(Command::Repair { table, dry_run }),
         _ => Err(WRONG),
     }
 }
@@ -358,6 +430,11 @@ mod tests {
         check("START MIGRATION", Command::Migration(Verb::Start));
         check("PAUSE MIGRATION", Command::Migration(Verb::Pause));
         check("RESUME MIGRATION", Command::Migration(Verb::Resume));
+        check("REPAIR", Command::Repair { table: None, dry_run: false });
+        let table = Some(TableName::new("a", "b"));
+        check("repair table a.b dry run;", Command::Repair { table: table.clone(), dry_run: true });
+        check("REPAIR TABLE a.b", Command::Repair { table, dry_run: false });
+        check("REPAIR DRY RUN", Command::Repair { table: None, dry_run: true });
         check("VERIFY", Command::Verify(None));
         check("VERIFY TABLE shop.orders", Command::Verify(Some(TableName::new("shop", "orders"))));
         check("verify table `a-b`.`c``d`", Command::Verify(Some(TableName::new("a-b", "c`d"))));
@@ -382,6 +459,12 @@ mod tests {
         check("CUTOVER TIMEOUT 500 MS", cutover(forward, false, false, timeout));
         check("cutover dry run timeout 500 ms;", cutover(forward, false, true, timeout));
         check("KILL SESSION 17", Command::KillSession(17));
+        let account = |user: &str, host: &str| AccountName { user: user.into(), host: host.into() };
+        let adopt = |account, by_hand| Command::AdoptAccount { account, by_hand };
+        check("ADOPT ACCOUNT 'app'@'10.%'", adopt(account("app", "10.%"), false));
+        check("adopt account app@localhost by hand;", adopt(account("app", "localhost"), true));
+        check("ADOPT ACCOUNT 'it''s'", adopt(account("it's", "%"), false));
+        check("RELEASE ACCOUNT `app`@`%`", Command::ReleaseAccount(account("app", "%")));
         check("help", Command::Help);
         check("SHOW HELP", Command::Help);
     }
@@ -392,8 +475,6 @@ mod tests {
             |text: &str, form: &'static str| assert_eq!(parse(text), Ok(Command::NotYet(form)), "{text}");
         check("SHOW CONVERSIONS", "SHOW CONVERSIONS");
         check("SHOW REHEARSAL", "SHOW REHEARSAL");
-        check("REPAIR", "REPAIR");
-        check("REPAIR TABLE a.b DRY RUN", "REPAIR");
         check("START REHEARSAL SAMPLE 5 PERCENT", "START REHEARSAL");
         check("STOP REHEARSAL", "STOP REHEARSAL");
     }
@@ -417,6 +498,10 @@ mod tests {
         check("CUTOVER TIMEOUT 5", "whole number of milliseconds");
         check("CUTOVER TIMEOUT 0 MS", "whole number of milliseconds");
         check("CUTOVER NOW", "doesn't fit CUTOVER");
+        check("ADOPT ACCOUNT", "with quotes");
+        check("ADOPT ACCOUNT app@10.0.0.1", "with quotes");
+        check("RELEASE ACCOUNT a@b BY HAND", "with quotes");
+        check("ADOPT 'app'@'%'", "did you mean ADOPT ACCOUNT");
         check("VERIFY TABLE orders", "has its schema before it");
         check("SHOW EVENTS LIMIT -1", "n is a whole number");
         check("SELECT * FROM shop.orders", "isn't a database");

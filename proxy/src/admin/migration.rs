@@ -1,10 +1,10 @@
-//! START, PAUSE, RESUME, ABANDON and FINISH MIGRATION, VERIFY: what is possible in which phase.
+//! START, PAUSE, RESUME, ABANDON and FINISH MIGRATION, VERIFY, REPAIR: what is possible in which phase.
 
-use config::progress::Phase;
+use config::progress::{Phase, Repaired};
 use config::{Side, TableName};
 
 use super::AdminContext;
-use super::answer::Answer;
+use super::answer::{Answer, Cell, Column, number, text};
 use super::command::Verb;
 use crate::cutover::port::PortError;
 
@@ -45,6 +45,22 @@ async fn ended(context: &AdminContext, serving: Side) -> Answer {
     }
 }
 
+const REPAIRED: &[Column] = &[text("schema"), text("table"), number("rows"), text("sql")];
+
+pub(super) async fn repair(context: &AdminContext, table: Option<TableName>, dry_run: bool) -> Answer {
+    if let Some(refusal) = refusal(context, "REPAIR") {
+        return refusal;
+    }
+    let row = |repaired: Repaired| {
+        let TableName { schema, table } = repaired.table;
+        vec![Cell::from(schema), table.into(), repaired.rows.into(), repaired.sql.into()]
+    };
+    match context.coordinator.repair(table, dry_run).await {
+        Ok(repaired) => Answer::rows(REPAIRED, repaired.into_iter().map(row).collect()),
+        Err(error) => Answer::refused(error.to_string()),
+    }
+}
+
 fn said(result: Result<(), PortError>) -> Answer {
     match result {
         Ok(()) => Answer::Done,
@@ -57,7 +73,7 @@ fn possible(phase: Phase, serving: Side) -> &'static [&'static str] {
     match (phase, serving) {
         (Phase::Idle, _) => &["START MIGRATION"],
         (Phase::Preparing | Phase::Copying | Phase::CatchingUp, _) => &["PAUSE MIGRATION", ABANDON],
-        (Phase::Following, _) => &["CUTOVER", "VERIFY", "PAUSE MIGRATION", ABANDON],
+        (Phase::Following, _) => &["CUTOVER", "VERIFY", "REPAIR", "PAUSE MIGRATION", ABANDON],
         (Phase::Paused | Phase::Failed, Side::Source) => &["RESUME MIGRATION", ABANDON],
         (Phase::Paused | Phase::Failed, Side::Target) => &["RESUME MIGRATION", FINISH],
         (Phase::Switched, _) => &["ROLLBACK CUTOVER", "VERIFY", "PAUSE MIGRATION", FINISH],
@@ -110,7 +126,7 @@ mod tests {
         check(
             Phase::Following,
             "START MIGRATION",
-            Some("possible in it are CUTOVER, VERIFY, PAUSE MIGRATION, ABANDON MIGRATION"),
+            Some("possible in it are CUTOVER, VERIFY, REPAIR, PAUSE MIGRATION, ABANDON MIGRATION"),
         );
         check(Phase::Failed, "RESUME MIGRATION", None);
         check(Phase::CuttingOver, "PAUSE MIGRATION", Some("nothing but SHOW and HELP"));

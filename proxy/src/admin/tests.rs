@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use config::events::{EventLog, EventRow};
 use config::progress::{
-    Difference, DifferenceKind, MigrationStatus, Phase, ReplicationPosition, TableStatus, Verdict,
+    Difference, DifferenceKind, MigrationStatus, Phase, Repaired, ReplicationPosition, TableStatus, Verdict,
 };
 use config::{
     AdminConfig, BackendConfig, CutoverConfig, FencePolicy, OpenTransactions, Secret, Side, TableName,
@@ -86,6 +86,11 @@ impl Replication for Fake {
     fn verify(&self, _: Option<TableName>) -> PortFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }
+    fn repair(&self, table: Option<TableName>, dry_run: bool) -> PortFuture<'_, Vec<Repaired>> {
+        let table = table.unwrap_or_else(|| TableName::new("shop", "orders"));
+        let sql = if dry_run { "UPDATE 1" } else { "UPDATE 2" }.to_owned();
+        Box::pin(async { Ok(vec![Repaired { table, rows: 1, sql }]) })
+    }
     fn refusals(&self, max_lag_ms: u64) -> Vec<String> {
         vec![format!("the lag is over {max_lag_ms} ms"), "1 row differs".into()]
     }
@@ -133,16 +138,16 @@ struct Port {
 /// An admin port whose backends don't answer.
 async fn port() -> Port {
     let folder = tempfile::tempdir().unwrap();
-    let backend = |side| Backend {
-        side,
-        config: BackendConfig {
+    let backend = |side| {
+        let config = BackendConfig {
             host: "127.0.0.1".into(),
             port: 1,
             user: "x".into(),
             password: Secret::default(),
             proxy_protocol: Default::default(),
             tls: Default::default(),
-        },
+        };
+        Backend::new(side, config)
     };
     let routes = RouteTable::new(backend(Side::Source), backend(Side::Target), Side::Source);
     let registry = Arc::new(SessionRegistry::default());
@@ -228,6 +233,7 @@ async fn the_columns_are_those_of_the_contract() {
             "SHOW MIGRATION TABLES",
             "schema, table, phase, rows_copied, rows_estimate, percent, rows_verified, differences, note",
         ),
+        ("REPAIR DRY RUN", "schema, table, rows, sql"),
         ("SHOW DIFFERENCES", "schema, table, key, kind, columns, repair_sql"),
         (
             "SHOW SESSIONS",

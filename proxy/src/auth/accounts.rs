@@ -4,6 +4,7 @@
 //! against every hash that the user has anywhere, and the backend decides in the end.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use config::BackendConfig;
@@ -13,9 +14,10 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::inventory::native_of_document;
-use super::plugin::parse_stored_hash;
+use super::plugin::{Plugin, parse_stored_hash};
 use super::server::{NativeHashes, NativeHashesFuture, StoredHashes};
 use crate::backend::service;
+use crate::route::table::Backend;
 
 /// A changed password is noticed after this time. Until then the new one only means a longer login.
 const CACHE_TTL: Duration = Duration::from_secs(5);
@@ -32,7 +34,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Asks the backend that serves. One connection, opened when it is needed first.
 pub struct Accounts {
-    serving: Box<dyn Fn() -> BackendConfig + Send + Sync>,
+    serving: Box<dyn Fn() -> Arc<Backend> + Send + Sync>,
     known: Mutex<Known>,
 }
 
@@ -53,15 +55,15 @@ impl std::fmt::Debug for Accounts {
 
 impl Accounts {
     /// `serving` says which backend serves at the moment.
-    pub fn new(serving: impl Fn() -> BackendConfig + Send + Sync + 'static) -> Self {
+    pub fn new(serving: impl Fn() -> Arc<Backend> + Send + Sync + 'static) -> Self {
         Self { serving: Box::new(serving), known: Mutex::default() }
     }
 
-    async fn look_up(&self, user: &[u8], anew: bool) -> StoredHashes {
+    async fn look_up(&self, backend: &Backend, user: &[u8], anew: bool) -> StoredHashes {
         let Ok(name) = std::str::from_utf8(user) else { return StoredHashes::default() };
         let now = Instant::now();
         let mut known = self.known.lock().await;
-        known.turn_to((self.serving)());
+        known.turn_to(&backend.config);
         if let Some((at, stored)) = known.cache.get(user)
             && now.duration_since(*at) < CACHE_TTL
             && !anew
@@ -95,15 +97,20 @@ impl Accounts {
 impl NativeHashes for Accounts {
     fn hashes<'a>(&'a self, user: &'a [u8], anew: bool) -> NativeHashesFuture<'a> {
         Box::pin(async move {
-            tokio::time::timeout(LOOKUP_TIMEOUT, self.look_up(user, anew)).await.unwrap_or_default()
+            let backend = (self.serving)();
+            let asked = tokio::time::timeout(LOOKUP_TIMEOUT, self.look_up(&backend, user, anew)).await;
+            let mut stored = asked.unwrap_or_default();
+            // An adopted account is opened by the password that it had where it came from.
+            stored.hashes.extend(backend.adopted.hashes(user));
+            stored
         })
     }
 }
 
 impl Known {
-    fn turn_to(&mut self, backend: BackendConfig) {
-        if self.of.as_ref() != Some(&backend) {
-            *self = Self { of: Some(backend), ..Self::default() };
+    fn turn_to(&mut self, backend: &BackendConfig) {
+        if self.of.as_ref() != Some(backend) {
+            *self = Self { of: Some(backend.clone()), ..Self::default() };
         }
     }
 
@@ -143,12 +150,13 @@ pub(super) async fn dial(backend: Option<&BackendConfig>) -> Result<Conn, mysql_
 async fn query(connection: &mut Conn, user: &str) -> Result<StoredHashes, mysql_async::Error> {
     // Accounts without a name take in whoever has none of their own.
     let documents = "SELECT Priv FROM mysql.global_priv WHERE User IN (?, '') ORDER BY User = '' LIMIT 64";
-    let columns = "SELECT * FROM mysql.user WHERE User = ? LIMIT 64";
+    let columns = "SELECT * FROM mysql.user WHERE User IN (?, '') ORDER BY User = '' LIMIT 64";
     let mut stored = StoredHashes::default();
     match connection.exec::<Vec<u8>, _, _>(documents, (user,)).await {
         // No such table.
         Err(mysql_async::Error::Server(error)) if error.code == 1146 => {
             let rows: Vec<Row> = connection.exec(columns, (user,)).await?;
+            stored.are_all = rows.len() < ACCOUNTS_MAX && rows.iter().all(is_native);
             for value in rows.into_iter().flat_map(Row::unwrap_raw).flatten() {
                 if let Value::Bytes(text) = value {
                     stored.hashes.extend(stored_hashes(&text).take(ACCOUNTS_MAX));
@@ -169,6 +177,13 @@ async fn query(connection: &mut Conn, user: &str) -> Result<StoredHashes, mysql_
     stored.hashes.dedup();
     stored.hashes.truncate(ACCOUNTS_MAX);
     Ok(stored)
+}
+
+/// True where a row of `mysql.user` is of that plugin: before 5.7 it may say so by naming none.
+fn is_native(row: &Row) -> bool {
+    let plugin = row.get_opt::<Option<String>, _>("plugin");
+    let plugin = plugin.and_then(Result::ok).map(Option::unwrap_or_default);
+    plugin.is_some_and(|plugin| plugin.is_empty() || plugin == Plugin::Native.name())
 }
 
 /// Every hash of mysql_native_password in a text. Hashes of other plugins look different, so the form is

@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 pub mod accounts;
+pub mod adopted;
 pub mod arrival;
 mod challenge;
 pub mod client;

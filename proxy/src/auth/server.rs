@@ -254,12 +254,17 @@ async fn welcome(stream: Stream, door: &FrontDoor, hello: &Hello) -> Result<Acce
     }
     visitor.send(&greeting(hello, offered, &scramble).encode()).await?;
     let mut payload = visitor.receive_first(hello.origin).await?;
-    if SslRequest::parse(&payload).is_some() {
+    let request = SslRequest::parse(&payload);
+    if request.is_some() {
         let tls = door.tls.offered().ok_or(ClientError::NotALogin("it began TLS, which wasn't offered"))?;
         visitor = visitor.secured(TlsAcceptor::from(Arc::clone(tls))).await?;
         payload = visitor.receive().await?;
     }
-    let response = match HandshakeResponse::parse(&payload) {
+    let response = match &request {
+        Some(request) => HandshakeResponse::parse_behind(request, &payload),
+        None => HandshakeResponse::parse(&payload),
+    };
+    let response = match response {
         Ok(response) => response,
         Err(malformed) => {
             visitor.refuse(&bad_handshake()).await;

@@ -192,6 +192,7 @@ async fn without_tls_where_it_is_required() {
         tls: config::TlsMode::Required,
         cert: None,
         key: None,
+        client_certificates: Default::default(),
         entrance: Default::default(),
     };
     let required = FrontDoor { tls: Tls::load(&config, folder.path()).unwrap(), ..door(nothing_stored()) };

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 /// Characters of a digest.
 const DIGEST_LEN: usize = 43;
 /// Bytes of a caching_sha2_password salt; a `$` may be among them.
-const SALT_LEN: usize = 20;
+pub(crate) const SALT_LEN: usize = 20;
 /// Rounds of sha256_password, which doesn't write them down.
 const ROUNDS_DEFAULT: usize = 5_000;
 /// MySQL's own default is 5,000. A check with more than this isn't worth its time.
@@ -35,6 +35,15 @@ pub(crate) fn fits(password: &Secret, stored: &[u8]) -> Option<bool> {
     }
     let digest = crypt(password.expose(), stored.salt, stored.rounds);
     Some(verify_slices_are_equal(&encode(&digest), stored.digest).is_ok())
+}
+
+/// The stored form of a caching_sha2_password password, salted with these random bytes: what `IDENTIFIED WITH
+/// caching_sha2_password AS` takes. Letters, digits, `$`, `.` and `/` only.
+pub(crate) fn stored_for(password: &Secret, random: &[u8; SALT_LEN]) -> String {
+    let salt: Vec<u8> = random.iter().map(|byte| character(u32::from(*byte))).collect();
+    let digest = crypt(password.expose(), &salt, ROUNDS_DEFAULT);
+    let text = [b"$A$005$".as_slice(), &salt, &encode(&digest)].concat();
+    text.into_iter().map(char::from).collect()
 }
 
 /// `$A$`, thousands of rounds in three hexadecimal digits, `$`, 20 bytes of salt, the digest.
@@ -112,14 +121,19 @@ fn stretched(bytes: &[u8], length: usize) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(bytes.iter().copied().cycle().take(length).collect())
 }
 
-/// crypt's own base 64, in its own order of the bytes.
-fn encode(digest: &[u8; 32]) -> Vec<u8> {
+/// The character of crypt's own base 64 for the lowest six bits.
+fn character(bits: u32) -> u8 {
     const ALPHABET: &[u8; 64] = b"./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    ALPHABET.get((bits & 63) as usize).copied().unwrap_or(b'.')
+}
+
+/// Digest in that base, in crypt's own order of the bytes.
+fn encode(digest: &[u8; 32]) -> Vec<u8> {
     let byte = |at: usize| digest.get(at).copied().map_or(0, u32::from);
     let mut text = Vec::with_capacity(DIGEST_LEN);
     let mut put = |mut bits: u32, characters: usize| {
         for _ in 0..characters {
-            text.extend(ALPHABET.get((bits & 63) as usize));
+            text.push(character(bits));
             bits >>= 6;
         }
     };
@@ -157,5 +171,9 @@ mod tests {
         check("x", b"$A$005$short", None);
         check("x", &[&b"$A$FFF$"[..], &[b'a'; 63]].concat(), None);
         check("x", &[&b"$A$005$"[..], &[b'a'; 63]].concat(), Some(false));
+        let made = stored_for(&Secret::new("x"), b"\0\x01$'\\\xFF89abcdefghijkl");
+        assert!(made.bytes().all(|c| c.is_ascii_alphanumeric() || b"$./".contains(&c)), "{made}");
+        check("x", made.as_bytes(), Some(true));
+        check("y", made.as_bytes(), Some(false));
     }
 }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use config::{CutoverConfig, FencePolicy, Side};
+use config::progress::Repaired;
+use config::{CutoverConfig, FencePolicy, Side, TableName};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::checks::{self, DryRunRow};
 use super::journal::{CutoverRow, Journal, JournalState, Record};
 use super::phase::{CutoverId, Direction, Plan};
-use super::port::Replication;
+use super::port::{PortError, Replication};
 use super::run::{self, Run};
 use super::step::{Stage, begin, resume};
 use crate::backend::fence::{self, Fence, FenceBefore};
@@ -91,6 +92,7 @@ pub struct Coordinator {
     target_fence: Arc<Fence>,
     /// [`IDLE`], or what is under way.
     running: AtomicU8,
+    repairing: AtomicBool,
     unfencing: AtomicBool,
     keeper: Mutex<Option<Keeper>>,
     tasks: TaskTracker,
@@ -119,6 +121,15 @@ struct Keeper {
     task: JoinHandle<()>,
 }
 
+/// Says that rows of the target are being repaired for as long as it lives.
+struct Repairing(Arc<Coordinator>);
+
+impl Drop for Repairing {
+    fn drop(&mut self) {
+        self.0.repairing.store(false, Ordering::SeqCst);
+    }
+}
+
 impl Coordinator {
     /// A coordinator. Call [`Coordinator::recover`] before the first client is let in.
     #[must_use]
@@ -135,6 +146,7 @@ impl Coordinator {
             replication: parts.replication,
             config: parts.config,
             running: AtomicU8::new(IDLE),
+            repairing: AtomicBool::new(false),
             unfencing: AtomicBool::new(false),
             keeper: Mutex::new(None),
             tasks: TaskTracker::new(),
@@ -171,6 +183,11 @@ impl Coordinator {
             Direction::Rollback => ROLLING_BACK,
         };
         let running = self.begin(what)?;
+        // A repair says that it runs before it looks for a cutover, and a cutover the other way round, so at least
+        // one of two that begin at once sees the other.
+        if self.repairing.load(Ordering::SeqCst) {
+            return Err(refused("a REPAIR is running; wait for its end".to_owned()));
+        }
         let this = Arc::clone(self);
         let whole = self.tasks.spawn(async move {
             let _running = running;
@@ -241,6 +258,40 @@ impl Coordinator {
             "the {side} stays read-only and isn't watched any more; SET GLOBAL read_only = OFF there gives it back"
         );
         Ok(())
+    }
+
+    /// REPAIR, which only writes to the target while that doesn't serve: no cutover runs at the same time.
+    ///
+    /// Cancel safety: dropping it only stops the waiting; the repair goes on.
+    pub async fn repair(
+        self: &Arc<Self>,
+        table: Option<TableName>,
+        dry_run: bool,
+    ) -> Result<Vec<Repaired>, PortError> {
+        if dry_run {
+            return self.replication.repair(table, true).await;
+        }
+        if self.repairing.swap(true, Ordering::SeqCst) {
+            return Err(PortError("another REPAIR is running; wait for its end".to_owned()));
+        }
+        let repairing = Repairing(Arc::clone(self));
+        if self.running.load(Ordering::SeqCst) != IDLE {
+            return Err(PortError("a cutover is under way; wait for its end".to_owned()));
+        }
+        if self.serving() != Side::Source {
+            return Err(PortError(
+                "the target serves the application, and its rows are not touched".to_owned(),
+            ));
+        }
+        let this = Arc::clone(self);
+        let whole = self.tasks.spawn(async move {
+            let _repairing = repairing;
+            tokio::select! {
+                repaired = this.replication.repair(table, false) => repaired,
+                () = this.stop.cancelled() => Err(PortError("Changeover is leaving".to_owned())),
+            }
+        });
+        whole.await.unwrap_or_else(|_| Err(PortError("the repair ended in a bug; see the log".to_owned())))
     }
 
     /// The cutovers, oldest first.

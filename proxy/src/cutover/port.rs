@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use config::progress::{Difference, MigrationStatus, ReplicationPosition, TableStatus, Verdict};
+use config::progress::{Difference, MigrationStatus, Repaired, ReplicationPosition, TableStatus, Verdict};
 use config::{Side, TableName};
 
 /// A boxed future, so that the trait can stand behind `dyn`.
@@ -32,6 +32,10 @@ pub trait Replication: Send + Sync + 'static {
     fn resume(&self) -> PortFuture<'_, ()>;
     /// VERIFY: begins a full pass over one table or all.
     fn verify(&self, table: Option<TableName>) -> PortFuture<'_, ()>;
+
+    /// REPAIR: makes differing rows of the target equal, of one table or all; `dry_run` only says how. Called only
+    /// while no cutover runs and the source serves.
+    fn repair(&self, table: Option<TableName>, dry_run: bool) -> PortFuture<'_, Vec<Repaired>>;
 
     /// Every reason why a cutover can't start now, in sentences; empty where it can. Checks phase, lag against
     /// `max_lag_ms`, the verdict and open differences.

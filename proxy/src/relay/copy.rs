@@ -6,9 +6,9 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::metrics::Traffic;
 use crate::protocol::socket::Socket;
@@ -302,6 +302,85 @@ impl Leg {
         Ok(())
     }
 
+    /// The same as [`Leg::forward`]; while `to` takes its time it is also read from, up to `ahead` bytes: one that says
+    /// that it will say nothing more (an end of its stream, TLS's close_notify) has left, which is an error.
+    ///
+    /// Cancel safety: none; a part of the bytes may have been written.
+    pub async fn forward_to_reader(&mut self, to: &mut Leg, count: usize, ahead: usize) -> io::Result<()> {
+        if to.ring().is_some() {
+            let Buffer { data, start, end, flow } = std::mem::take(&mut self.buffer);
+            let (data, written) = to.write_owned_to_reader(data, start, end.min(start + count), ahead).await;
+            // A buffer that didn't come back was lost together with the connection.
+            let end = if data.is_empty() { start } else { end };
+            self.buffer = Buffer { data, start, end, flow };
+            self.buffer.consume(count);
+            return written;
+        }
+        to.write_to_reader(self.buffer.filled().get(..count).unwrap_or_default(), ahead).await?;
+        self.buffer.consume(count);
+        Ok(())
+    }
+
+    /// On the ring, where the bytes go along with their buffer.
+    async fn write_owned_to_reader(
+        &mut self,
+        bytes: Vec<u8>,
+        start: usize,
+        end: usize,
+        ahead: usize,
+    ) -> (Vec<u8>, io::Result<()>) {
+        self.traffic.sent += end.saturating_sub(start) as u64;
+        let gone = || io::Error::other("the socket isn't on a ring");
+        let Some(socket) = self.ring() else { return (bytes, Err(gone())) };
+        if let Err((bytes, error)) = socket.begin_write(bytes, start, end).await {
+            return (bytes, Err(error));
+        }
+        std::future::poll_fn(|cx| {
+            let Some(socket) = self.ring() else { return Poll::Ready((Vec::new(), Err(gone()))) };
+            match socket.poll_outcome(cx) {
+                Poll::Ready(Ok(done)) => Poll::Ready(done),
+                Poll::Ready(Err(error)) => Poll::Ready((Vec::new(), Err(error))),
+                Poll::Pending => self.poll_left(cx, ahead).map(|left| (Vec::new(), Err(left))),
+            }
+        })
+        .await
+    }
+
+    async fn write_to_reader(&mut self, bytes: &[u8], ahead: usize) -> io::Result<()> {
+        self.traffic.sent += bytes.len() as u64;
+        let mut rest = bytes;
+        std::future::poll_fn(|cx| {
+            loop {
+                let stream = Pin::new(&mut self.stream);
+                let written = match rest {
+                    [] => stream.poll_flush(cx).map_ok(|()| None),
+                    rest => stream.poll_write(cx, rest).map_ok(Some),
+                };
+                match written {
+                    Poll::Ready(Ok(None)) => return Poll::Ready(Ok(())),
+                    Poll::Ready(Ok(Some(0))) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(Ok(Some(count))) => rest = rest.get(count..).unwrap_or_default(),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => return self.poll_left(cx, ahead).map(Err),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Ready once the other end has left. What it says before that is kept, up to `ahead` bytes; a client that has
+    /// sent more than that is taken to be there.
+    fn poll_left(&mut self, cx: &mut Context<'_>, ahead: usize) -> Poll<io::Error> {
+        while self.buffer.len() < ahead {
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) => return Poll::Ready(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+        Poll::Pending
+    }
+
     /// True where the other end is still there and has said nothing that wasn't asked for.
     pub fn is_quiet(&mut self) -> bool {
         if let Some(socket) = self.ring() {
@@ -318,16 +397,19 @@ impl Leg {
     }
 }
 
+/// What may lie in a leg's buffer that isn't passed on yet, in bytes, before it is no longer read from.
+const AHEAD: usize = 16 * 1024;
+
 /// Passes on whatever comes, both ways, until one end closes: for streams without an end (binary logs).
 pub async fn both_ways(a: &mut Leg, b: &mut Leg) -> io::Result<()> {
     loop {
         if !a.buffer.is_empty() {
             let count = a.buffer.len();
-            a.forward(b, count).await?;
+            a.forward_to_reader(b, count, AHEAD).await?;
         }
         if !b.buffer.is_empty() {
             let count = b.buffer.len();
-            b.forward(a, count).await?;
+            b.forward_to_reader(a, count, AHEAD).await?;
         }
         let count = tokio::select! {
             count = a.fill() => count?,
@@ -375,6 +457,41 @@ mod tests {
         let mut got = Vec::new();
         let ((), (), _) = tokio::join!(write, relay, reader.read_to_end(&mut got));
         assert!(got == bytes);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_while_written_to_is_noticed() {
+        let full = |byte: u8| {
+            let mut leg = pair(1).0;
+            leg.buffer.put(Bytes::Shared(&[byte; 100_000]));
+            leg
+        };
+        let mut big = full(7);
+        let (mut to, far) = pair(1000);
+        let (mut reads, mut writes) = tokio::io::split(far);
+        // It may still say something, and doesn't read.
+        writes.write_all(&[1; 40]).await.unwrap();
+        let left = async {
+            writes.shutdown().await.unwrap();
+        };
+        let (forwarded, ()) = tokio::join!(big.forward_to_reader(&mut to, 100_000, 64), left);
+        assert_eq!(forwarded.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(to.buffer.filled(), [1; 40]);
+        let mut got = vec![0; 1000];
+        reads.read_exact(&mut got).await.unwrap();
+
+        // Whoever only takes its time gets all of it, and what it says meanwhile is kept for later.
+        let mut big = full(8);
+        let (mut to, mut far) = pair(1000);
+        let reader = async {
+            far.write_all(b"ahead").await.unwrap();
+            let mut got = vec![0; 100_000];
+            far.read_exact(&mut got).await.unwrap();
+            assert!(got.iter().all(|byte| *byte == 8));
+        };
+        let (forwarded, ()) = tokio::join!(big.forward_to_reader(&mut to, 100_000, 64), reader);
+        forwarded.unwrap();
+        assert!(big.buffer.is_empty() && to.buffer.len() <= 5);
     }
 
     #[tokio::test]

@@ -288,6 +288,21 @@ impl Driver {
         }
     }
 
+    /// Gives everything up, because the ring doesn't work any more. Returns those who wait for something on it: they
+    /// have to look, and find nothing.
+    pub(super) fn give_up(mut self) -> Vec<Waker> {
+        let mut waiting = std::mem::take(&mut self.woken);
+        for (_, entry) in &mut self.entries {
+            if let Read::InFlight(_, waker) = &mut entry.read {
+                waiting.extend(waker.take());
+            }
+            if let Write::InFlight { waker, .. } = &mut entry.write {
+                waiting.extend(waker.take());
+            }
+        }
+        waiting
+    }
+
     /// Hands over what was begun, and, where `wait` says so, sleeps until something is done. Whoever waited for
     /// what is goes to `woken`.
     pub(super) fn turn(&mut self, wait: bool, woken: &mut Vec<Waker>) -> io::Result<()> {

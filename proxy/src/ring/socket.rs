@@ -63,6 +63,23 @@ impl RingSocket {
         start: usize,
         end: usize,
     ) -> (Vec<u8>, io::Result<()>) {
+        if let Err((bytes, error)) = self.begin_write(bytes, start, end).await {
+            return (bytes, Err(error));
+        }
+        match std::future::poll_fn(|cx| self.poll_outcome(cx)).await {
+            Ok(done) => done,
+            Err(error) => (Vec::new(), Err(error)),
+        }
+    }
+
+    /// Begins a write, whose outcome [`RingSocket::poll_outcome`] tells. Where it doesn't begin, the buffer comes back
+    /// unless the ring has it.
+    pub(crate) async fn begin_write(
+        &mut self,
+        bytes: Vec<u8>,
+        start: usize,
+        end: usize,
+    ) -> Result<(), (Vec<u8>, io::Error)> {
         let earlier = std::future::poll_fn(|cx| self.poll_written(cx)).await;
         let mut bytes = Some(bytes);
         let begun = match earlier {
@@ -71,13 +88,7 @@ impl RingSocket {
             }
             Err(error) => Err(error),
         };
-        if let Err(error) = begun {
-            return (bytes.unwrap_or_default(), Err(error));
-        }
-        match std::future::poll_fn(|cx| self.poll_outcome(cx)).await {
-            Ok(done) => done,
-            Err(error) => (Vec::new(), Err(error)),
-        }
+        begun.map_err(|error| (bytes.unwrap_or_default(), error))
     }
 
     /// Gives back memory that only a connection with a lot to say needs.
@@ -101,7 +112,11 @@ impl RingSocket {
         asked.unwrap_or(false)
     }
 
-    fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Vec<u8>, io::Result<()>)>> {
+    /// Ready once no write is under way, with its buffer and what became of it.
+    pub(crate) fn poll_outcome(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(Vec<u8>, io::Result<()>)>> {
         self.on_ring(|driver, key| Ok(driver.poll_written(key, cx)))?.map(Ok)
     }
 

@@ -215,3 +215,54 @@ fn away_from_its_worker_a_socket_does_nothing_and_still_closes() {
     drop(socket);
     assert_eq!(far.read(&mut [0; 1]).unwrap(), 0);
 }
+
+/// What a session holds goes back when it ends, and it ends when its worker's ring does, whatever it waits for.
+#[test]
+fn a_ring_that_fails_ends_its_sessions() {
+    struct Held(mpsc::Sender<&'static str>, &'static str);
+    impl Drop for Held {
+        fn drop(&mut self) {
+            let _ = self.0.send(self.1);
+        }
+    }
+    let Some((runtime, workers)) = worker() else { return };
+    let (tell, told) = mpsc::channel();
+    let mut far_ends = Vec::new();
+    for what in ["reads", "writes", "waits"] {
+        let (near, far) = pair();
+        let held = Held(tell.clone(), what);
+        workers.spawn(async move {
+            let held = held;
+            let mut socket = RingSocket::adopt(near).unwrap();
+            let ended = match what {
+                "reads" => socket.read_u8().await.map(drop),
+                "writes" => socket.write_owned(vec![7; 64 << 20], 0, 64 << 20).await.1,
+                _ => {
+                    // Not for its socket, and for longer than the ring lives.
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    socket.write_all(b"x").await
+                }
+            };
+            let _ = held.0.send(if ended.is_err() { "an error" } else { "no error" });
+        });
+        far_ends.push(far);
+    }
+    assert_eq!(on(&workers, async { 7 }), 7);
+    workers.break_rings();
+    let mut heard: Vec<&str> = (0..6).map(|_| told.recv_timeout(LONG).expect("they end")).collect();
+    heard.sort_unstable();
+    assert_eq!(heard, ["an error", "an error", "an error", "reads", "waits", "writes"]);
+    for far in &mut far_ends {
+        let mut rest = Vec::new();
+        let _ = far.read_to_end(&mut rest);
+        assert!(!rest.contains(&b'x'), "its connection is closed");
+    }
+    // Whoever comes later is served without a ring.
+    let _inside = runtime.enter();
+    assert!(!on(&workers, async { RingSocket::can_adopt() }));
+    let began = std::time::Instant::now();
+    while workers.sessions() > 0 {
+        assert!(began.elapsed() < LONG, "a session is still counted");
+        std::thread::yield_now();
+    }
+}

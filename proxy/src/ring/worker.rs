@@ -11,7 +11,7 @@ use std::task::Waker;
 use std::thread;
 
 use async_task::Runnable;
-use rustix::event::EventfdFlags;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use tokio::runtime::Handle;
 use tracing::error;
 
@@ -19,6 +19,8 @@ use super::driver::Driver;
 
 /// Tasks that run before the ring is looked at again.
 const TASKS_A_TURN: usize = 64;
+/// A worker without a ring looks so often whether something was left for it.
+const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 thread_local! {
     static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
@@ -44,6 +46,9 @@ pub(super) struct Shelf {
     sessions: AtomicUsize,
     /// Its ring has failed.
     is_gone: AtomicBool,
+    /// Its ring is to fail.
+    #[cfg(test)]
+    breaks: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +69,8 @@ impl Shelf {
             bell,
             sessions: AtomicUsize::new(0),
             is_gone: AtomicBool::new(false),
+            #[cfg(test)]
+            breaks: AtomicBool::new(false),
         };
         Ok((Arc::new(shelf), other))
     }
@@ -155,6 +162,22 @@ impl Workers {
     }
 }
 
+#[cfg(test)]
+impl Workers {
+    /// Lets every ring fail, as the system might.
+    pub(super) fn break_rings(&self) {
+        for shelf in &self.shelves {
+            shelf.breaks.store(true, SeqCst);
+            shelf.leave(|_| {});
+        }
+    }
+
+    /// Sessions that live on a worker.
+    pub(super) fn sessions(&self) -> usize {
+        self.shelves.iter().map(|shelf| shelf.sessions.load(Relaxed)).sum()
+    }
+}
+
 impl Drop for Workers {
     fn drop(&mut self) {
         for shelf in &self.shelves {
@@ -193,13 +216,17 @@ fn start(number: usize, runtime: Handle) -> io::Result<Arc<Shelf>> {
         let _ = tell.send(made);
         if is_made {
             let _runtime = runtime.enter();
-            if let Err(error) = run(&of_thread) {
-                of_thread.is_gone.store(true, Relaxed);
-                error!(area = "proxy", "a worker's ring failed, and its sessions are closed: {error}");
-            }
+            let ended = run(&of_thread);
             // Taken from its place first: what is dropped with it may look for it.
             let here = HERE.take();
-            drop(here);
+            match ended {
+                Ok(()) => drop(here),
+                Err(error) => {
+                    of_thread.is_gone.store(true, Relaxed);
+                    error!(area = "proxy", "a worker's ring failed, and its sessions are closed: {error}");
+                    wind_up(&of_thread, here);
+                }
+            }
         }
     })?;
     told.recv().map_err(io::Error::other)??;
@@ -212,8 +239,7 @@ fn run(shelf: &Shelf) -> io::Result<()> {
     loop {
         for _ in 0..TASKS_A_TURN {
             let Some(task) = HERE.with_borrow_mut(|here| here.as_mut()?.ready.pop_front()) else { break };
-            // As tokio does it: a panic ends its own task.
-            let _ = catch_unwind(AssertUnwindSafe(|| task.run()));
+            run_one(task);
         }
         if shelf.is_full.load(SeqCst) {
             let left = shelf.take();
@@ -231,6 +257,37 @@ fn run(shelf: &Shelf) -> io::Result<()> {
     }
 }
 
+/// What is left to do where the ring has failed. Its sessions run on: each finds that its sockets don't work any more,
+/// and ends as it does when a connection breaks, giving back what it holds. A session that was on its way here finds
+/// no ring, and lives on tokio's sockets.
+fn wind_up(shelf: &Arc<Shelf>, here: Option<Here>) {
+    let _ = rustix::io::ioctl_fionbio(&shelf.bell, true);
+    if let Some(Here { driver, ready, .. }) = here {
+        ready.into_iter().for_each(run_one);
+        driver.give_up().into_iter().for_each(Waker::wake);
+    }
+    loop {
+        let left = shelf.take();
+        if left.is_over {
+            return;
+        }
+        left.tasks.into_iter().for_each(run_one);
+        shelf.is_asleep.store(true, SeqCst);
+        if !shelf.is_full.load(SeqCst) {
+            let mut bell = [PollFd::new(&shelf.bell, PollFlags::IN)];
+            // Not for ever: the ring that failed may have swallowed a ring of the bell.
+            let _ = rustix::event::poll(&mut bell, Some(&LOOK_AGAIN));
+            let _ = rustix::io::read(&shelf.bell, &mut [0_u8; 8]);
+        }
+        shelf.is_asleep.store(false, SeqCst);
+    }
+}
+
+/// As tokio does it: a panic ends its own task.
+fn run_one(task: Runnable) {
+    let _ = catch_unwind(AssertUnwindSafe(|| task.run()));
+}
+
 /// Lets the ring work, and sleeps in it where there is nothing else to do.
 fn turn(shelf: &Shelf, woken: &mut Vec<Waker>) -> io::Result<()> {
     HERE.with_borrow_mut(|here| {
@@ -241,6 +298,10 @@ fn turn(shelf: &Shelf, woken: &mut Vec<Waker>) -> io::Result<()> {
         shelf.is_asleep.store(true, SeqCst);
         let done = here.driver.turn(!shelf.is_full.load(SeqCst), woken);
         shelf.is_asleep.store(false, SeqCst);
+        #[cfg(test)]
+        if shelf.breaks.load(SeqCst) {
+            return Err(io::Error::other("as asked for by the test"));
+        }
         done
     })
 }

@@ -9,6 +9,9 @@ use arc_swap::ArcSwap;
 use config::{BackendConfig, Side};
 use tokio::sync::watch;
 
+use crate::auth::adopted::AdoptedAccounts;
+use crate::auth::{Credential, Login};
+
 /// Counts swaps. A session whose connection carries another epoch than the route has to move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(pub u64);
@@ -20,6 +23,22 @@ pub struct Backend {
     pub side: Side,
     /// Address and service account.
     pub config: BackendConfig,
+    /// Its accounts that have a password of Changeover's own.
+    pub adopted: AdoptedAccounts,
+}
+
+impl Backend {
+    /// A backend of which no account is adopted.
+    #[must_use]
+    pub fn new(side: Side, config: BackendConfig) -> Self {
+        Self { side, config, adopted: AdoptedAccounts::default() }
+    }
+
+    /// What a client that showed `given` is logged in with here.
+    #[must_use]
+    pub fn credential(&self, login: &Login, given: &Credential) -> Credential {
+        self.adopted.credential(&login.user, given).unwrap_or_else(|| given.clone())
+    }
 }
 
 /// Where statements go.
@@ -133,16 +152,16 @@ mod tests {
     use super::*;
 
     fn table(serving: Side) -> Arc<RouteTable> {
-        let backend = |side, port| Backend {
-            side,
-            config: BackendConfig {
+        let backend = |side, port| {
+            let config = BackendConfig {
                 host: "127.0.0.1".into(),
                 port,
                 user: "repl".into(),
                 password: Secret::default(),
                 proxy_protocol: Default::default(),
                 tls: Default::default(),
-            },
+            };
+            Backend::new(side, config)
         };
         RouteTable::new(backend(Side::Source, 1), backend(Side::Target, 2), serving)
     }

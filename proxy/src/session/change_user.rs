@@ -28,6 +28,7 @@ impl Session {
         let accepted = asked.map_err(|error| End::NotLetIn(error.to_string()))?;
         self.enter().await?;
         self.rolled_back = false;
+        self.outcome = None;
         self.let_go_of_standby().await;
         if let Some(previous) = self.previous.take() {
             previous.quit().await;
@@ -107,7 +108,8 @@ impl Session {
     ) -> Result<Vec<u8>, ConnectError> {
         let route = self.shared.routes.load_full();
         if route.epoch == self.backend.epoch {
-            let config = &self.shared.routes.backend(self.backend.side).config;
+            let backend = self.shared.routes.backend(self.backend.side);
+            let (config, credential) = (&backend.config, backend.credential(login, credential));
             if !self.backend.is_quiet() {
                 let source = std::io::Error::other("it said something unasked, or closed");
                 return Err(ConnectError::Unreachable { backend: config.address(), source });
@@ -115,7 +117,7 @@ impl Session {
             let Connection { leg, version, .. } = &mut self.backend;
             self.at_rest = false;
             let changed =
-                connect::change_user(config, leg.stream_mut(), *version, login, credential, DIAL_TIMEOUT);
+                connect::change_user(config, leg.stream_mut(), *version, login, &credential, DIAL_TIMEOUT);
             let (ok, status) = changed.await?;
             self.at_rest = true;
             self.backend.status = status;
@@ -123,7 +125,8 @@ impl Session {
             return Ok(ok);
         }
         let side = route.backend.side;
-        let connection = connect(&route.backend.config, login, credential, DIAL_TIMEOUT).await?;
+        let credential = route.backend.credential(login, credential);
+        let connection = connect(&route.backend.config, login, &credential, DIAL_TIMEOUT).await?;
         let (mut connection, ok) = Connection::new(connection, side, route.epoch);
         let settled = connection.leg.settle();
         settled.map_err(|source| ConnectError::Unreachable {

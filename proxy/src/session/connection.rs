@@ -1,15 +1,15 @@
 //! A session's connection to one backend: what it can be asked about the session's state, and how it is
 //! given one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use config::{BackendConfig, Flavor, ServerVersion, Side};
+use config::{Flavor, ServerVersion, Side};
 
 use super::mapping::{self, Dialect, Family, Unmapped};
 use super::pins::Pins;
-use super::question::{self, Answer, QuestionError, backticked};
-use super::replay::{Snapshot, Step, ToPrepare, UserValue, Variables, set_statement, user_value};
+use super::question::{self, Answer, QuestionError, backticked, from_hex};
+use super::replay::{Snapshot, Step, ToPrepare, Variables, set_statement};
 use super::state::{Attempts, BackendStatementId, ClientStatementId, SessionState};
 use crate::auth::{Credential, Login};
 use crate::backend::connect::{BackendConnection, connect};
@@ -22,20 +22,18 @@ use crate::route::table::{Backend, Epoch};
 
 /// A backend that doesn't answer a dial within this time can't be reached.
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// User variables asked for at once.
-const USER_VARIABLES_AT_ONCE: usize = 64;
-/// ER_ILLEGAL_USER_VAR (MySQL takes names of up to 64 characters) and ER_INVALID_CHARACTER_STRING.
-const ILLEGAL_NAMES: [u16; 2] = [3061, 1300];
-
 /// What a server says of a variable, or a value, that it doesn't know.
 const UNKNOWN_VARIABLE: u16 = 1193;
 const WRONG_VALUE: u16 = 1231;
 const WRONG_TYPE: u16 = 1232;
 const UNKNOWN_CHARSET: u16 = 1115;
 const UNKNOWN_COLLATION: u16 = 1273;
+/// ER_TOO_BIG_SELECT.
+const TOO_BIG_SELECT: u16 = 1104;
 
-/// utf8mb4_general_ci: every server has it.
-const SERVICE_COLLATION: u16 = 45;
+/// Refusals of a PREPARE that say nothing about its statement: no memory, no time, killed, a lock that was waited for too
+/// long, `max_prepared_stmt_count`, a limit of the account. The same statement may well be prepared later.
+const NOT_ITS_FAULT: [u16; 10] = [1037, 1038, 1041, 1205, 1213, 1226, 1317, 1461, 1969, 3024];
 
 const COM_QUIT: u8 = 0x01;
 const COM_INIT_DB: u8 = 0x02;
@@ -124,6 +122,8 @@ pub(crate) struct Connection {
     pub(crate) mapped: Vec<String>,
     /// It comes, or is to come, from another kind of server.
     pub(crate) crossing: bool,
+    /// Variables that it does without where it can't have them.
+    pub(crate) inherited: BTreeSet<String>,
 }
 
 /// Why a connection couldn't take over a state.
@@ -181,11 +181,10 @@ pub(crate) fn is_transient(error: &ConnectError) -> bool {
 /// What every session has a value of.
 #[derive(Debug, Default)]
 pub(crate) struct Basics {
+    /// In UTF-8.
     pub(crate) schema: Option<Vec<u8>>,
     pub(crate) last_insert_id: u64,
     pub(crate) variables: Variables,
-    /// What time_zone = SYSTEM means there now: `+02:00`.
-    pub(crate) utc_offset: Option<String>,
 }
 
 impl Connection {
@@ -204,12 +203,13 @@ impl Connection {
             asked: 0,
             mapped: Vec::new(),
             crossing: false,
+            inherited: BTreeSet::new(),
         };
         (this, connection.ok)
     }
 
     /// Dials for a session that is to move there. It begins without a schema, because there is no way back
-    /// to that from one that has been chosen.
+    /// to that from one that has been chosen. `credential` is what the client showed.
     pub(crate) async fn dial(
         backend: &Backend,
         epoch: Epoch,
@@ -217,7 +217,8 @@ impl Connection {
         credential: &Credential,
     ) -> Result<Self, ConnectError> {
         let login = Login { schema: None, ..login.clone() };
-        let connection = connect(&backend.config, &login, credential, DIAL_TIMEOUT).await?;
+        let credential = backend.credential(&login, credential);
+        let connection = connect(&backend.config, &login, &credential, DIAL_TIMEOUT).await?;
         Ok(Self::new(connection, backend.side, epoch).0)
     }
 
@@ -226,6 +227,27 @@ impl Connection {
         let answer = question::query(&mut self.leg, self.capabilities, sql).await?;
         if let Some(status) = answer.outcome.status {
             self.status = status;
+        }
+        Ok(answer)
+    }
+
+    /// A query on tables of the server's own, whatever the client's `max_join_size` allows.
+    pub(super) async fn query_tables(&mut self, sql: &[u8]) -> Result<Answer, QuestionError> {
+        match self.query(sql).await {
+            Err(QuestionError::Refused(packet)) if packet.code == TOO_BIG_SELECT => {}
+            done => return done,
+        }
+        // Otherwise it wouldn't have been refused, so this puts back what was there.
+        self.query(b"SET SESSION sql_big_selects = 1").await?;
+        let answer = self.query(sql).await;
+        self.query(b"SET SESSION sql_big_selects = 0").await?;
+        let mut answer = answer?;
+        for row in &mut answer.rows {
+            if let [Some(name), Some(value)] = row.as_mut_slice()
+                && name.eq_ignore_ascii_case(b"sql_big_selects")
+            {
+                *value = b"OFF".to_vec();
+            }
         }
         Ok(answer)
     }
@@ -287,9 +309,8 @@ impl Connection {
     /// Schema, LAST_INSERT_ID and the variables that every move carries.
     pub(crate) async fn basics(&mut self) -> Result<Basics, QuestionError> {
         let carried = self.carried();
-        let mut sql = "SELECT DATABASE(), @@SESSION.last_insert_id, @@version, \
-                       CAST(TIMEDIFF(NOW(), UTC_TIMESTAMP()) AS CHAR)"
-            .to_owned();
+        let mut sql =
+            "SELECT HEX(CONVERT(DATABASE() USING utf8mb4)), @@SESSION.last_insert_id, @@version".to_owned();
         for (_, name) in carried {
             sql.push_str(", @@SESSION.");
             sql.push_str(name);
@@ -302,13 +323,12 @@ impl Connection {
             self.version.ocean_base = true;
         }
         Ok(Basics {
-            utc_offset: answer.value(3).and_then(offset),
-            schema: answer.value(0).map(<[u8]>::to_vec),
+            schema: answer.value(0).map(from_hex).transpose()?,
             last_insert_id: number(answer.value(1)).unwrap_or(0),
             variables: carried
                 .iter()
                 .enumerate()
-                .map(|(place, (name, _))| ((*name).to_owned(), answer.value(place + 4).map(<[u8]>::to_vec)))
+                .map(|(place, (name, _))| ((*name).to_owned(), answer.value(place + 3).map(<[u8]>::to_vec)))
                 .collect(),
         })
     }
@@ -349,7 +369,7 @@ impl Connection {
                 &names,
             ),
         };
-        let answer = self.query(sql.as_bytes()).await?;
+        let answer = self.query_tables(sql.as_bytes()).await?;
         let carried = self.carried();
         let mut variables = Variables::new();
         for row in &answer.rows {
@@ -364,56 +384,15 @@ impl Connection {
         Ok(variables)
     }
 
-    /// Every user variable that the server knows of, where it can be asked. MySQL tells it only to accounts
-    /// that may read its performance schema, so the service account is asked there.
-    pub(crate) async fn user_variable_names(
-        &mut self,
-        service: &BackendConfig,
-    ) -> Result<BTreeSet<Vec<u8>>, QuestionError> {
-        let answer = match self.version.flavor {
-            Flavor::MariaDb => {
-                let sql = b"SELECT VARIABLE_NAME FROM information_schema.USER_VARIABLES LIMIT 100000";
-                self.query(sql).await
-            }
-            // They have no such list; what routines and triggers mention is known by other means.
-            Flavor::MySql if self.version.ocean_base || !self.version.at_least(Flavor::MySql, 5, 7) => {
-                return Ok(BTreeSet::new());
-            }
-            Flavor::MySql => {
-                let sql = format!(
-                    "SELECT v.VARIABLE_NAME FROM performance_schema.user_variables_by_thread v \
-                     JOIN performance_schema.threads t ON t.THREAD_ID = v.THREAD_ID \
-                     WHERE t.PROCESSLIST_ID = {} LIMIT 100000",
-                    self.id
-                );
-                as_service(service, &sql).await
-            }
-        };
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) if error.is_transient() && self.version.flavor == Flavor::MariaDb => {
-                return Err(error);
-            }
-            // The plugin isn't there, or the account may not ask: the names that the lexer saw remain.
-            Err(error) => {
-                tracing::warn!(
-                    area = "proxy",
-                    "user variables that were set within procedures can't be found: {error}; grant the service \
-                     account SELECT on performance_schema"
-                );
-                return Ok(BTreeSet::new());
-            }
-        };
-        let names = answer.rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
-        Ok(names.map(|name| name.to_ascii_lowercase()).collect())
-    }
-
     /// What procedures may have left behind: temporary tables, and statements of PREPARE. The server counts
-    /// such commands also where they ran within a procedure.
-    pub(crate) async fn hidden(&mut self, own: Attempts) -> Result<(bool, bool), QuestionError> {
+    /// such commands also where they ran within a procedure; `None`: this one doesn't.
+    pub(crate) async fn hidden(&mut self, own: Attempts) -> Result<Option<(bool, bool)>, QuestionError> {
+        if self.version.ocean_base {
+            return Ok(None);
+        }
         let sql = b"SHOW SESSION STATUS WHERE Variable_name IN \
                     ('Com_create_temporary_table', 'Com_create_table', 'Com_prepare_sql', 'Com_dealloc_sql')";
-        let answer = self.query(sql).await?;
+        let answer = self.query_tables(sql).await?;
         let counted = |name: &str| {
             answer.rows.iter().find_map(|row| {
                 let matches = row.first()?.as_deref()?.eq_ignore_ascii_case(name.as_bytes());
@@ -428,65 +407,7 @@ impl Connection {
         };
         let prepared = counted("Com_prepare_sql").unwrap_or(u64::MAX).saturating_sub(own.prepare);
         let deallocated = counted("Com_dealloc_sql").unwrap_or(0).saturating_sub(own.deallocate);
-        Ok((tables, prepared > deallocated))
-    }
-
-    /// Values of user variables, as expressions. `Err` names none of them.
-    pub(crate) async fn user_variables(
-        &mut self,
-        names: &BTreeSet<Vec<u8>>,
-    ) -> Result<BTreeMap<Vec<u8>, UserValue>, QuestionError> {
-        let names: Vec<_> = names.iter().collect();
-        let mut values = BTreeMap::new();
-        for names in names.chunks(USER_VARIABLES_AT_ONCE) {
-            match self.values_of(names, &mut values).await {
-                // A name that the server doesn't take: the statement that had it failed, too.
-                Err(QuestionError::Refused(packet)) if ILLEGAL_NAMES.contains(&packet.code) => {}
-                done => {
-                    done?;
-                    continue;
-                }
-            }
-            for name in names {
-                match self.values_of(&[*name], &mut values).await {
-                    Err(QuestionError::Refused(packet)) if ILLEGAL_NAMES.contains(&packet.code) => {}
-                    done => done?,
-                }
-            }
-        }
-        Ok(values)
-    }
-
-    async fn values_of(
-        &mut self,
-        names: &[&Vec<u8>],
-        values: &mut BTreeMap<Vec<u8>, UserValue>,
-    ) -> Result<(), QuestionError> {
-        let mut sql = b"SELECT ".to_vec();
-        for (place, name) in names.iter().enumerate() {
-            let name = backticked(name);
-            for part in [&b"@"[..], b", HEX(@", b"), CHARSET(@", b"), COLLATION(@"] {
-                if place > 0 && part == b"@" {
-                    sql.extend_from_slice(b", ");
-                }
-                sql.extend_from_slice(part);
-                sql.extend_from_slice(&name);
-            }
-            sql.push(b')');
-        }
-        let answer = self.query(&sql).await?;
-        for (place, name) in names.iter().enumerate() {
-            let at = place * 4;
-            let (Some(text), Some(column)) = (answer.value(at), answer.columns.get(at)) else { continue };
-            let (hex, charset, collation) =
-                (answer.value(at + 1), answer.value(at + 2), answer.value(at + 3));
-            let Some(expression) = user_value::expression(*column, text, hex, charset, collation) else {
-                let message = "a user variable's value can't be read exactly";
-                return Err(QuestionError::Refused(ErrPacket::new(1105, b"HY000", message)));
-            };
-            values.insert((*name).clone(), expression);
-        }
-        Ok(())
+        Ok(Some((tables, prepared > deallocated)))
     }
 
     /// Carries out one step of a plan.
@@ -524,7 +445,8 @@ impl Connection {
     }
 
     /// Prepares a binary statement again. That it can't be is the client's business when it executes it, as
-    /// it would be on a direct connection whose table went away.
+    /// it would be on a direct connection whose table went away. A server that has no room or time for it is
+    /// another matter: there it would be half a session (invariant 3).
     pub(crate) async fn prepare(
         &mut self,
         id: ClientStatementId,
@@ -533,7 +455,7 @@ impl Connection {
         let Some(statement) = state.statements.get(&id) else { return Ok(()) };
         let prepared = match self.command(COM_STMT_PREPARE, &statement.text).await {
             Ok(answer) => answer.outcome.prepared,
-            Err(QuestionError::Refused(packet)) => {
+            Err(QuestionError::Refused(packet)) if !NOT_ITS_FAULT.contains(&packet.code) => {
                 self.statements.insert(id, BackendStatement::Failed(packet));
                 return Ok(());
             }
@@ -590,7 +512,9 @@ impl Connection {
             match packet.code {
                 // A global or a read-only variable can't have been changed by the session.
                 1229 | 1238 => {}
-                _ if self.crossing && mapping::may_be_left(&name).is_some() => {
+                _ if self.inherited.contains(&name)
+                    || (self.crossing && mapping::may_be_left(&name).is_some()) =>
+                {
                     self.mapped.push(format!("without {name}"));
                 }
                 UNKNOWN_VARIABLE | WRONG_VALUE | WRONG_TYPE | UNKNOWN_CHARSET | UNKNOWN_COLLATION
@@ -615,22 +539,10 @@ impl Connection {
             schema: basics.schema,
             variables: basics.variables,
             last_insert_id: basics.last_insert_id,
-            utc_offset: basics.utc_offset,
             autocommit: self.status.contains(StatusFlags::AUTOCOMMIT),
             ..Snapshot::default()
         })
     }
-}
-
-/// `-07:30:00` as `-07:30`.
-fn offset(difference: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(difference).ok()?;
-    let (sign, digits) = match text.strip_prefix('-') {
-        Some(digits) => ('-', digits),
-        None => ('+', text),
-    };
-    let mut parts = digits.split(':');
-    Some(format!("{sign}{}:{}", parts.next()?, parts.next()?))
 }
 
 fn is_plain_name(name: &str) -> bool {
@@ -646,32 +558,6 @@ fn differences(session: &str, global: &str, names: &str) -> String {
          WHERE s.VARIABLE_NAME IN ({names}) OR g.VARIABLE_NAME IS NOT NULL \
          AND NOT (CAST(s.VARIABLE_VALUE AS BINARY) <=> CAST(g.VARIABLE_VALUE AS BINARY)) LIMIT 100000"
     )
-}
-
-/// One statement on a connection of the service account.
-pub(crate) async fn as_service(backend: &BackendConfig, sql: &str) -> Result<Answer, QuestionError> {
-    let login = Login {
-        user: backend.user.clone().into_bytes(),
-        schema: None,
-        collation: SERVICE_COLLATION,
-        capabilities: Capabilities::PROTOCOL_41 | Capabilities::LONG_PASSWORD,
-        max_packet: 1 << 24,
-        attributes: None,
-        client: None,
-    };
-    let credential = match backend.password.is_empty() {
-        true => Credential::Empty,
-        false => Credential::Clear(backend.password.clone()),
-    };
-    let connected = connect(backend, &login, &credential, DIAL_TIMEOUT).await;
-    let connection = connected.map_err(|error| QuestionError::Refused(error.for_client()))?;
-    let capabilities = connection.capabilities;
-    let mut leg = Leg::new(connection.stream);
-    let answer = question::query(&mut leg, capabilities, sql.as_bytes()).await;
-    let mut goodbye = Vec::new();
-    question::put_command(&mut goodbye, COM_QUIT, capabilities, b"");
-    let _ = leg.write(&goodbye).await;
-    answer
 }
 
 /// For messages: never a value (invariant 8).

@@ -120,6 +120,23 @@ pub(crate) fn lock_names(text: &[u8], function: &str, plain_backslash: bool) -> 
     Some(names)
 }
 
+/// The procedures of each CALL in it, in lower case and without their schemas. `None` where one can't be read.
+pub(crate) fn called(text: &[u8], plain_backslash: bool) -> Option<Vec<Vec<u8>>> {
+    let mut tokens = Tokens::new(text, plain_backslash).peekable();
+    let mut names = Vec::new();
+    while let Some(token) = tokens.next() {
+        if !token.is("CALL") {
+            continue;
+        }
+        let mut called = name(tokens.next()?)?;
+        while tokens.next_if(|token| token.kind == Kind::Sign(b'.')).is_some() {
+            called = name(tokens.next()?)?;
+        }
+        names.push(called.to_ascii_lowercase());
+    }
+    Some(names)
+}
+
 /// What `PREPARE name FROM …` prepares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TextPrepare {
@@ -173,6 +190,19 @@ mod tests {
 
     fn words(names: Option<Vec<Vec<u8>>>) -> Option<String> {
         names.map(|names| String::from_utf8(names.join(&b' ')).unwrap())
+    }
+
+    #[test]
+    fn calls_are_named() {
+        for (text, expected) in [
+            ("CALL p()", Some("p")),
+            ("call `Shop`.`P q`(1); CALL r", Some("p q r")),
+            ("SELECT 'CALL p'", Some("")),
+            ("CALL \"p\"()", None),
+            ("CALL", None),
+        ] {
+            assert_eq!(words(called(text.as_bytes(), false)).as_deref(), expected, "{text}");
+        }
     }
 
     #[test]

@@ -96,6 +96,8 @@ effects! {
     CREATE_TABLE = 35;
     /// SAVEPOINT, ROLLBACK TO.
     SAVEPOINT = 36;
+    /// Routines, triggers or views are created or changed.
+    STORED_CODE = 37;
 }
 
 impl Effects {
@@ -340,10 +342,14 @@ impl Scan {
         }
         if ["PROCEDURE", "FUNCTION", "TRIGGER", "EVENT", "PACKAGE"].iter().any(|object| token.is(object)) {
             // Its body runs later; that's what [`Effects::PROCEDURE`] of a CALL is for.
+            self.effects.add(Effects::STORED_CODE);
             return true;
         }
         if token.is("TABLE") {
             self.effects.add(Effects::CREATE_TABLE);
+        }
+        if token.is("VIEW") {
+            self.effects.add(Effects::STORED_CODE);
         }
         if ["TABLE", "VIEW", "INDEX", "DATABASE", "SCHEMA", "USER", "ROLE", "SEQUENCE", "SERVER"]
             .iter()
@@ -359,6 +365,7 @@ impl Scan {
         let second = self.words == 2;
         let effects = match self.kind {
             Verb::Alter if token.is("RENAME") => Effects::RENAME_TABLE,
+            Verb::Alter if token.is("VIEW") => Effects::STORED_CODE,
             Verb::Drop if second && token.is("PREPARE") => Effects::TEXT_DEALLOCATE,
             Verb::Drop if second && (token.is("DATABASE") || token.is("SCHEMA")) => {
                 Effects::SCHEMA.and(Effects::CONTEXT)
@@ -523,7 +530,6 @@ mod tests {
             "COMMIT",
             "SELECT LAST_INSERT_ID()",
             "SELECT @@version_comment LIMIT 1",
-            "CREATE PROCEDURE p() SET sql_mode = '';",
             "SET GLOBAL max_connections = 5",
             "SET @@global.max_connections = 5",
             "SET PASSWORD = 'x'",
@@ -615,6 +621,9 @@ mod tests {
     #[test]
     fn several_statements_and_what_is_not_understood() {
         check("SELECT 1; SELECT 2", "MULTIPLE");
+        check("CREATE PROCEDURE p() SET sql_mode = '';", "STORED_CODE");
+        check("CREATE OR REPLACE VIEW v AS SELECT 1", "STORED_CODE");
+        check("ALTER ALGORITHM = MERGE VIEW v AS SELECT 1", "STORED_CODE");
         check("SELECT 1;", "");
         check("BEGIN; SET NAMES latin1; COMMIT", "VARIABLES CONTEXT BEGIN MULTIPLE");
         for text in ["SELECT 'a", "FROBNICATE", "BEGIN NOT ATOMIC SET @a = 1; END", "EXECUTE IMMEDIATE 'x'"] {

@@ -6,10 +6,12 @@ mod detail;
 mod execute;
 #[doc(hidden)]
 pub mod fuzzing;
+mod hidden;
 mod kill;
 pub mod lexer;
 mod mapping;
 mod mover;
+mod outcome;
 pub mod pins;
 mod question;
 pub mod registry;
@@ -17,7 +19,10 @@ mod relay;
 pub mod replay;
 mod request;
 pub mod state;
+mod surroundings;
 pub mod task;
 mod tokens;
+mod user_variables;
 
 pub(crate) use connection::{Connection, DIAL_TIMEOUT, is_transient};
+pub(crate) use surroundings::Servers;

@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use config::Flavor;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -20,6 +19,7 @@ use super::registry::Activity;
 use super::replay::{Snapshot, ToPrepare, plan};
 use super::request::Request;
 use super::state::{Schema, Versions};
+use super::surroundings::{Between, LASTING, SystemZone};
 use super::task::{End, Session};
 use crate::error::ConnectError;
 use crate::protocol::command::Command;
@@ -114,6 +114,7 @@ impl Session {
             self.look_at = Some(silent_at.max(Instant::now() + RETRY));
             return Ok(());
         }
+        self.note_outcome().await.map_err(|error| Self::backend_end(&error))?;
         let done = self.restore_ahead().await;
         self.settle();
         done
@@ -185,13 +186,14 @@ impl Session {
         if Self::stays(request) {
             return Ok(());
         }
-        let looks_back = request.effects.contains(Effects::ASKS_LAST);
+        // What was noted goes along.
+        let looks_back = request.effects.contains(Effects::ASKS_LAST) && self.outcome.is_none();
         // The guard touches no counter that sessions share; only a move keeps the route for longer.
         if self.shared.routes.load().epoch != self.backend.epoch {
             self.forget_preparation();
             // invariant 3: what is open never moves; it would have held its permit through the swap.
             debug_assert!(self.state.is_movable(), "invariant 3");
-            if Self::only_looks_back(request) {
+            if looks_back && Self::only_looks_back(request) {
                 return Ok(());
             }
             if looks_back {
@@ -264,6 +266,9 @@ impl Session {
             return Ok(());
         }
         self.forget_preparation();
+        if asks {
+            self.note_outcome().await.map_err(|error| Self::backend_end(&error))?;
+        }
         let moved = self.move_to(route).await;
         self.settle();
         moved
@@ -377,12 +382,18 @@ impl Session {
         let (from, to) = (self.backend.dialect(), connection.dialect());
         connection.crossing = !from.is_same(to);
         let mut notes = Vec::new();
+        let system = self.between.as_ref().map_or(&SystemZone::Same, |between| &between.zone);
         let in_terms = |snapshot: &Snapshot, notes: &mut Vec<String>| {
-            mapping::snapshot(snapshot, from, to, notes).map_err(RestoreError::Unmapped)
+            let mut there = mapping::snapshot(snapshot, from, to, notes)?;
+            mapping::time_zone(&mut there.variables, system, notes).map(|()| there)
+        };
+        let in_terms = |snapshot: &Snapshot, notes: &mut Vec<String>| {
+            in_terms(snapshot, notes).map_err(RestoreError::Unmapped)
         };
         let wanted = in_terms(wanted, &mut notes)?;
         let contexts = mapping::contexts(&self.contexts, from, to).map_err(RestoreError::Unmapped)?;
         connection.mapped = notes;
+        connection.inherited.clone_from(&wanted.inherited);
         let have = match have {
             Some(have) => in_terms(&have, &mut Vec::new())?,
             None => fresh.unwrap_or_default(),
@@ -454,15 +465,15 @@ impl Session {
         let same = |of: fn(&Versions) -> u64| then.is_some_and(|then| of(&then) == of(&now));
         let read = RestoreError::Read;
         let schema = same(|v| v.schema) || matches!(self.state.schema, Schema::Known(_));
-        let touched = self.state.variables_touched && !same(|v| v.variables);
+        // Also where the client set nothing: the servers' global values may differ, or have changed meanwhile.
+        let touched = !same(|v| v.variables);
+        let between = self.surroundings(before.is_none()).await?;
         if !(same(|v| v.last_id) && same(|v| v.variables) && same(|v| v.context) && schema) {
             // First, because it also says what kind of server this is.
             let basics = self.backend.basics().await.map_err(read)?;
             if touched {
-                let set = &self.state.set_variables;
-                snapshot.variables = self.backend.touched_variables(set).await.map_err(read)?;
+                self.ask_for_variables(&mut snapshot, &between).await?;
             }
-            snapshot.utc_offset = basics.utc_offset;
             snapshot.schema = basics.schema;
             snapshot.last_insert_id = basics.last_insert_id;
             snapshot.variables.extend(basics.variables);
@@ -483,28 +494,30 @@ impl Session {
         Ok(snapshot)
     }
 
-    /// What code that wasn't seen may have left: names of user variables, and things that pin.
-    async fn look_for_hidden(&mut self) -> Result<(), RestoreError> {
-        let called = self.state.versions.procedures > 0;
-        if called || self.backend.version.flavor == Flavor::MariaDb {
-            let service = &self.shared.routes.backend(self.backend.side).config;
-            let names = self.backend.user_variable_names(service).await.map_err(RestoreError::Read)?;
-            self.state.user_variables.extend(names);
+    /// Session variables other than those that every move carries.
+    async fn ask_for_variables(
+        &mut self,
+        snapshot: &mut Snapshot,
+        between: &Between,
+    ) -> Result<(), RestoreError> {
+        let set = &self.state.set_variables;
+        let names = set.union(&between.differing).cloned().collect();
+        let asked = self.backend.touched_variables(&names).await;
+        snapshot.variables = asked.map_err(RestoreError::Read)?;
+        snapshot.inherited.clear();
+        if !self.state.variables_touched {
+            snapshot.variables.retain(|name, _| LASTING.contains(&name.as_str()));
         }
-        if called {
-            let hidden = self.backend.hidden(self.state.attempts).await;
-            let (tables, prepared) = hidden.map_err(RestoreError::Read)?;
-            if tables {
-                self.state.pin_hidden_tables();
+        for name in between.differing.iter().filter(|name| !set.contains(*name)) {
+            let value = snapshot.variables.get(name);
+            if value == between.to.globals.get(name) {
+                // It came from there, and couldn't be set here.
+                snapshot.variables.remove(name);
+            } else if value == between.from.globals.get(name) {
+                snapshot.inherited.insert(name.clone());
             }
-            if prepared {
-                self.set_pin(Pins::PREPARED_TEXT, true);
-            }
         }
-        match self.state.pins {
-            Pins::NONE => Ok(()),
-            pins => Err(RestoreError::Pinned(pins)),
-        }
+        Ok(())
     }
 
     fn prepared(&self) -> Vec<(ToPrepare, u64)> {

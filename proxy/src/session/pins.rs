@@ -55,6 +55,12 @@ pins! {
     FOREIGN_SQL_MODE = 19, "sql_mode that the other server lacks";
     /// A session variable, or its value, that the other server has not.
     FOREIGN_VARIABLE = 20, "session variable that the other server lacks";
+    /// GET_LOCK within a routine or a trigger.
+    HIDDEN_LOCK = 21, "GET_LOCK within stored code";
+    /// CALL of a procedure that prepares text, at a server that can't be asked what came of it.
+    HIDDEN_CODE = 22, "CALL of a procedure whose effects can't be known";
+    /// time_zone SYSTEM, where the other server's system is in another zone and doesn't know this one.
+    FOREIGN_ZONE = 23, "time_zone SYSTEM that the other server lacks";
     /// LOCK INSTANCE, BACKUP STAGE.
     BACKUP_LOCK = 16, "LOCK INSTANCE or BACKUP STAGE";
     /// SAVEPOINT with autocommit off, before the first statement that opens the transaction.
@@ -70,7 +76,8 @@ impl Pins {
         Self::NOT_RESTORABLE.0
             | Self::FOREIGN_CHARSET.0
             | Self::FOREIGN_SQL_MODE.0
-            | Self::FOREIGN_VARIABLE.0,
+            | Self::FOREIGN_VARIABLE.0
+            | Self::FOREIGN_ZONE.0,
     );
 
     /// From the bits that [`Pins::bits`] gave.

@@ -46,6 +46,8 @@ pub(crate) struct Column {
     pub(crate) kind: u8,
     /// Column flags.
     pub(crate) flags: u16,
+    /// The most bytes that a value has.
+    pub(crate) length: u32,
 }
 
 /// An answer: the last result set, and what was said about the session.
@@ -207,8 +209,8 @@ fn column(packet: &[u8]) -> Result<Column, Malformed> {
         fixed.u8("fixed part")?;
     }
     fixed.u16("character set")?;
-    fixed.u32("column length")?;
-    Ok(Column { kind: fixed.u8("type")?, flags: fixed.u16("flags")? })
+    let length = fixed.u32("column length")?;
+    Ok(Column { kind: fixed.u8("type")?, flags: fixed.u16("flags")?, length })
 }
 
 /// `text` as a string literal that means the same whatever the session's sql_mode and character set are.
@@ -221,6 +223,13 @@ pub(crate) fn hex_literal(bytes: &[u8]) -> String {
     }
     out.push('\'');
     out
+}
+
+/// What the server's `HEX()` printed.
+pub(crate) fn from_hex(digits: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = digits.chunks(2).map(byte).collect();
+    bytes.ok_or(Malformed("hexadecimal digits"))
 }
 
 /// `text` between single quotes.
@@ -288,7 +297,7 @@ mod tests {
             };
             let (answer, ()) = tokio::join!(query(&mut leg, capabilities, b"SELECT @"), serve);
             let answer = answer.unwrap();
-            assert_eq!(answer.columns[0], Column { kind: 8, flags: 0x81 });
+            assert_eq!(answer.columns[0], Column { kind: 8, flags: 0x81, length: 16 });
             assert_eq!((answer.value(0), answer.value(1)), (Some(&b"42"[..]), None));
         }
     }
@@ -332,5 +341,7 @@ mod tests {
         assert_eq!(quoted(b"it's \\", true), b"'it''s \\'");
         assert_eq!(backticked(b"a`b"), b"`a``b`");
         assert_eq!(hex_literal(b"A\n"), "x'410A'");
+        assert_eq!(from_hex(b"410a").ok().as_deref(), Some(&b"A\n"[..]));
+        assert!(from_hex(b"4x").is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tracing::debug;
 
-use super::connection::{BackendStatement, Connection, as_service};
+use super::connection::{BackendStatement, Connection};
 use super::execute::{Types, query_text, unknown_statement};
 use super::lexer::Effects;
 use super::pins::Pins;
@@ -14,6 +14,7 @@ use super::registry::{Entry, Order};
 use super::replay::{CONTEXT_VARIABLES, Context};
 use super::request::Request;
 use super::state::{BackendStatementId, ClientStatementId, SessionState};
+use super::surroundings::as_service;
 use super::task::{End, Session, Shared, rolled_back};
 use crate::protocol::capability::Capabilities;
 use crate::protocol::command::{Command, Reply};
@@ -420,7 +421,7 @@ impl WayBack<'_> {
                         return self.client.write(&bytes).await.map_err(End::Client);
                     }
                     self.sent += count;
-                    let sent = self.backend.leg.forward(self.client, count);
+                    let sent = self.backend.leg.forward_to_reader(self.client, count, PIPELINE_MAX);
                     unless_ended(self.entry, self.woken, sent).await?.map_err(End::Client)?;
                 }
             }

@@ -6,7 +6,7 @@
 //! the second time (`SET @t = NOW()`); the texts of prepared statements are the exception, because there the
 //! text is the state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::question::{backticked, hex_literal, quoted};
 use super::state::ClientStatementId;
@@ -21,7 +21,7 @@ pub(crate) type Variables = BTreeMap<String, Option<Vec<u8>>>;
 /// What a statement was prepared under.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Context {
-    /// The current schema.
+    /// The current schema, in UTF-8.
     pub(crate) schema: Option<Vec<u8>>,
     /// [`CONTEXT_VARIABLES`].
     pub(crate) variables: Variables,
@@ -39,16 +39,17 @@ pub(crate) enum ToPrepare {
 /// The state of a session, or of a connection that is being prepared to take a session over.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Snapshot {
-    /// The current schema.
+    /// The current schema, in UTF-8.
     pub(crate) schema: Option<Vec<u8>>,
     /// Session variables: those that are always carried, and those that differ from their default.
     pub(crate) variables: Variables,
-    /// User variables; NULLs aren't in it.
+    /// User variables; those that were never set aren't in it.
     pub(crate) user_variables: BTreeMap<Vec<u8>, UserValue>,
     /// LAST_INSERT_ID().
     pub(crate) last_insert_id: u64,
-    /// What time_zone = SYSTEM means on the server that it was read from.
-    pub(crate) utc_offset: Option<String>,
+    /// Those of the variables that nobody set, and that are among them because the other server's global value
+    /// is another.
+    pub(crate) inherited: BTreeSet<String>,
     /// autocommit.
     pub(crate) autocommit: bool,
     /// COM_SET_OPTION; `None`: as the login said.
@@ -87,7 +88,7 @@ impl std::fmt::Display for UserValue {
 /// One command for the new connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// COM_INIT_DB.
+    /// COM_INIT_DB; the name is in UTF-8, and the connection reads it so.
     Schema(Vec<u8>),
     /// `SET` of these session variables.
     Variables(Variables),
@@ -144,13 +145,15 @@ pub(crate) fn plan(
             // Its schema was dropped under it. The statement stays unprepared, and says so when executed.
             continue;
         }
-        to_schema(&mut schema, context.schema.as_deref(), &mut steps)?;
+        to_schema(&mut schema, context.schema.as_deref(), &mut variables, &mut steps)?;
         to_variables(&mut variables, &context.variables, &mut steps);
         steps.extend(statements);
     }
     to_variables(&mut variables, &wanted.variables, &mut steps);
     reset_variables(&variables, wanted, &mut steps);
-    to_schema(&mut schema, wanted.schema.as_deref(), &mut steps)?;
+    to_schema(&mut schema, wanted.schema.as_deref(), &mut variables, &mut steps)?;
+    // The name of the schema may have needed another character set.
+    to_variables(&mut variables, &wanted.variables, &mut steps);
     steps.extend(missing(now));
     assignments(wanted, have, &mut steps);
     if let Some(on) = wanted.multi_statements.filter(|on| have.multi_statements != Some(*on)) {
@@ -167,11 +170,17 @@ pub(crate) fn plan(
 fn to_schema(
     have: &mut Option<Vec<u8>>,
     wanted: Option<&[u8]>,
+    variables: &mut Variables,
     steps: &mut Vec<Step>,
 ) -> Result<(), NeedsFreshConnection> {
     match wanted {
         None if have.is_some() => return Err(NeedsFreshConnection),
         Some(schema) if have.as_deref() != Some(schema) => {
+            if !schema.is_ascii() {
+                // The session may have changed its character set since its USE, and the name need not exist in it.
+                let utf8 = [("character_set_client".to_owned(), Some(b"utf8mb4".to_vec()))].into();
+                to_variables(variables, &utf8, steps);
+            }
             steps.push(Step::Schema(schema.to_vec()));
             *have = Some(schema.to_vec());
         }
@@ -298,6 +307,18 @@ pub(crate) mod user_value {
     const DECIMALS: [u8; 2] = [0, 246];
     const UNSIGNED: u16 = 32;
 
+    /// NULL, of the type that the variable has.
+    pub(crate) fn null(column: Column) -> UserValue {
+        let text = match column.kind {
+            kind if DOUBLE.contains(&kind) => "NULL + 0e0",
+            kind if DECIMALS.contains(&kind) => "CAST(NULL AS DECIMAL(65,30))",
+            kind if INTEGERS.contains(&kind) && column.flags & UNSIGNED != 0 => "CAST(NULL AS UNSIGNED)",
+            kind if INTEGERS.contains(&kind) => "CAST(NULL AS SIGNED)",
+            _ => "NULL",
+        };
+        UserValue::Plain(text.to_owned())
+    }
+
     /// `text` is the value, `hex` its bytes in its own character set, as the server printed both.
     pub(crate) fn expression(
         column: Column,
@@ -376,7 +397,7 @@ mod tests {
             variables: variables(&[("sql_mode", "ANSI"), ("time_zone", "+02:00"), ("wait_timeout", "60")]),
             user_variables: [(b"a".to_vec(), plain("CAST('1' AS SIGNED)"))].into(),
             last_insert_id: 7,
-            utc_offset: None,
+            inherited: BTreeSet::new(),
             autocommit: false,
             multi_statements: Some(true),
             prepared: vec![(binary(1), 4), (ToPrepare::Text(b"t".to_vec(), 1), 4)],
@@ -452,6 +473,33 @@ mod tests {
     }
 
     #[test]
+    fn a_schema_is_named_in_a_character_set_that_has_its_name() {
+        let latin1 = variables(&[("character_set_client", "latin1"), ("sql_mode", "STRICT")]);
+        let utf8 = Step::Variables(variables(&[("character_set_client", "utf8mb4")]));
+        let client = Step::Variables(variables(&[("character_set_client", "latin1")]));
+        let have = Snapshot { variables: latin1.clone(), autocommit: true, ..Snapshot::default() };
+        let wanted = Snapshot {
+            schema: Some("да".into()),
+            prepared: vec![(binary(1), 0), (binary(2), 1)],
+            ..have.clone()
+        };
+        let older = [(0, Context { schema: Some("ня".into()), variables: latin1 })];
+        assert_eq!(
+            plan(&wanted, &have, &older.into(), 1).unwrap(),
+            [
+                utf8.clone(),
+                Step::Schema("ня".into()),
+                client.clone(),
+                Step::Prepare(binary(1)),
+                utf8,
+                Step::Schema("да".into()),
+                client,
+                Step::Prepare(binary(2)),
+            ]
+        );
+    }
+
+    #[test]
     fn variables_are_written_as_the_server_takes_them() {
         let mut all = variables(&[("a", "5"), ("b", "1.50"), ("c", "+00:00"), ("d", ""), ("e", "it's")]);
         all.insert("f".to_owned(), None);
@@ -467,7 +515,7 @@ mod tests {
         let check = |kind: u8, flags: u16, text: &str, expected: &str| {
             let hex: String = text.bytes().map(|b| format!("{b:02X}")).collect();
             let value = user_value::expression(
-                Column { kind, flags },
+                Column { kind, flags, length: 0 },
                 text.as_bytes(),
                 Some(hex.as_bytes()),
                 Some(if flags & 128 != 0 { b"binary" } else { b"utf8mb4" }),
@@ -483,5 +531,10 @@ mod tests {
         check(253, 0, "a'", "_utf8mb4 x'6127' COLLATE utf8mb4_bin");
         check(251, 128, "a", "_binary x'61'");
         check(253, 0, "", "_utf8mb4 x'' COLLATE utf8mb4_bin");
+        let null = |kind, flags| user_value::null(Column { kind, flags, length: 0 }).to_string();
+        assert_eq!(
+            [null(8, 0), null(8, 32), null(250, 0)],
+            ["CAST(NULL AS SIGNED)", "CAST(NULL AS UNSIGNED)", "NULL"]
+        );
     }
 }

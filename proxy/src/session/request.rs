@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use super::detail::{self, NamedTable, TextPrepare};
 use super::lexer::{self, Effects};
-use super::state::{ClientStatementId, USER_VARIABLES_MAX};
+use super::state::{ClientStatementId, GUESSED_MAX, USER_VARIABLES_MAX};
 use crate::protocol::command::Command;
 
 /// What the second pass read, for when the server has answered.
 #[derive(Debug, Default)]
 pub(crate) struct Details {
     pub(super) user_variables: BTreeSet<Vec<u8>>,
+    /// Those that it names only where a backslash in it may be the second half of a character.
+    pub(super) guessed_variables: BTreeSet<Vec<u8>>,
     /// Session variables that it sets.
     pub(super) set_variables: Vec<String>,
     pub(super) schema: Option<Vec<u8>>,
@@ -21,6 +23,8 @@ pub(crate) struct Details {
     pub(super) prepare: Option<TextPrepare>,
     pub(super) prepared_name: Option<Vec<u8>>,
     pub(super) text: Option<Arc<[u8]>>,
+    /// Procedures that it calls; `None`: that can't be told.
+    pub(super) called: Option<Vec<Vec<u8>>>,
 }
 
 impl Details {
@@ -30,12 +34,17 @@ impl Details {
         if effects.contains(Effects::USER_VARIABLES) {
             details.user_variables = detail::user_variables(text, plain_backslash, USER_VARIABLES_MAX);
             if let Some(other) = other_reading(text) {
-                let more = detail::user_variables(&other, plain_backslash, USER_VARIABLES_MAX);
-                details.user_variables.extend(more);
+                let mut names = detail::user_variables(&other, plain_backslash, GUESSED_MAX);
+                // Random bytes have "names" with a NUL, which no server takes between backticks.
+                names.retain(|name| !name.contains(&0) && !details.user_variables.contains(name));
+                details.guessed_variables = names;
             }
         }
         if effects.contains(Effects::VARIABLES) {
             details.set_variables = detail::set_variables(text, plain_backslash);
+        }
+        if effects.contains(Effects::PROCEDURE) {
+            details.called = detail::called(text, plain_backslash);
         }
         if !single {
             return details;

@@ -7,6 +7,7 @@
 //! carried over pins the session ([`Pins`]).
 
 mod pinning;
+mod variables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,6 +28,9 @@ const STATEMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(super) const USER_VARIABLES_MAX: usize = 4096;
 /// Bytes of them.
 const USER_VARIABLE_BYTES_MAX: usize = 1024 * 1024;
+/// Names that are kept of those that may be none, because the text reads otherwise: random bytes between quotes have
+/// thousands of them. Where there are more the server is asked which it has.
+pub(super) const GUESSED_MAX: usize = 64;
 /// Names of session variables that are kept.
 const SET_VARIABLES_MAX: usize = 2048;
 /// Temporary tables, and locks, that are told apart.
@@ -102,10 +106,18 @@ pub(crate) struct TextStatement {
     pub(crate) version: u64,
 }
 
+/// A schema by the name that the client gave. In which character set it did is only known of ASCII.
+fn known(name: Option<&[u8]>) -> Schema {
+    match name {
+        Some(name) if !name.is_ascii() => Schema::Ask,
+        name => Schema::Known(name.map(<[u8]>::to_vec)),
+    }
+}
+
 /// What is known of the current schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Schema {
-    /// This one, or none.
+    /// This one, or none; in UTF-8.
     Known(Option<Vec<u8>>),
     /// The server has to be asked.
     Ask,
@@ -125,6 +137,8 @@ pub(crate) struct SessionState {
     pub(crate) user_variables: BTreeSet<Vec<u8>>,
     pub(crate) statements: BTreeMap<ClientStatementId, Statement>,
     user_variable_bytes: usize,
+    /// How many of them may be none.
+    guessed_variables: usize,
     /// More than are kept.
     user_variables_lost: bool,
     statement_bytes: usize,
@@ -140,6 +154,10 @@ pub(crate) struct SessionState {
     temporary_blind: bool,
     locks: Vec<Vec<u8>>,
     locks_blind: bool,
+    /// A statement ran that may have made stored code take a lock.
+    pub(crate) may_hold_locks: bool,
+    /// Procedures that were called, in lower case; `None`: nobody knows which.
+    pub(crate) called: Option<BTreeSet<Vec<u8>>>,
     handlers: u32,
     cursors: BTreeSet<ClientStatementId>,
     long_data: BTreeSet<ClientStatementId>,
@@ -155,13 +173,14 @@ impl SessionState {
         Self {
             status,
             pins: Pins::NONE,
-            schema: Schema::Known(schema),
+            schema: known(schema.as_deref()),
             versions: Versions::default(),
             variables_touched: false,
             set_variables: BTreeSet::new(),
             user_variables: BTreeSet::new(),
             statements: BTreeMap::new(),
             user_variable_bytes: 0,
+            guessed_variables: 0,
             user_variables_lost: false,
             statement_bytes: 0,
             statements_lost: 0,
@@ -175,6 +194,8 @@ impl SessionState {
             temporary_blind: false,
             locks: Vec::new(),
             locks_blind: false,
+            may_hold_locks: false,
+            called: Some(BTreeSet::new()),
             handlers: 0,
             cursors: BTreeSet::new(),
             long_data: BTreeSet::new(),
@@ -206,8 +227,11 @@ impl SessionState {
         let mut details = None;
         if !effects.is_plain() {
             let read = Details::read(text, effects, plain_backslash);
+            let mut read = read;
             if effects.contains(Effects::TEXT_EXECUTE) {
                 effects = effects.and(self.inner_effects(read.prepared_name.as_deref()));
+                // The CALL stands in another text.
+                read.called = None;
             }
             details = Some(Arc::new(read));
         }
@@ -285,7 +309,9 @@ impl SessionState {
         }
         let asked_about = outcome.warnings > 0
             || outcome.error.is_some()
-            || request.effects.contains(Effects::LEAVES_FOUND_ROWS);
+            || request.effects.contains(Effects::LEAVES_FOUND_ROWS)
+            // ROW_COUNT() of one row can be brought back behind a question of ours, of more it can't.
+            || outcome.affected_rows > 1;
         if request.keeps_outcome() {
             self.looks_back |= asked_about;
         } else {
@@ -414,7 +440,7 @@ impl SessionState {
             Command::InitDb if !failed => {
                 self.versions.schema += 1;
                 self.versions.context += 1;
-                self.schema = Schema::Known(request.argument.as_deref().map(<[u8]>::to_vec));
+                self.schema = known(request.argument.as_deref());
             }
             Command::DropDb if !failed => self.ask_schema(),
             Command::SetOption if !failed => {
@@ -489,26 +515,23 @@ impl SessionState {
         self.pins.set(Pins::STATEMENTS, self.statements_lost > 0 || self.user_variables_lost);
     }
 
-    fn remember_user_variables(&mut self, names: &BTreeSet<Vec<u8>>) {
-        for name in names {
-            if self.user_variables.contains(name) {
-                continue;
-            }
-            let bytes = self.user_variable_bytes + name.len();
-            if self.user_variables.len() >= USER_VARIABLES_MAX || bytes > USER_VARIABLE_BYTES_MAX {
-                self.user_variables_lost = true;
-                self.bound_statements();
-                return;
-            }
-            self.user_variable_bytes = bytes;
-            self.user_variables.insert(name.clone());
+    fn remember_called(&mut self, names: Option<&Vec<Vec<u8>>>) {
+        match (&mut self.called, names) {
+            (Some(called), Some(names)) if called.len() < NAMES_MAX => called.extend(names.iter().cloned()),
+            _ => self.called = None,
         }
     }
 
-    /// A server has fewer variables than are kept, so none that exists is forgotten.
-    fn remember_set_variables(&mut self, names: &[String]) {
-        let room = SET_VARIABLES_MAX.saturating_sub(self.set_variables.len());
-        self.set_variables.extend(names.iter().take(room).cloned());
+    /// The session variables have to be asked for.
+    pub(crate) fn variables_may_have_changed(&mut self) {
+        self.variables_touched = true;
+        self.versions.variables += 1;
+        self.versions.last_id += 1;
+    }
+
+    /// Whether the client itself has taken this lock.
+    pub(crate) fn holds_lock(&self, name: &[u8]) -> bool {
+        self.locks.iter().any(|lock| lock.eq_ignore_ascii_case(name))
     }
 
     fn commit_effects(&mut self, request: &Request, error: Option<u16>) {
@@ -536,16 +559,18 @@ impl SessionState {
         if effects.contains(Effects::PROCEDURE) {
             self.versions.procedures += 1;
             self.versions.user_variables += 1;
+            self.remember_called(details.called.as_ref());
         }
         if effects.contains(Effects::USER_VARIABLES) {
             self.versions.user_variables += 1;
             self.remember_user_variables(&details.user_variables);
+            self.remember_guessed_variables(&details.guessed_variables);
         }
         if effects.contains(Effects::SCHEMA) && request.command != Command::InitDb {
             match &details.schema {
                 Some(schema) if !failed => {
                     self.versions.schema += 1;
-                    self.schema = Schema::Known(Some(schema.clone()));
+                    self.schema = known(Some(schema));
                 }
                 // A USE that failed alone changed nothing.
                 Some(_) => {}

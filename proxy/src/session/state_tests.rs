@@ -383,3 +383,37 @@ fn a_savepoint_waits_for_its_transaction() {
         assert_eq!(state.pins.contains(Pins::SAVEPOINT), pinned, "{texts:?}");
     }
 }
+
+/// Read as GBK, random bytes between quotes are full of `@…`; a client that inserts pictures is no client with thousands
+/// of variables.
+#[test]
+fn bytes_between_quotes_are_no_variables() {
+    let mut state = session();
+    let mut seed = 7_u32;
+    for _ in 0..3 {
+        let mut text = b"INSERT INTO t VALUES (_binary '".to_vec();
+        for _ in 0..100_000 {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            match (seed >> 24) as u8 {
+                byte @ (b'\'' | b'\\') => text.extend([b'\\', byte]),
+                byte => text.push(byte),
+            }
+        }
+        text.extend_from_slice(b"')");
+        let request = state.query(&text);
+        state.answered(&request, &ok(), None);
+    }
+    assert_eq!(state.pins, Pins::NONE);
+    assert!(state.user_variables.len() <= GUESSED_MAX, "{}", state.user_variables.len());
+    assert!(state.user_variables.iter().all(|name| !name.contains(&0)));
+    // It may be GBK after all, so the server is asked.
+    assert!(state.versions.procedures > 0);
+}
+
+#[test]
+fn a_variable_behind_the_second_half_of_a_character_is_kept() {
+    let mut state = session();
+    let request = state.query(b"SET @a = '\x95\\', @b = '1'");
+    state.answered(&request, &ok(), None);
+    assert_eq!(state.user_variables, [b"a".to_vec(), b"b".to_vec()].into());
+}

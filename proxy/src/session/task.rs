@@ -18,6 +18,7 @@ use super::connection::Connection;
 use super::execute::query_text;
 use super::lexer::Effects;
 use super::mover::Standby;
+use super::outcome::LastOutcome;
 use super::pins::Pins;
 use super::question;
 use super::registry::{Activity, Order, Registered, SessionRegistry};
@@ -25,6 +26,7 @@ use super::relay::unless_ended;
 use super::replay::Context;
 use super::request::Request;
 use super::state::{SessionState, Versions};
+use super::surroundings::{Between, Reaches, Servers};
 use super::tokens::Tokens;
 use crate::auth::server::FrontDoor;
 use crate::auth::{Credential, Login};
@@ -47,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<SessionRegistry>,
     /// For clients that come in, and for those that become somebody else.
     pub(crate) door: FrontDoor,
+    /// What the servers do to sessions without their doing.
+    pub(crate) servers: Servers,
     /// `proxy.move_every`; `None`: sessions are moved by cutovers only.
     pub(crate) move_every: Option<NonZeroU32>,
 }
@@ -117,6 +121,10 @@ pub(crate) struct Session {
     pub(super) until_move: Option<u32>,
     /// The other server refused the state of these versions.
     pub(super) refused_at: Option<Versions>,
+    /// What the last statement left, noted before a question of ours took its place.
+    pub(super) outcome: Option<LastOutcome>,
+    /// What was known of both servers when the session was last prepared.
+    pub(super) between: Option<Arc<Between>>,
 }
 
 impl Session {
@@ -152,6 +160,8 @@ impl Session {
             at_rest: true,
             until_move,
             refused_at: None,
+            outcome: None,
+            between: None,
         }
     }
 
@@ -274,9 +284,21 @@ impl Session {
         }
         self.enter().await?;
         self.follow_route(&request).await?;
+        self.bring_back_outcome(&request).await?;
+        let reaches = self.reaches(&request);
+        let releases = request.effects.any(Effects::RELEASE_LOCK.and(Effects::RELEASE_ALL_LOCKS));
+        let changes_code = request.effects.any(Effects::STORED_CODE.and(Effects::RENAME_TABLE));
         self.at_rest = false;
         let served = self.relay(request).await;
         self.at_rest = served.is_ok();
+        if changes_code {
+            self.shared.servers.stored_code_changed();
+        }
+        let releases = releases && self.state.pins.contains(Pins::HIDDEN_LOCK);
+        let reaches = Reaches { locks: reaches.locks || releases, ..reaches };
+        if served.is_ok() && reaches != Reaches::default() {
+            self.after_stored_code(reaches).await;
+        }
         if served.is_ok() && self.state.in_transaction() && self.is_left_behind() {
             self.end_look_back().await?;
         }

@@ -35,16 +35,16 @@ fn stage() -> Stage {
 }
 
 fn session() -> (Session, DuplexStream, DuplexStream) {
-    let backend = |side| Backend {
-        side,
-        config: BackendConfig {
+    let backend = |side| {
+        let config = BackendConfig {
             host: "127.0.0.1".into(),
             port: 1,
             user: "nobody".into(),
             password: Secret::default(),
             proxy_protocol: Default::default(),
             tls: Default::default(),
-        },
+        };
+        Backend::new(side, config)
     };
     let shared = Arc::new(Shared {
         gate: Gate::new(),
@@ -55,6 +55,7 @@ fn session() -> (Session, DuplexStream, DuplexStream) {
             Arc::new(RsaKey::generate().unwrap()),
             Keeper::Account { user: "app".to_owned(), password: Secret::default() },
         ),
+        servers: Default::default(),
         move_every: None,
     });
     let capabilities = Capabilities::PROTOCOL_41 | Capabilities::MULTI_STATEMENTS;
@@ -82,6 +83,7 @@ fn session() -> (Session, DuplexStream, DuplexStream) {
         asked: 0,
         mapped: Vec::new(),
         crossing: false,
+        inherited: Default::default(),
     };
     let greeted = shared.registry.greet(SESSION).unwrap();
     let registered = shared.registry.register(greeted, "app".into(), String::new(), (Side::Source, SESSION));
@@ -264,7 +266,7 @@ async fn answer_questions(mut backend: DuplexStream) {
     loop {
         let question = read_packet(&mut backend).await;
         let text = String::from_utf8_lossy(&question[1..]).into_owned();
-        let (columns, rows): (u8, &[&[u8]]) = if text.starts_with("SELECT DATABASE()") {
+        let (columns, rows): (u8, &[&[u8]]) = if text.starts_with("SELECT HEX(CONVERT(DATABASE()") {
             (10, &[&[0xFB; 10]])
         } else if text.starts_with("SHOW SESSION STATUS") {
             (2, &[b"\x1aCom_create_temporary_table\x010", b"\x0fCom_prepare_sql\x010"])
@@ -288,6 +290,7 @@ async fn a_reset_takes_user_variables_from_what_was_prepared_ahead() {
         user_variables: [(b"a".to_vec(), UserValue::Plain("1".to_owned()))].into(),
         ..Snapshot::default()
     };
+    session.between = Some(Between::twins(Side::Target));
     session.state.user_variables.insert(b"a".to_vec());
     let versions = session.state.versions;
     let done = crate::relay::exchange::Outcome {

@@ -100,6 +100,21 @@ impl<'a> TableSql<'a> {
         sql
     }
 
+    /// Locks the rows that have one of these keys, and the gaps of those that aren't there, to the end of the
+    /// transaction.
+    pub(super) fn lock(&self, keys: &[RowKey]) -> Vec<u8> {
+        let mut sql = self.select("1", &self.key.one_of(keys));
+        sql.extend_from_slice(b" FOR UPDATE");
+        sql
+    }
+
+    /// Deletes the row with that key.
+    pub(super) fn delete(&self, key: &RowKey) -> Vec<u8> {
+        let mut sql = format!("DELETE FROM {} WHERE ", self.table.name.quoted()).into_bytes();
+        sql.extend_from_slice(&self.key.equals(key));
+        sql
+    }
+
     /// The key of the row `offset` rows into a range.
     pub(super) fn bound(&self, range: &KeyRange, offset: u64) -> Vec<u8> {
         let mut sql = self.select(&self.key_values(), &range.condition());

@@ -35,6 +35,7 @@ mod key;
 mod pass;
 mod progress;
 mod recheck;
+mod repair;
 mod side;
 pub mod touched;
 mod work;
@@ -74,6 +75,8 @@ const REVIVED_AGAIN: Duration = Duration::from_secs(60);
 /// Compares both sides, from the end of the copy to the verdict of the cutover. Uses two connections a side.
 pub struct Verifier {
     leg: Leg,
+    source: BackendConfig,
+    target: BackendConfig,
     tables: Vec<Arc<TableSchema>>,
     touched: Arc<TouchedKeys>,
     passed: Passed,
@@ -110,6 +113,8 @@ impl Verifier {
         };
         Self {
             leg,
+            source: source.clone(),
+            target: target.clone(),
             progress: Progress::new(tables.iter().map(|table| table.name.clone())),
             tables,
             touched,
@@ -275,6 +280,11 @@ impl Verifier {
         let missing = self.tables.iter().filter(|table| !self.is_covered(&table.name)).count();
         let note = self.progress.first_note().map(|note| format!(" ({note})")).unwrap_or_default();
         (missing > 0).then(|| format!("{missing} of {} tables aren't verified yet{note}", self.tables.len()))
+    }
+
+    /// Where both sides are.
+    fn backends(&self) -> (BackendConfig, BackendConfig) {
+        (self.source.clone(), self.target.clone())
     }
 
     fn is_covered(&self, table: &TableName) -> bool {

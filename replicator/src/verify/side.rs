@@ -261,7 +261,7 @@ fn parts(keys: &[RowKey], count_max: usize) -> Vec<&[RowKey]> {
 }
 
 /// The outer `None`: there is no such column. The inner one: NULL.
-fn bytes(row: &Row, index: usize) -> Option<Option<&[u8]>> {
+pub(super) fn bytes(row: &Row, index: usize) -> Option<Option<&[u8]>> {
     match row.as_ref(index)? {
         mysql_async::Value::NULL => Some(None),
         mysql_async::Value::Bytes(bytes) => Some(Some(bytes)),
@@ -269,12 +269,12 @@ fn bytes(row: &Row, index: usize) -> Option<Option<&[u8]>> {
     }
 }
 
-fn number<T: std::str::FromStr>(row: &Row, index: usize) -> Option<T> {
+pub(super) fn number<T: std::str::FromStr>(row: &Row, index: usize) -> Option<T> {
     std::str::from_utf8(bytes(row, index)??).ok()?.parse().ok()
 }
 
 /// 32 hexadecimal digits. NULL (a CONCAT over max_allowed_packet) is no hash.
-fn hash(row: &Row, index: usize) -> Option<u128> {
+pub(super) fn hash(row: &Row, index: usize) -> Option<u128> {
     let text = std::str::from_utf8(bytes(row, index)??).ok()?;
     (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok()).flatten()
 }

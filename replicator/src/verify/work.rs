@@ -234,7 +234,11 @@ impl Verifier {
         Ok(())
     }
 
-    fn comparison<'a>(&'a self, table: &'a Arc<TableSchema>, sql: &'a TableSql<'a>) -> Comparison<'a> {
+    pub(super) fn comparison<'a>(
+        &'a self,
+        table: &'a Arc<TableSchema>,
+        sql: &'a TableSql<'a>,
+    ) -> Comparison<'a> {
         Comparison { table, sql, passed: &self.passed, differences: &self.differences }
     }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use config::AccountName;
+
 use crate::auth::Credential;
 use crate::auth::plugin::{Plugin, parse_stored_hash};
 use crate::auth::sha_crypt;
@@ -85,10 +87,13 @@ pub(crate) struct Account {
     pub(crate) factors: bool,
     pub(crate) locked: bool,
     pub(crate) expired: bool,
-    /// REQUIRE SSL, where Changeover dials without it, or a certificate (X509, SUBJECT, ISSUER) or cipher.
+    /// REQUIRE SSL, where Changeover dials without it, or a certificate (X509, SUBJECT, ISSUER) or cipher, where it
+    /// shows none.
     pub(crate) requires_tls: bool,
     /// REQUIRE of more than SSL.
     pub(crate) requires_certificate: bool,
+    /// REQUIRE of SUBJECT, ISSUER or CIPHER, where Changeover shows a certificate: whether it fits isn't looked at.
+    pub(crate) names_certificate: bool,
     /// The privileges that let it write in spite of `read_only`.
     pub(crate) past_read_only: Vec<String>,
 }
@@ -96,8 +101,7 @@ pub(crate) struct Account {
 impl Account {
     /// `'user'@'host'`, fit to be pasted.
     pub(crate) fn name(&self) -> String {
-        let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"));
-        format!("{}@{}", quoted(&self.user), quoted(&self.host))
+        AccountName { user: self.user.clone(), host: self.host.clone() }.to_string()
     }
 
     /// The names of its plugins.

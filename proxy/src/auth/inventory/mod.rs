@@ -5,6 +5,7 @@
 //! session showed the password and it fits.
 
 mod account;
+mod adopt;
 mod host;
 mod read;
 pub(in crate::auth) use read::native_of_document;
@@ -12,13 +13,18 @@ pub(in crate::auth) use read::native_of_document;
 mod tests;
 
 pub(crate) use account::{Account, Way};
+pub(crate) use adopt::{Adoption, adopt, release};
 pub(crate) use read::{Survey, survey};
 
 use std::collections::HashMap;
 
+use config::ServerVersion;
+
 use self::account::Fit;
 use super::Credential;
+use super::adopted::AdoptedAccounts;
 use super::plugin::Plugin;
+use super::sha_crypt;
 
 /// Credentials of live sessions that one SHOW ACCOUNTS checks against stored hashes: each takes milliseconds.
 const CHECKS_MAX: usize = 64;
@@ -34,6 +40,8 @@ pub(crate) struct Roster {
     pub(crate) seen: String,
     /// True where a fence can be made with `super_read_only`, which holds everybody.
     pub(crate) has_super_read_only: bool,
+    /// Family and version of the server.
+    pub(crate) version: Option<ServerVersion>,
 }
 
 /// A roster in which a user's accounts are found at once.
@@ -103,7 +111,12 @@ pub(crate) struct AccountRow {
 }
 
 /// A row for each application account of the source.
-pub(crate) fn compare(source: &Roster, target: &Roster, live: &[LiveUser]) -> Vec<AccountRow> {
+pub(crate) fn compare(
+    source: &Roster,
+    target: &Roster,
+    live: &[LiveUser],
+    adopted: &AdoptedAccounts,
+) -> Vec<AccountRow> {
     let mut left = CHECKS_MAX;
     let (source, target) = (Indexed::new(source), Indexed::new(target));
     let service = &source.roster.service;
@@ -116,7 +129,11 @@ pub(crate) fn compare(source: &Roster, target: &Roster, live: &[LiveUser]) -> Ve
             let user = live.iter().find(|live| live.user == account.user);
             let seen = user.map_or(&[][..], |live| &live.credentials);
             let here = attributed(&source, account, seen, &mut left);
-            row(&source, &target, account, &here, &mut left)
+            let password = |there: &Account, left: &mut usize| {
+                by_adoption(account, there, adopted, left)
+                    .unwrap_or_else(|| passwords(account, there, &here, left))
+            };
+            row(&source, &target, account, password, &mut left)
         })
         .collect();
     rows.sort_unstable_by(|a, b| a.account.cmp(&b.account));
@@ -173,7 +190,7 @@ fn row(
     source: &Indexed<'_>,
     target: &Indexed<'_>,
     account: &Account,
-    seen: &[&Credential],
+    password: impl FnOnce(&Account, &mut usize) -> (Option<bool>, String),
     left: &mut usize,
 ) -> AccountRow {
     let there =
@@ -186,9 +203,13 @@ fn row(
         Some(there) => {
             reasons.extend(in_the_way_on_the_target(account, there));
             if reasons.is_empty() {
-                let (known, why) = passwords(account, there, seen, left);
+                let (known, why) = password(there, left);
                 ready = known;
                 notes.push(why);
+                if account.names_certificate || there.names_certificate {
+                    ready = known.filter(|known| !known);
+                    notes.push(NAMES.to_owned());
+                }
             }
         }
     }
@@ -218,9 +239,12 @@ fn missing(target: &Indexed<'_>, account: &Account) -> String {
     }
 }
 
+const NAMES: &str = "it asks for a certificate of certain names (REQUIRE SUBJECT, ISSUER, CIPHER): whether Changeover's is \
+                     one isn't looked at";
 const FACTORS: &str = "more than one factor is asked for, and Changeover only has the password";
-const TLS: &str = "it requires TLS or a certificate (REQUIRE), and Changeover has none, or dials in plain TCP: for REQUIRE \
-                   SSL set tls of that server in the configuration, else REQUIRE NONE for the time of the move";
+const TLS: &str = "it requires TLS or a certificate (REQUIRE), and Changeover shows none, or dials in plain TCP: set tls of \
+                   that server in the configuration, for a certificate also cert and key; or REQUIRE NONE for the time of \
+                   the move";
 
 fn in_the_way_on_the_source(account: &Account) -> Vec<String> {
     let mut reasons = Vec::new();
@@ -268,6 +292,43 @@ fn unspoken(side: &str, account: &Account) -> String {
     )
 }
 
+/// Whether an adopted account still is what it was adopted as; `None` for one that isn't adopted.
+fn by_adoption(
+    account: &Account,
+    there: &Account,
+    adopted: &AdoptedAccounts,
+    left: &mut usize,
+) -> Option<(Option<bool>, String)> {
+    const AGAIN: &str = "ADOPT ACCOUNT again, or RELEASE ACCOUNT";
+    let hash = adopted.hash_of(&account.user, &account.host)?;
+    if !account.ways.iter().any(|way| way.native_hash() == Some(hash)) {
+        return Some((
+            Some(false),
+            format!("adopted, but its password on the source has changed since: {AGAIN}"),
+        ));
+    }
+    let password = adopted.password(&account.user, &hash)?;
+    let fits: Vec<Option<bool>> = there
+        .usable_ways()
+        .map(|way| {
+            *left = left.checked_sub(1)?;
+            sha_crypt::fits(&password, &way.stored)
+        })
+        .collect();
+    Some(if fits.contains(&Some(true)) {
+        (Some(true), "adopted: on the target it has a password of Changeover's own".to_owned())
+    } else if fits.contains(&None) {
+        (None, "adopted; not known whether it has Changeover's password on the target".to_owned())
+    } else {
+        (
+            Some(false),
+            format!(
+                "adopted, but on the target it has another password than Changeover's: run the statement that ADOPT                  ACCOUNT … BY HAND gave, or {AGAIN}"
+            ),
+        )
+    })
+}
+
 /// Whether the passwords that open an account on the source open it on the target, as far as it is known.
 fn passwords(
     account: &Account,
@@ -296,12 +357,22 @@ fn passwords(
         let side = if all_open(&here) { "source" } else { "target" };
         return (Some(false), format!("the passwords differ: on the {side} there is none"));
     }
-    by_live_sessions(there, seen, left)
+    by_live_sessions(account, there, seen, left)
 }
 
-fn by_live_sessions(there: &Account, seen: &[&Credential], left: &mut usize) -> (Option<bool>, String) {
-    const WAY_OUT: &str = "To be sure, take the source's hash over (CREATE USER … IDENTIFIED WITH … AS …), or log in \
-                           through the proxy once and look again";
+fn by_live_sessions(
+    account: &Account,
+    there: &Account,
+    seen: &[&Credential],
+    left: &mut usize,
+) -> (Option<bool>, String) {
+    const TAKE_OVER: &str = "To be sure, take the source's hash over (CREATE USER … IDENTIFIED WITH … AS …), or log in \
+                             through the proxy once and look again";
+    // There is nothing to take over where the plugin can't be the same.
+    const PROVE: &str = "To be sure, log in through the proxy once with a client that speaks caching_sha2_password and \
+                         look again; where there is none, ADOPT ACCOUNT";
+    let takes_hash = |way: &Way| there.usable_ways().any(|there| there.plugin == way.plugin);
+    let way_out = if account.usable_ways().any(takes_hash) { TAKE_OVER } else { PROVE };
     let fits: Vec<Fit> = seen.iter().map(|credential| best_fit(there, credential, left)).collect();
     let has = |fit| fits.contains(&fit);
     let plugins = there.plugins();
@@ -311,7 +382,7 @@ fn by_live_sessions(there: &Account, seen: &[&Credential], left: &mut usize) -> 
             format!(
                 "on the target it uses {plugins}, for which the password itself is needed, and a session that is \
                  logged in now only showed mysql_native_password's answer: connect with a client that speaks \
-                 caching_sha2_password"
+                 caching_sha2_password, or ADOPT ACCOUNT"
             ),
         );
     }
@@ -328,7 +399,7 @@ fn by_live_sessions(there: &Account, seen: &[&Credential], left: &mut usize) -> 
             "checked with the password of a session that is logged in: the target has the same".to_owned(),
         );
     }
-    (None, format!("not known: the hashes can't be compared ({plugins} on the target). {WAY_OUT}"))
+    (None, format!("not known: the hashes can't be compared ({plugins} on the target). {way_out}"))
 }
 
 fn worth_knowing(source: &Roster, account: &Account) -> Vec<String> {

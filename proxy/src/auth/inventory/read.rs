@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 
 use super::{Account, AccountRow, LiveUser, Roster, Way, absent, compare};
 use crate::auth::accounts::dial;
+use crate::auth::adopted::AdoptedAccounts;
 use crate::auth::plugin::Plugin;
 use crate::route::table::RouteTable;
 use crate::session::registry::SessionRegistry;
@@ -45,31 +46,32 @@ pub(crate) async fn survey(
     registry: &Arc<SessionRegistry>,
     within: Duration,
 ) -> Result<Survey, String> {
-    let ask = |side: Side| {
-        let backend = routes.backend(side).config.clone();
-        async move {
-            tokio::time::timeout(within, read(&backend))
-                .await
-                .map_err(|_| late(side, within))?
-                .map_err(|why| format!("the accounts of the {side} can't be read: {why}"))
-        }
-    };
+    let ask = |side| roster_of(routes, side, within);
     let (source, target) = tokio::try_join!(ask(Side::Source), ask(Side::Target))?;
     let live = registry.live_users();
+    let backend = Arc::clone(routes.backend(Side::Target));
     // Checking passwords against hashes is slow on purpose.
-    let work = tokio::task::spawn_blocking(move || weigh(&source, &target, &live));
+    let work = tokio::task::spawn_blocking(move || weigh(&source, &target, &live, &backend.adopted));
     work.await.map_err(|_| "the accounts can't be compared: a bug; see the log".to_owned())
 }
 
-fn weigh(source: &Roster, target: &Roster, live: &[LiveUser]) -> Survey {
+fn weigh(source: &Roster, target: &Roster, live: &[LiveUser], adopted: &AdoptedAccounts) -> Survey {
     let absent = |from: &Roster| -> Vec<(String, usize)> {
         absent(from, live).into_iter().map(|live| (live.user.clone(), live.sessions)).collect()
     };
     Survey {
-        rows: compare(source, target, live),
+        rows: compare(source, target, live, adopted),
         absent_on_source: absent(source),
         absent_on_target: absent(target),
     }
+}
+
+/// The accounts of one server. The error is a sentence for the operator.
+pub(super) async fn roster_of(routes: &RouteTable, side: Side, within: Duration) -> Result<Roster, String> {
+    tokio::time::timeout(within, read(&routes.backend(side).config))
+        .await
+        .map_err(|_| late(side, within))?
+        .map_err(|why| format!("the accounts of the {side} can't be read: {why}"))
 }
 
 fn late(side: Side, within: Duration) -> String {
@@ -82,8 +84,12 @@ async fn read(backend: &BackendConfig) -> Result<Roster, String> {
     // Whatever became of the questions, the connection isn't needed any more.
     let _ = conn.disconnect().await;
     let mut roster = roster?;
-    if backend.tls.client().is_some() {
-        roster.accounts.iter_mut().for_each(|account| account.requires_tls = account.requires_certificate);
+    let shows = backend.tls.identity().is_some();
+    for account in &mut roster.accounts {
+        if backend.tls.client().is_some() {
+            account.requires_tls = account.requires_certificate && !shows;
+        }
+        account.names_certificate &= shows;
     }
     if backend.proxy_protocol != SentHeader::Off {
         // The server sees each client's own address, and ours on this connection only.
@@ -92,7 +98,7 @@ async fn read(backend: &BackendConfig) -> Result<Roster, String> {
     Ok(roster)
 }
 
-fn sentence(error: &mysql_async::Error) -> String {
+pub(super) fn sentence(error: &mysql_async::Error) -> String {
     match error {
         mysql_async::Error::Server(refusal) if matches!(refusal.code, 1142 | 1143 | 1044) => {
             format!("error {}; grant the service account SELECT on the schema mysql", refusal.code)
@@ -131,6 +137,7 @@ async fn roster(conn: &mut Conn) -> Result<Roster, String> {
         service: (user.to_owned(), host.to_owned()),
         seen: split(&seen).1.to_owned(),
         has_super_read_only: super_read_only.is_some(),
+        version: ServerVersion::parse(&version),
     })
 }
 
@@ -218,6 +225,7 @@ fn of_document(host: String, user: String, document: &[u8]) -> Option<Account> {
         expired: number("password_last_changed") == Some(0),
         requires_tls: number("ssl_type").is_some_and(|kind| kind != 0),
         requires_certificate: number("ssl_type").is_some_and(|kind| kind > 1),
+        names_certificate: number("ssl_type").is_some_and(|kind| kind > 2),
         past_read_only: Vec::new(),
     })
 }
@@ -275,6 +283,7 @@ fn of_columns(row: &Row) -> Option<Account> {
         expired: yes("password_expired"),
         requires_tls: !bytes("ssl_type").is_empty(),
         requires_certificate: !matches!(bytes("ssl_type"), b"" | b"ANY"),
+        names_certificate: !matches!(bytes("ssl_type"), b"" | b"ANY" | b"X509"),
         past_read_only: Vec::new(),
     })
 }

@@ -42,7 +42,7 @@ fn sha2(hash: &str) -> Account {
 
 fn roster(accounts: Vec<Account>) -> Roster {
     let service = ("changeover".to_owned(), "%".to_owned());
-    Roster { accounts, service, seen: "10.0.0.9".into(), has_super_read_only: false }
+    Roster { accounts, service, seen: "10.0.0.9".into(), has_super_read_only: false, version: None }
 }
 
 fn clear(password: &str) -> Credential {
@@ -56,7 +56,8 @@ fn live(credentials: &[Credential]) -> Vec<LiveUser> {
 /// The only row of `app` on both sides.
 fn only(source: Account, target: Option<Account>, seen: &[Credential]) -> AccountRow {
     let live = if seen.is_empty() { Vec::new() } else { live(seen) };
-    let mut rows = compare(&roster(vec![source]), &roster(target.into_iter().collect()), &live);
+    let mut rows =
+        compare(&roster(vec![source]), &roster(target.into_iter().collect()), &live, &Default::default());
     assert_eq!(rows.len(), 1);
     rows.remove(0)
 }
@@ -146,7 +147,7 @@ fn a_credential_counts_for_the_account_that_it_opens() {
     let at = |host: &str, account: Account| Account { host: host.into(), ..account };
     let source = roster(vec![at("%", native(X)), at("10.%", native(Y))]);
     let target = roster(vec![at("%", sha2(X_SHA2)), at("10.%", sha2(X_SHA2))]);
-    let rows = compare(&source, &target, &live(&[clear("y")]));
+    let rows = compare(&source, &target, &live(&[clear("y")]), &Default::default());
     let ready: Vec<_> = rows.iter().map(|row| (row.account.as_str(), row.ready)).collect();
     assert_eq!(ready, [("'app'@'%'", None), ("'app'@'10.%'", Some(false))]);
 }
@@ -155,7 +156,7 @@ fn a_credential_counts_for_the_account_that_it_opens() {
 fn the_servers_own_and_the_service_account_are_left_out() {
     let named = |user: &str| Account { user: user.into(), ..native(X) };
     let all = ["mysql.sys", "mysql.session", "mysql.infoschema", "mariadb.sys", "changeover", "it's"];
-    let rows = compare(&roster(all.map(named).to_vec()), &roster(Vec::new()), &[]);
+    let rows = compare(&roster(all.map(named).to_vec()), &roster(Vec::new()), &[], &Default::default());
     assert_eq!(rows.iter().map(|row| row.account.as_str()).collect::<Vec<_>>(), ["'it''s'@'%'"]);
 }
 
@@ -182,7 +183,7 @@ fn the_work_is_bounded() {
         (0..200).map(|at| Account { host: format!("10.0.0.{at}/255.0.0.0"), ..sha2(X_SHA2) }).collect();
     let target: Vec<Account> =
         many.iter().cloned().map(|a| Account { ways: sha2(X_SHA2_AGAIN).ways, ..a }).collect();
-    let rows = compare(&roster(many), &roster(target), &live(&[clear("x"), clear("y")]));
+    let rows = compare(&roster(many), &roster(target), &live(&[clear("x"), clear("y")]), &Default::default());
     assert_eq!(rows.len(), 200);
     assert!(rows.iter().any(|row| row.ready.is_none()));
 }

@@ -12,7 +12,8 @@ const PREFIX_LEN: usize = 32;
 /// The first half of a response, alone: the client wants TLS and will say the rest behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SslRequest {
-    /// May differ from the response's flags, which are the ones that count.
+    /// May differ from the flags of the response that follows: these are the ones that count, at both families of servers
+    /// (seen at MySQL 9.7 and MariaDB 10.11).
     pub capabilities: Capabilities,
     /// As in the response.
     pub max_packet: u32,
@@ -66,8 +67,18 @@ pub struct HandshakeResponse {
 impl HandshakeResponse {
     /// Reads a payload. What an old client leaves out at the end is taken as absent.
     pub fn parse(payload: &[u8]) -> Result<Self, Malformed> {
+        Self::parse_as(payload, None)
+    }
+
+    /// Reads the payload that follows a request for TLS, whose flags say what stands in it.
+    pub fn parse_behind(request: &SslRequest, payload: &[u8]) -> Result<Self, Malformed> {
+        Self::parse_as(payload, Some(request.capabilities))
+    }
+
+    fn parse_as(payload: &[u8], flags: Option<Capabilities>) -> Result<Self, Malformed> {
         let mut reader = Reader::new(payload);
-        let (capabilities, max_packet, collation) = prefix(&mut reader)?;
+        let (of_payload, max_packet, collation) = prefix(&mut reader)?;
+        let capabilities = flags.unwrap_or(of_payload);
         let has = |flag| capabilities.contains(flag);
         let user = reader.nul_bytes("user name")?.to_vec();
         let auth = if has(Capabilities::PLUGIN_AUTH_LENENC_DATA) {
@@ -208,6 +219,19 @@ mod tests {
                 .normalised();
             let request = SslRequest { capabilities, max_packet, collation };
             prop_assert_eq!(SslRequest::parse(&request.encode()), Some(request));
+        }
+
+        #[test]
+        fn the_flags_of_the_request_for_tls_count(response in response(), bits: u64) {
+            let flags = Capabilities::from_bits(bits) | Capabilities::SSL | Capabilities::PROTOCOL_41;
+            let request = SslRequest { capabilities: flags.normalised(), max_packet: 0, collation: 0 };
+            if let Ok(parsed) = HandshakeResponse::parse_behind(&request, &response.encode()) {
+                prop_assert_eq!(parsed.capabilities, request.capabilities);
+                let may_have_schema = request.capabilities.contains(Capabilities::CONNECT_WITH_DB);
+                prop_assert!(parsed.schema.is_none() || may_have_schema);
+            }
+            let same = SslRequest { capabilities: response.capabilities, max_packet: 0, collation: 0 };
+            prop_assert_eq!(HandshakeResponse::parse_behind(&same, &response.encode()).unwrap(), response);
         }
 
         #[test]

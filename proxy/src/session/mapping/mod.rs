@@ -8,12 +8,13 @@ mod collations;
 mod sql_modes;
 mod variables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use config::{Flavor, ServerVersion};
 
 use super::pins::Pins;
 use super::replay::{Context, Snapshot, UserValue, Variables};
+use super::surroundings::SystemZone;
 pub(crate) use variables::may_be_left;
 
 /// Whose server it is.
@@ -66,6 +67,29 @@ pub(crate) struct Unmapped {
     pub(crate) what: String,
 }
 
+/// time_zone SYSTEM as what it is on the other server.
+pub(crate) fn time_zone(
+    variables: &mut Variables,
+    system: &SystemZone,
+    notes: &mut Vec<String>,
+) -> Result<(), Unmapped> {
+    let Some(Some(zone)) = variables.get_mut("time_zone") else { return Ok(()) };
+    if !zone.eq_ignore_ascii_case(b"SYSTEM") {
+        return Ok(());
+    }
+    match system {
+        SystemZone::Same => {}
+        SystemZone::As(there) => {
+            notes.push(format!("time_zone SYSTEM as {there}"));
+            *zone = there.clone().into_bytes();
+        }
+        SystemZone::Missing => {
+            return Err(Unmapped { pin: Pins::FOREIGN_ZONE, what: "time_zone SYSTEM".to_owned() });
+        }
+    }
+    Ok(())
+}
+
 /// `snapshot`, taken at `from`, in the terms of `to`; what changed on the way goes to `notes`.
 pub(crate) fn snapshot(
     snapshot: &Snapshot,
@@ -77,15 +101,7 @@ pub(crate) fn snapshot(
     if from.is_same(to) {
         return Ok(there);
     }
-    there.variables = all_variables(&snapshot.variables, from, to, notes)?;
-    // OceanBase has no SYSTEM.
-    if let (Family::OceanBase, Some(offset)) = (to.family, &snapshot.utc_offset)
-        && let Some(Some(zone)) = there.variables.get_mut("time_zone")
-        && zone == b"SYSTEM"
-    {
-        notes.push(format!("time_zone SYSTEM as {offset}"));
-        *zone = offset.clone().into_bytes();
-    }
+    there.variables = all_variables(&snapshot.variables, &snapshot.inherited, from, to, notes)?;
     for value in there.user_variables.values_mut() {
         if let UserValue::Text { charset, collation, .. } = value {
             let old = std::mem::take(collation);
@@ -106,7 +122,7 @@ pub(crate) fn contexts(
         return Ok(contexts.clone());
     }
     let map = |(version, context): (&u64, &Context)| {
-        let variables = all_variables(&context.variables, from, to, &mut Vec::new())?;
+        let variables = all_variables(&context.variables, &BTreeSet::new(), from, to, &mut Vec::new())?;
         Ok((*version, Context { schema: context.schema.clone(), variables }))
     };
     contexts.iter().map(map).collect()
@@ -114,12 +130,19 @@ pub(crate) fn contexts(
 
 fn all_variables(
     variables: &Variables,
+    inherited: &BTreeSet<String>,
     from: Dialect,
     to: Dialect,
     notes: &mut Vec<String>,
 ) -> Result<Variables, Unmapped> {
     let mut there = Variables::new();
     for (name, value) in variables {
+        // Nobody asked for it: the old server's own value, which the new one can't have.
+        let of_text = name.starts_with("character_set_") || name.starts_with("collation_");
+        if of_text && inherited.contains(name) && !has_text(value.as_deref(), to) {
+            notes.push(format!("without {name}"));
+            continue;
+        }
         let text = value.as_deref().and_then(|value| std::str::from_utf8(value).ok());
         let mapped = match (name.as_str(), text) {
             ("sql_mode", Some(mode)) => {
@@ -148,6 +171,12 @@ fn all_variables(
         there.insert(name.clone(), Some(mapped.into_bytes()));
     }
     Ok(there)
+}
+
+/// Whether the server has the character set or the collation.
+fn has_text(name: Option<&[u8]>, to: Dialect) -> bool {
+    let name = name.and_then(|name| std::str::from_utf8(name).ok());
+    name.is_none_or(|name| collations::collation(name, to).is_some())
 }
 
 fn map_charset(name: &str, to: Dialect) -> Result<String, Unmapped> {
@@ -218,10 +247,39 @@ mod tests {
         assert_eq!(there.user_variables, [(b"s".to_vec(), collation)].into());
         assert_eq!(notes, ["collation_connection utf8mb4_0900_ai_ci as utf8mb4_uca1400_nopad_ai_ci"]);
         assert_eq!(snapshot(&here, MYSQL_9_7, MYSQL_9_7, &mut notes).unwrap(), here);
+        let own = value("latin1");
+        let started = Snapshot {
+            variables: [("character_set_server".to_owned(), own)].into(),
+            inherited: ["character_set_server".to_owned()].into(),
+            ..Snapshot::default()
+        };
+        notes.clear();
+        assert!(snapshot(&started, MYSQL_9_7, OCEANBASE, &mut notes).unwrap().variables.is_empty());
+        assert_eq!(notes, ["without character_set_server"]);
         let mut latin1 = here;
         latin1.user_variables = [(b"s".to_vec(), text("latin1", "latin1_bin"))].into();
         let unmapped = snapshot(&latin1, MYSQL_9_7, OCEANBASE, &mut notes).unwrap_err();
         assert_eq!(unmapped.pin, Pins::FOREIGN_CHARSET);
         assert!(unmapped.what.contains("latin1"), "{}", unmapped.what);
+    }
+
+    #[test]
+    fn the_zone_of_the_system_is_the_old_one_s() {
+        let zone = |name: &str| Variables::from([("time_zone".to_owned(), Some(name.into()))]);
+        let mut notes = Vec::new();
+        let berlin = SystemZone::As("Europe/Berlin".to_owned());
+        for (here, system, there) in [
+            ("SYSTEM", &berlin, "Europe/Berlin"),
+            ("SYSTEM", &SystemZone::Same, "SYSTEM"),
+            ("+02:00", &berlin, "+02:00"),
+            ("+02:00", &SystemZone::Missing, "+02:00"),
+        ] {
+            let mut variables = zone(here);
+            time_zone(&mut variables, system, &mut notes).unwrap();
+            assert_eq!(variables, zone(there), "{here} {system:?}");
+        }
+        assert_eq!(notes, ["time_zone SYSTEM as Europe/Berlin"]);
+        let unmapped = time_zone(&mut zone("SYSTEM"), &SystemZone::Missing, &mut notes).unwrap_err();
+        assert_eq!(unmapped.pin, Pins::FOREIGN_ZONE);
     }
 }
