@@ -19,20 +19,22 @@ const CODE: &[&str] = &[
     "CREATE FUNCTION shop.puts(n INT) RETURNS INT DETERMINISTIC BEGIN SET @by_function = n; RETURN n; END",
     "CREATE FUNCTION shop.takes() RETURNS INT DETERMINISTIC RETURN GET_LOCK('a lock', 5)",
     "CREATE FUNCTION shop.gives() RETURNS INT DETERMINISTIC RETURN RELEASE_LOCK('a lock')",
+    "CREATE PROCEDURE shop.makes() CREATE TEMPORARY TABLE made (n INT)",
     "CREATE PROCEDURE shop.calls(n INT) SET @by_procedure = n",
     "CREATE PROCEDURE shop.runs(t TEXT CHARACTER SET utf8) BEGIN SET @t = t; PREPARE s FROM @t; EXECUTE s; DEALLOCATE PREPARE s; END",
 ];
 
-/// Waits until a session is restored on the other server.
+/// Waits until two sessions are restored on the other server.
 async fn wait_prepared(changeover: &Changeover) {
-    until("a session to be prepared", Duration::from_secs(30), async || {
+    until("sessions to be prepared", Duration::from_secs(30), async || {
         let samples = scrape(changeover).await;
-        if samples["changeover_sessions_prepared"] > 0.0 { Ok(()) } else { Err(format!("{samples:?}")) }
+        if samples["changeover_sessions_prepared"] > 1.0 { Ok(()) } else { Err(format!("{samples:?}")) }
     })
     .await;
 }
 
-/// A trigger and a function create user variables after the session was prepared and before the swap.
+/// A trigger and a function create user variables after the session was prepared and before the swap; a procedure makes
+/// a temporary table, which holds its session.
 async fn between_preparation_and_swap(engine: Engine) {
     let Some(pair) = Pair::start(engine, 10).await else { return };
     if engine == Engine::MySql97 {
@@ -44,6 +46,8 @@ async fn between_preparation_and_swap(engine: Engine) {
     changeover.wait_ready().await;
     let mut late = changeover.app(Some("shop")).await;
     late.query_drop("DO 1").await.unwrap();
+    let mut makes = changeover.app(Some("shop")).await;
+    makes.query_drop("DO 1").await.unwrap();
     // It holds the cutover in its preparation, and then the gate.
     let mut holds = changeover.app(Some("shop")).await;
     holds.query_drop("BEGIN").await.unwrap();
@@ -56,6 +60,17 @@ async fn between_preparation_and_swap(engine: Engine) {
         wait_prepared(&changeover).await;
         late.query_drop("INSERT INTO fires VALUES (7)").await.unwrap();
         late.query_drop("SELECT puts(8)").await.unwrap();
+        makes.query_drop("CALL makes()").await.unwrap();
+        // The client has its answer a moment before that is said.
+        until("the procedure's table to hold the session", Duration::from_secs(10), async || {
+            let rows = changeover.admin("SHOW SESSIONS").await;
+            let held = rows.iter().any(|row| row["pinned_by"] == "temporary table");
+            if held { Ok(()) } else { Err(format!("{rows:?}")) }
+        })
+        .await;
+        let made: Option<i64> = makes.query_first("SELECT COUNT(*) FROM made").await.unwrap();
+        assert_eq!(made, Some(0));
+        makes.disconnect().await.unwrap();
         holds.query_drop("ROLLBACK").await.unwrap();
     };
     tokio::join!(cutover, meanwhile);

@@ -134,9 +134,17 @@ async fn shown(conn: &mut Conn, sql: &str) -> Vec<String> {
     rows.into_iter().map(|row| row.unwrap().into_iter().map(cell).collect::<Vec<_>>().join(" | ")).collect()
 }
 
-/// `loaded`: the copy travels by LOAD DATA; else by INSERTs.
-async fn every_type(engine: Engine, loaded: bool) {
-    let infile = format!("--local-infile={}", if loaded { "ON" } else { "OFF" });
+/// How a migration goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By LOAD DATA, and everything changes once the copy is there.
+    Loaded,
+    /// By INSERTs, and everything changes while the copy runs: replay goes over rows of every age.
+    Overtaken,
+}
+
+async fn every_type(engine: Engine, way: Way) {
+    let infile = format!("--local-infile={}", if way == Way::Loaded { "ON" } else { "OFF" });
     let of_target = ["--max-allowed-packet=64M", "--default-time-zone=-03:30", infile.as_str()];
     let (source, target) =
         tokio::join!(Server::start(engine, &of_target[..1]), Server::start(engine, &of_target));
@@ -148,11 +156,21 @@ async fn every_type(engine: Engine, loaded: bool) {
     source.run(&["SET GLOBAL time_zone = 'Test/Summer'"]).await;
     let cases = cases(engine);
     fill(&source, &cases).await;
-    let changeover = Changeover::start(Settings::between(&source, &target, SCHEMA)).await;
+    let mut settings = Settings::between(&source, &target, SCHEMA);
+    if way == Way::Overtaken {
+        settings.set("snapshot.max_rows_per_s", "100");
+    }
+    let changeover = Changeover::start(settings).await;
     changeover.admin("START MIGRATION").await;
-    changeover.wait_ready().await;
-    assert_equal(&source, &target, &cases, "copied").await;
-    change(&source, &cases).await;
+    if way == Way::Overtaken {
+        changeover.wait_phase(&["copying"]).await;
+        change(&source, &cases).await;
+        changeover.wait_ready().await;
+    } else {
+        changeover.wait_ready().await;
+        assert_equal(&source, &target, &cases, "copied").await;
+        change(&source, &cases).await;
+    }
     changeover.wait_applied(&source).await;
     assert_equal(&source, &target, &cases, "followed").await;
     changeover.admin("VERIFY").await;
@@ -167,21 +185,60 @@ async fn every_type(engine: Engine, loaded: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mariadb_by_load_data() {
-    every_type(Engine::MariaDb, true).await;
+async fn mariadb_copied_then_followed() {
+    every_type(Engine::MariaDb, Way::Loaded).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mariadb_by_insert() {
-    every_type(Engine::MariaDb, false).await;
+async fn mariadb_changed_while_copied() {
+    every_type(Engine::MariaDb, Way::Overtaken).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mysql97_by_load_data() {
-    every_type(Engine::MySql97, true).await;
+async fn mysql97_copied_then_followed() {
+    every_type(Engine::MySql97, Way::Loaded).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mysql97_by_insert() {
-    every_type(Engine::MySql97, false).await;
+async fn mysql97_changed_while_copied() {
+    every_type(Engine::MySql97, Way::Overtaken).await;
+}
+
+/// Values nearly as large as a packet may be, by both paths, within a bound of memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_objects() {
+    const MEMORY_MAX: u64 = 512 << 20;
+    let flags = ["--max-allowed-packet=64M", "--innodb-log-file-size=600M"];
+    let (source, target) =
+        tokio::join!(Server::start(Engine::MariaDb, &flags), Server::start(Engine::MariaDb, &flags));
+    let (Some(source), Some(target)) = (source, target) else { return };
+    for server in [&source, &target] {
+        accounts::create(server, SCHEMA).await;
+    }
+    let large = |id: u32| {
+        format!("INSERT INTO types.large VALUES ({id}, REPEAT(x'4100ff42', 8 << 20), REPEAT('é', 8 << 20))")
+    };
+    source
+        .run(&[
+            "CREATE DATABASE types",
+            "CREATE TABLE types.large (id INT PRIMARY KEY, b LONGBLOB, t LONGTEXT CHARACTER SET utf8mb4) ENGINE=InnoDB",
+            &large(1),
+            &large(2),
+        ])
+        .await;
+    let changeover = Changeover::start(Settings::between(&source, &target, SCHEMA)).await;
+    changeover.admin("START MIGRATION").await;
+    changeover.wait_ready().await;
+    source
+        .run(&[
+            &large(3),
+            "UPDATE types.large SET t = CONCAT('x', t) WHERE id = 1",
+            "DELETE FROM types.large WHERE id = 2",
+        ])
+        .await;
+    changeover.wait_applied(&source).await;
+    let sql = "SELECT GROUP_CONCAT(id, SHA2(b, 256), SHA2(t, 256) ORDER BY id) FROM types.large";
+    assert_eq!(source.value::<String>(sql).await, target.value::<String>(sql).await);
+    let peak = changeover.peak_bytes();
+    assert!(peak < MEMORY_MAX, "{peak} bytes");
 }

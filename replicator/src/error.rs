@@ -11,6 +11,8 @@ pub enum ErrorKind {
     Transient,
     /// It will be the same next time: the migration stops and an operator has to see it.
     Definite,
+    /// An operator has to do something on a server first: the migration pauses, and goes on with RESUME MIGRATION.
+    Pause,
     /// An assertion of our own failed: the migration stops and we have to see it.
     Bug,
 }
@@ -50,6 +52,15 @@ impl Error {
         message: impl Into<String>,
     ) -> Self {
         Self { kind: ErrorKind::Transient, side: side.into(), place: place.into(), message: message.into() }
+    }
+
+    /// An operator has to do something on a server first.
+    pub fn pause(
+        side: impl Into<Option<Side>>,
+        place: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self { kind: ErrorKind::Pause, side: side.into(), place: place.into(), message: message.into() }
     }
 
     /// An error from inside a leg, whose source is the side that it reads, in the operator's terms.

@@ -93,6 +93,7 @@ impl Replicator {
             failed: None,
             source_identity: source.identity,
             target_identity: target.identity,
+            paused_by: None,
             tables: Vec::new(),
             start: None,
             copied_at: None,
@@ -139,6 +140,7 @@ impl Replicator {
         Self::stop(&mut running).await;
         self.context.update(|state| {
             state.paused = false;
+            state.paused_by = None;
             state.failed = None;
         })?;
         self.context.live.clear_error();
@@ -529,6 +531,7 @@ mod tests {
             failed: None,
             source_identity: "a".to_owned(),
             target_identity: "b".to_owned(),
+            paused_by: None,
             tables: Vec::new(),
             start: None,
             copied_at: None,

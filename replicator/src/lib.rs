@@ -5,9 +5,11 @@
 
 mod activation;
 pub mod apply;
+mod barrier;
 pub mod binlog;
 pub mod error;
 pub mod handle;
+mod json;
 mod lag;
 pub mod leg;
 
@@ -15,6 +17,7 @@ pub mod literal;
 mod live;
 mod pipeline;
 pub mod preflight;
+mod recopy;
 pub mod schema;
 pub mod server;
 pub mod snapshot;

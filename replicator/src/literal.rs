@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 
+use crate::json;
 use crate::schema::table::{Column, ColumnKind};
 use crate::value::Value;
 
@@ -28,10 +29,7 @@ pub fn write_literal(out: &mut Vec<u8>, column: &Column, value: &Value) {
         Value::Double(v) => drop(write!(out, "{v:e}")),
         Value::Text(text) => match column.kind {
             ColumnKind::Decimal { .. } => out.extend_from_slice(text.as_bytes()),
-            ColumnKind::Json => {
-                out.extend_from_slice(b"_utf8mb4");
-                write_quoted(out, text.as_bytes());
-            }
+            ColumnKind::Json => json::write_sql(out, text, write_quoted),
             // Without a charset the digits would be taken for the 4 or 16 bytes themselves.
             ColumnKind::Uuid | ColumnKind::Inet4 | ColumnKind::Inet6 => {
                 out.extend_from_slice(b"_latin1");

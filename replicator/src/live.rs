@@ -57,7 +57,7 @@ impl Live {
         let sealed_at = state
             .and_then(|state| state.sealed_at.as_ref())
             .and_then(|stored: &StoredPosition| stored.read().ok());
-        let last_error = state.and_then(|state| state.failed.clone());
+        let last_error = state.and_then(|state| state.failed.clone().or_else(|| state.paused_by.clone()));
         Self {
             name: config.migration.name.clone(),
             phase: watch::Sender::new(phase),
@@ -106,6 +106,13 @@ impl Live {
         view.lag = LagClock::behind_bytes(spool.released_bytes());
         view.copied.clear();
         snapshot
+    }
+
+    /// Definitions have changed: these are the tables from here on.
+    pub(crate) fn set_tables(&self, tables: &SchemaSet) {
+        let mut view = lock(&self.view);
+        view.tables = tables.clone();
+        view.snapshot = view.snapshot.followed_by(tables);
     }
 
     /// The tables of the present attempt.

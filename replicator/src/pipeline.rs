@@ -4,18 +4,24 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use config::progress::{Phase, ReplicationPosition};
-use config::{Config, Side, TableName};
+use config::{BinlogPosition, Config, Side, TableName};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::activation;
-use crate::apply::{self, Origin};
+use crate::apply::{self, Ended, Origin};
+use crate::barrier::Barrier;
+use crate::binlog::transaction::{DdlStatement, TransactionMeta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::lock;
-use crate::leg::{self, Leg};
+use crate::leg::Leg;
 use crate::live::Live;
+use crate::recopy::standing_definitions;
 use crate::schema::convert;
-use crate::schema::discover::{DiscoveredTable, Discovery, discover};
+use crate::schema::discover::discover;
+use crate::schema::history::{Definitions, History};
+use crate::schema::objects;
+use crate::schema::selection::Selection;
 use crate::schema::table::SchemaSet;
 use crate::server::{self, ServerInfo};
 use crate::snapshot::journal::ChunkJournal;
@@ -105,6 +111,18 @@ pub(crate) async fn run(context: Arc<Context>, cancel: CancellationToken) {
             Err(error) => error,
         };
         context.live.set_error(&error);
+        if error.kind == ErrorKind::Pause {
+            tracing::warn!(area = "migration", "paused: {error}");
+            let written = context.update(|state| {
+                state.paused = true;
+                state.paused_by = Some(error.to_string());
+            });
+            if let Err(error) = written {
+                tracing::error!(area = "migration", "the pause can't be written down: {error}");
+            }
+            context.live.set_phase(Phase::Paused);
+            return;
+        }
         if error.kind != ErrorKind::Transient {
             tracing::error!(area = "migration", "stopped: {error}");
             if let Err(error) = context.update(|state| state.failed = Some(error.to_string())) {
@@ -135,12 +153,14 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     same_server(Side::Target, &state.target_identity, &target)?;
     // Before a row is applied there, whatever a cutover that was undone, or the swap, has left.
     activation::deactivate(context, leg.writes()).await?;
-    let (found, start) = match state.start {
-        Some(start) => (find_tables(config, leg.reads(), &state.tables).await?, start.read()?),
-        None => prepare(context, &source).await?,
+    let history = History::of(&config.state_dir);
+    let (read, write) = if leg.reads() == Side::Source { (source, target) } else { (target, source) };
+    let selection = Selection::new(&config.migration, read.folds_names);
+    let (definitions, start) = match state.start {
+        Some(start) => (definitions_of(context, leg, &history, (&read, &write)).await?, start.read()?),
+        None => prepare(context, &read, &write, &history).await?,
     };
-    let read = if leg.reads() == Side::Source { source } else { target };
-    let tables = found.schema_set();
+    let tables = definitions.schema_set(&selection)?;
     forget_other_legs(config, leg).await?;
     let folder = config.state_dir.join(leg.spool_folder());
     let (spool, writer) = Spool::open(&folder, config.apply.spool_max_bytes, &start).await?;
@@ -148,12 +168,13 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
         source: leg.from(config).clone(),
         leg,
         flavor: read.version.flavor,
-        schemas: found.schemas.into_iter().map(|schema| schema.name).collect(),
-        tables: tables.clone(),
+        selection: selection.clone(),
         server_id: replica_server_id(),
     };
     let snapshot = context.live.begin(leg, &tables, &spool);
-    let stages = Stages { context: Arc::clone(context), leg, read, tables, start, snapshot };
+    let context = Arc::clone(context);
+    let stages = Stages { context, leg, read, write, selection, history, tables, start, snapshot };
+    let context = &stages.context;
     let scope = cancel.child_token();
     let mut tasks = JoinSet::new();
     tasks.spawn(in_leg(leg, spool::fetch::run(fetch, writer, scope.clone())));
@@ -261,49 +282,75 @@ fn same_server(side: Side, identity: &str, info: &ServerInfo) -> Result<()> {
     ))
 }
 
-/// The tables that the migration began with, as they are now on the side that is read.
-async fn find_tables(config: &Config, side: Side, began_with: &[(String, String)]) -> Result<Discovery> {
-    let mut conn = server::connect(side, leg::backend(config, side)).await?;
-    let mut discovery = discover(side, &mut conn, &config.migration).await?;
-    conn.disconnect().await.ok();
-    let began_with: Vec<TableName> =
-        began_with.iter().map(|(schema, table)| TableName::new(schema, table)).collect();
-    discovery.keep_only(&began_with).map_err(|gone| {
+/// The definitions where a leg stands. One that begins takes over what holds at the end of the leg before it: there both
+/// sides are equal. Between two families the side that is read prints them in its own way.
+async fn definitions_of(
+    context: &Context,
+    leg: Leg,
+    history: &History,
+    (read, write): (&ServerInfo, &ServerInfo),
+) -> Result<Definitions> {
+    let definitions = history.read()?;
+    if definitions.leg == leg {
+        return Ok(definitions);
+    }
+    let (config, side) = (&context.config, leg.reads());
+    let found = if read.version.flavor == write.version.flavor {
+        None
+    } else {
+        let mut conn = server::connect(side, leg.from(config)).await?;
+        let found = discover(side, &mut conn, &config.migration).await?;
+        conn.disconnect().await.ok();
+        Some(found)
+    };
+    let definitions = definitions.of_next_leg(leg, found.as_ref()).map_err(|gone| {
         Error::definite(
             side,
             gone.to_string(),
-            "this table of the migration isn't there any more, or migration.schemas and exclude_tables leave it out \
-             now; put it back, or start over with an empty state_dir and an empty target",
+            "this table of the migration isn't there any more; put it back, or start over with an empty state_dir and an \
+             empty target",
         )
     })?;
-    Ok(discovery)
+    history.write(&definitions)?;
+    Ok(definitions)
 }
 
-/// Stage `preparing`: P0, then the tables. A table made on the source in between is moved, and stops the tail at the
-/// statement that made it, which is in the binlog behind P0: loud, instead of missed.
-async fn prepare(context: &Arc<Context>, source: &ServerInfo) -> Result<(Discovery, ReplicationPosition)> {
+/// Stage `preparing`: P0, and the tables as they are at it.
+async fn prepare(
+    context: &Arc<Context>,
+    source: &ServerInfo,
+    target: &ServerInfo,
+    history: &History,
+) -> Result<(Definitions, ReplicationPosition)> {
     let config = &context.config;
     context.live.set_phase(Phase::Preparing);
     let mut from = server::connect(Side::Source, &config.source).await?;
-    let start = server::start_position(Side::Source, source, &mut from).await?;
-    let discovery = discover(Side::Source, &mut from, &config.migration).await?;
+    let (start, discovery) = standing_definitions(config, source, &mut from, None).await?;
     let mut to = server::connect(Side::Target, &config.target).await?;
     forget_former(config, &mut to).await?;
     convert::create_on_target(&mut to, &discovery, &config.migration).await?;
+    if source.version.flavor == target.version.flavor {
+        let made = objects::create(&mut from, &mut to, &discovery.objects).await?;
+        tracing::info!(area = "migration", "{} views and routines made on the target", made.made);
+        for why in made.left_out {
+            tracing::warn!(
+                area = "migration",
+                "left out on the target: {why}; make it by hand before the cutover"
+            );
+        }
+    }
     from.disconnect().await.ok();
     to.disconnect().await.ok();
+    let definitions = Definitions::begin(&discovery);
+    history.write(&definitions)?;
+    let tables = definitions.names();
     context.update(|state| {
         state.stage = Stage::Copying;
-        state.tables = tables_of(&discovery);
+        state.tables = tables;
         state.start = Some(StoredPosition::from(&start));
     })?;
     tracing::info!(area = "migration", "{} tables prepared; start position {start}", discovery.tables.len());
-    Ok((discovery, start))
-}
-
-fn tables_of(discovery: &Discovery) -> Vec<(String, String)> {
-    let name = |table: &DiscoveredTable| (table.schema.name.schema.clone(), table.schema.name.table.clone());
-    discovery.tables.iter().map(name).collect()
+    Ok((definitions, start))
 }
 
 /// What an earlier migration of this name has left, here or on the target, is of no use to this one. The preflight
@@ -320,6 +367,11 @@ struct Stages {
     leg: Leg,
     /// The server that is read.
     read: ServerInfo,
+    /// The server that is written.
+    write: ServerInfo,
+    selection: Selection,
+    history: History,
+    /// As the copy takes them.
     tables: SchemaSet,
     start: ReplicationPosition,
     snapshot: Arc<SnapshotProgress>,
@@ -339,41 +391,100 @@ impl Stages {
     async fn copy_then_follow(self, spool: Spool, cancel: CancellationToken) -> Result<()> {
         let Some(copied_at) = self.copied_at(&cancel).await? else { return Ok(()) };
         let live = &self.context.live;
-        live.set_copied_at(copied_at.coordinates.clone());
         live.set_phase(Phase::CatchingUp);
         let touched = Arc::new(TouchedKeys::default());
+        let mut proven = self.proven().await?;
+        let mut earlier: Option<(Arc<Verifier>, Vec<TableName>)> = None;
+        loop {
+            let definitions = self.history.read()?;
+            let tables = definitions.schema_set(&self.selection)?;
+            let verifier = self.verifier(&tables, &touched, earlier.take(), proven.take());
+            let last_copy = definitions.copied_at(&copied_at.coordinates)?;
+            live.set_copied_at(last_copy.clone());
+            live.set_tables(&tables);
+            live.set_verifier(Arc::clone(&verifier));
+            let Some((meta, statement)) =
+                self.follow(&spool, tables, last_copy, Arc::clone(&touched), &verifier, &cancel).await?
+            else {
+                return Ok(());
+            };
+            let barrier = Barrier {
+                context: &self.context,
+                leg: self.leg,
+                read: &self.read,
+                write: &self.write,
+                origin: &self.origin(),
+                selection: &self.selection,
+                history: &self.history,
+                copied_at: &copied_at.coordinates,
+                cancel: &cancel,
+            };
+            let passed = barrier.pass(&meta, &statement).await.map_err(|error| error.in_leg(self.leg));
+            let Some(changed) = passed? else { return Ok(()) };
+            if live.phase() == Phase::Copying {
+                live.set_phase(Phase::CatchingUp);
+            }
+            earlier = Some((verifier, changed));
+        }
+    }
+
+    /// A verifier of these tables, which goes on where one before it stands.
+    fn verifier(
+        &self,
+        tables: &SchemaSet,
+        touched: &Arc<TouchedKeys>,
+        earlier: Option<(Arc<Verifier>, Vec<TableName>)>,
+        proven: Option<Vec<Proven>>,
+    ) -> Arc<Verifier> {
         let (config, leg) = (&self.context.config, self.leg);
-        let verifier = Verifier::new(
-            leg,
-            leg.from(config),
-            leg.to(config),
-            &self.tables,
-            Arc::clone(&touched),
-            self.passed(),
-        );
-        if let Some(proven) = self.proven().await? {
+        let mut verifier =
+            Verifier::new(leg, leg.from(config), leg.to(config), tables, Arc::clone(touched), self.passed());
+        if let Some(proven) = proven {
             verifier.begin_proven(&proven);
         }
-        let verifier = Arc::new(verifier);
-        live.set_verifier(Arc::clone(&verifier));
+        if let Some((earlier, changed)) = earlier {
+            verifier.succeed(&earlier, &changed);
+        }
+        Arc::new(verifier)
+    }
+
+    /// Applies and verifies up to the next statement that changes definitions, and returns that. `None`: cancelled.
+    async fn follow(
+        &self,
+        spool: &Spool,
+        tables: SchemaSet,
+        copied_at: BinlogPosition,
+        touched: Arc<TouchedKeys>,
+        verifier: &Arc<Verifier>,
+        cancel: &CancellationToken,
+    ) -> Result<Option<(TransactionMeta, DdlStatement)>> {
+        let (config, leg) = (&self.context.config, self.leg);
         let setup = apply::Setup {
             target: leg.to(config).clone(),
             leg,
             origin: self.origin(),
             workers: config.apply.workers,
-            schemas: self.tables.clone(),
+            schemas: tables.clone(),
             cascades_in_binlog: self.read.cascades_in_binlog,
-            copied_at: copied_at.coordinates,
+            copied_at,
             touched,
-            progress: live.applied(),
+            progress: self.context.live.applied(),
         };
-        let tables = self.tables.clone();
+        let spool = spool.clone();
         let scope = cancel.child_token();
+        let reached = Arc::new(Mutex::new(None));
         let mut tasks = JoinSet::new();
-        let apply = apply::run(setup, move |from| async move { spool.reader(from, tables) }, scope.clone());
-        tasks.spawn(in_leg(leg, apply));
-        tasks.spawn(follow(Arc::clone(&self.context), verifier, scope.clone()));
-        join(tasks, &scope).await
+        let (at, stop) = (Arc::clone(&reached), scope.clone());
+        tasks.spawn(in_leg(leg, async move {
+            let run = apply::run(setup, move |from| async move { spool.reader(from, tables) }, stop);
+            if let Ended::AtDdl(meta, statement) = run.await? {
+                *lock(&at) = Some((meta, statement));
+            }
+            Ok(())
+        }));
+        tasks.spawn(follow(Arc::clone(&self.context), Arc::clone(verifier), scope.clone()));
+        join(tasks, &scope).await?;
+        Ok(lock(&reached).take())
     }
 
     /// Up to where the leg is replayed in safe mode. Only the first one copies; every other one begins where both sides
@@ -408,7 +519,10 @@ impl Stages {
         if done.is_none() {
             self.context.live.set_phase(Phase::Copying);
         }
-        // Also behind a complete copy: the chunk journal then only tells the progress.
+        if let Some(position) = done {
+            Snapshot::recall(&config.state_dir, &self.start, &self.snapshot)?;
+            return position.read().map(Some);
+        }
         let copied = Snapshot::run(
             config,
             &self.tables,
@@ -419,9 +533,6 @@ impl Stages {
         );
         if copied.await? == Copied::Cancelled {
             return Ok(None);
-        }
-        if let Some(position) = done {
-            return position.read().map(Some);
         }
         let mut conn = server::connect(Side::Source, &config.source).await?;
         let end = server::end_position(Side::Source, &self.read, &mut conn).await?;

@@ -34,6 +34,8 @@ pub struct ServerInfo {
     pub server_id: u32,
     /// `@@max_allowed_packet`, bytes.
     pub max_allowed_packet: u64,
+    /// It keeps names of schemas and tables in lower case.
+    pub folds_names: bool,
     /// Cascades of foreign keys are row events of their own (MySQL 9.6 and later).
     pub cascades_in_binlog: bool,
 }
@@ -41,7 +43,7 @@ pub struct ServerInfo {
 /// Connects with the session every stage relies on: `SET NAMES binary`, time_zone '+00:00', sql_mode
 /// NO_AUTO_VALUE_ON_ZERO and ALLOW_INVALID_DATES alone (id 0 and dates that don't exist are values like any
 /// other), wait_timeout 28800 and net timeouts raised, autocommit on, REPEATABLE READ, max_allowed_packet 1 GiB on the client side,
-/// CLIENT_FOUND_ROWS, a 10 s limit on connecting.
+/// group_concat_max_len 64 MiB (the types of a JSON document), CLIENT_FOUND_ROWS, a 10 s limit on connecting.
 pub async fn connect(side: Side, backend: &BackendConfig) -> Result<Conn> {
     let place = || format!("connecting to {}", backend.address());
     // Without the full text of the password there is nothing to log in with; MySQL compares bytes, the driver
@@ -104,7 +106,8 @@ async fn prepare_session(conn: &mut Conn) -> std::result::Result<(), mysql_async
     conn.query_drop(
         "SET NAMES binary, SESSION time_zone = '+00:00', \
          SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES', SESSION wait_timeout = 28800, SESSION net_read_timeout = 600, \
-         SESSION net_write_timeout = 600, SESSION autocommit = 1, SESSION sql_select_limit = 18446744073709551615, SESSION sql_safe_updates = 0",
+         SESSION net_write_timeout = 600, SESSION autocommit = 1, SESSION sql_select_limit = 18446744073709551615, SESSION sql_safe_updates = 0, \
+         SESSION group_concat_max_len = 67108864",
     )
     .await?;
     conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
@@ -124,11 +127,13 @@ async fn prepare_session(conn: &mut Conn) -> std::result::Result<(), mysql_async
 pub async fn inspect(side: Side, conn: &mut Conn) -> Result<ServerInfo> {
     const PLACE: &str = "asking the server who it is";
     let database = |error: mysql_async::Error| Error::database(side, PLACE, &error);
-    let row: Option<(String, u32, u64)> = conn
-        .query_first("SELECT VERSION(), @@GLOBAL.server_id, @@GLOBAL.max_allowed_packet")
+    let row: Option<(String, u32, u64, u8)> = conn
+        .query_first(
+            "SELECT VERSION(), @@GLOBAL.server_id, @@GLOBAL.max_allowed_packet, @@GLOBAL.lower_case_table_names",
+        )
         .await
         .map_err(database)?;
-    let (text, server_id, max_allowed_packet) =
+    let (text, server_id, max_allowed_packet, folds) =
         row.ok_or_else(|| Error::definite(side, PLACE, "the server gave no row"))?;
     let version = ServerVersion::parse(&text).ok_or_else(|| {
         Error::definite(side, PLACE, format!("its version {text:?} isn't one of MariaDB or MySQL"))
@@ -149,7 +154,14 @@ pub async fn inspect(side: Side, conn: &mut Conn) -> Result<ServerInfo> {
             .map_err(database)?;
         native.is_none_or(|(_, value)| value.eq_ignore_ascii_case("OFF") || value == "0")
     };
-    Ok(ServerInfo { version, identity, server_id, max_allowed_packet, cascades_in_binlog })
+    Ok(ServerInfo {
+        version,
+        identity,
+        server_id,
+        max_allowed_packet,
+        folds_names: folds != 0,
+        cascades_in_binlog,
+    })
 }
 
 /// The start position P0: every transaction in it is visible to every read that begins after this call

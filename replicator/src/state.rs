@@ -44,6 +44,9 @@ pub(crate) struct MigrationState {
     pub(crate) stage: Stage,
     /// PAUSE MIGRATION was said last.
     pub(crate) paused: bool,
+    /// What paused it, where that wasn't PAUSE MIGRATION; RESUME MIGRATION takes it away.
+    #[serde(default)]
+    pub(crate) paused_by: Option<String>,
     /// The error that stopped it; RESUME MIGRATION takes it away.
     pub(crate) failed: Option<String>,
     /// [`crate::server::ServerInfo::identity`] of the source.
@@ -114,6 +117,7 @@ impl MigrationState {
         self.start = Some(next.start);
         self.proven = next.proven;
         self.paused = false;
+        self.paused_by = None;
         self.failed = None;
         true
     }

@@ -17,8 +17,8 @@ pub enum Value {
     /// DOUBLE.
     Double(f64),
     /// DECIMAL (`-12.3400`), DATE (`2024-01-02`), TIME, DATETIME and TIMESTAMP (in UTC), with exactly the
-    /// fractional digits of the column; UUID, INET4 and INET6 as MariaDB prints them; MySQL's JSON as text. ASCII
-    /// but for JSON.
+    /// fractional digits of the column; UUID, INET4 and INET6 as MariaDB prints them; MySQL's JSON as text,
+    /// in which some types are marked ([`crate::json`]). ASCII but for JSON.
     Text(String),
     /// CHAR, VARCHAR, TEXT in the column's own charset; BINARY (padded to its length), VARBINARY, BLOB; BIT,
     /// big-endian; GEOMETRY as stored (SRID and WKB); VECTOR as stored (four bytes a number).

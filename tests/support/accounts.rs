@@ -19,14 +19,15 @@ pub async fn create(server: &Server, schema: &str) {
             "CREATE USER changeover@'%' IDENTIFIED BY 'service-Secret_1'",
             "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, REFERENCES, TRIGGER, EVENT, \
              CREATE VIEW, SHOW VIEW, CREATE ROUTINE, ALTER ROUTINE, EXECUTE, LOCK TABLES, RELOAD, PROCESS, \
-             REPLICATION SLAVE, BINLOG MONITOR, READ_ONLY ADMIN, CONNECTION ADMIN ON *.* TO changeover@'%'",
+             REPLICATION SLAVE, BINLOG MONITOR, READ_ONLY ADMIN, CONNECTION ADMIN, SET USER ON *.* TO changeover@'%'",
         ],
         Engine::MySql97 => &[
             "CREATE USER changeover@'%' IDENTIFIED BY 'service-Secret_1'",
             "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, REFERENCES, TRIGGER, EVENT, \
              CREATE VIEW, SHOW VIEW, CREATE ROUTINE, ALTER ROUTINE, EXECUTE, LOCK TABLES, RELOAD, PROCESS, \
              REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO changeover@'%'",
-            "GRANT SYSTEM_VARIABLES_ADMIN, SESSION_VARIABLES_ADMIN, CONNECTION_ADMIN ON *.* TO changeover@'%'",
+            "GRANT SYSTEM_VARIABLES_ADMIN, SESSION_VARIABLES_ADMIN, CONNECTION_ADMIN, SET_ANY_DEFINER, \
+             ALLOW_NONEXISTENT_DEFINER ON *.* TO changeover@'%'",
         ],
         Engine::MySql56 => &[
             "CREATE USER changeover@'%' IDENTIFIED BY 'service-Secret_1'",

@@ -165,7 +165,7 @@ impl Workers {
 #[cfg(test)]
 impl Workers {
     /// Lets every ring fail, as the system might.
-    pub(super) fn break_rings(&self) {
+    pub(crate) fn break_rings(&self) {
         for shelf in &self.shelves {
             shelf.breaks.store(true, SeqCst);
             shelf.leave(|_| {});

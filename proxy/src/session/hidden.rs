@@ -58,16 +58,21 @@ impl Session {
         if reaches.locks {
             self.state.may_hold_locks = true;
             // Before that a preparation asks.
-            if self.between.is_some() || self.state.pins.contains(Pins::HIDDEN_LOCK) {
+            if self.known_between().is_some() || self.state.pins.contains(Pins::HIDDEN_LOCK) {
                 let _ = self.look_for_locks().await;
             }
         }
     }
 
+    /// What was known of both servers when the session was last prepared to leave this one.
+    fn known_between(&self) -> Option<Arc<Between>> {
+        self.between.clone().filter(|between| between.towards == self.backend.side.other())
+    }
+
     /// What is known of both servers; asked anew for a preparation.
     pub(super) async fn surroundings(&mut self, anew: bool) -> Result<Arc<Between>, RestoreError> {
-        if let Some(between) = self.between.as_ref().filter(|_| !anew) {
-            return Ok(Arc::clone(between));
+        if let Some(between) = self.known_between().filter(|_| !anew) {
+            return Ok(between);
         }
         let to = self.backend.side.other();
         let shared = Arc::clone(&self.shared);
@@ -113,6 +118,17 @@ impl Session {
         }
     }
 
+    /// A CALL since the session was prepared: what it may have left pins at once, because the next question would come
+    /// too late.
+    pub(super) fn pin_what_was_called(&mut self, called: Option<&[Vec<u8>]>) {
+        let Some(between) = self.known_between() else { return };
+        let called = called.map(|names| names.iter().cloned().collect());
+        if between.from.stored.makes_tables(called.as_ref()) {
+            self.state.pin_hidden_tables();
+        }
+        self.pin_hidden_code(&between.from.stored);
+    }
+
     /// A server without a list of user variables can't be asked what text that a procedure prepared has done.
     fn pin_hidden_code(&mut self, stored: &StoredCode) {
         if !self.backend.lists_user_variables() && stored.hides_from(self.state.called.as_ref()) {
@@ -122,8 +138,11 @@ impl Session {
 
     /// Whether it holds locks that stored code took. The service account asks, so the session notices nothing.
     pub(super) async fn look_for_locks(&mut self) -> Result<(), QuestionError> {
-        let Some(between) = self.between.clone() else { return Ok(()) };
-        let held = self.holds_locks(&between.from.stored).await;
+        let held = match self.surroundings(false).await {
+            Ok(between) => self.holds_locks(&between.from.stored).await,
+            Err(RestoreError::Write { error, .. } | RestoreError::Read(error)) => Err(error),
+            Err(_) => Ok(None),
+        };
         let session_id = self.registered.entry.id;
         let pin = match &held {
             Ok(Some(held)) => *held,

@@ -136,11 +136,12 @@ impl Effects {
         self.0 & !(Self::READS.0 | Self::WRITES.0 | Self::BEGIN.0 | Self::SET_AUTOCOMMIT.0) == 0
     }
 
-    /// What code that isn't seen may do.
-    const INVISIBLE: Self =
-        Self(Self::PROCEDURE.0 | Self::VARIABLES.0 | Self::CONTEXT.0 | Self::LAST_ID.0 | Self::WRITES.0);
+    /// What code that isn't seen may do. The servers put schema, sql_mode and character sets back at the end of a
+    /// procedure, but for the one of results, and statements aren't prepared under that.
+    const INVISIBLE: Self = Self(Self::PROCEDURE.0 | Self::VARIABLES.0 | Self::LAST_ID.0 | Self::WRITES.0);
     /// What a statement may do that isn't understood.
-    const ANYTHING: Self = Self(Self::INVISIBLE.0 | Self::SCHEMA.0 | Self::USER_VARIABLES.0 | Self::UNSURE.0);
+    const ANYTHING: Self =
+        Self(Self::INVISIBLE.0 | Self::CONTEXT.0 | Self::SCHEMA.0 | Self::USER_VARIABLES.0 | Self::UNSURE.0);
 }
 
 /// What the statement's first word says about the words to come.
@@ -573,7 +574,7 @@ mod tests {
         check("SET @a = 1", "USER_VARIABLES");
         check("SELECT @a := b FROM t", "USER_VARIABLES");
         check("SELECT 1 INTO @`x y`", "USER_VARIABLES");
-        check("CALL p(@out)", "VARIABLES CONTEXT USER_VARIABLES PROCEDURE LAST_ID");
+        check("CALL p(@out)", "VARIABLES USER_VARIABLES PROCEDURE LAST_ID");
     }
 
     #[test]

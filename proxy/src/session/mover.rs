@@ -86,8 +86,15 @@ impl Session {
         let wanted = self.shared.routes.preparing().filter(|side| *side != self.backend.side);
         let Some(side) = wanted else {
             self.let_go_of_standby().await;
+            self.between = None;
             return Ok(());
         };
+        if self.state.pins.contains(Pins::HIDDEN_LOCK) && !self.state.in_transaction() {
+            // Whatever let go of it need not have been seen here.
+            let _ = self.look_for_locks().await;
+            self.settle();
+            self.look_at = Some(Instant::now() + REDIAL);
+        }
         match std::mem::replace(&mut self.standby, Standby::None) {
             Standby::None if !self.state.pins.any(Pins::OF_OTHER_SERVER) => self.start_dialling(side),
             Standby::Failed(error) => self.dial_failed(&error),
@@ -118,6 +125,15 @@ impl Session {
         let done = self.restore_ahead().await;
         self.settle();
         done
+    }
+
+    /// The client may still ask how its last statement went, and a move would have questions of its own.
+    pub(super) fn waits_for_client(&self) -> bool {
+        let asks = match &self.standby {
+            Standby::Restored(ahead) => ahead.versions != self.state.versions,
+            _ => true,
+        };
+        asks && self.state.looks_back
     }
 
     /// When questions of ours won't be noticed any more.

@@ -113,6 +113,8 @@ pub(crate) struct Entry {
     pub(crate) wake: Notify,
     /// Set by the prepare-ahead, for the cutover's progress.
     pub(crate) prepared: AtomicBool,
+    /// Its client may still ask how its last statement went: it moves with the client's next one.
+    pub(crate) waits_for_client: AtomicBool,
 }
 
 impl fmt::Debug for Entry {
@@ -308,10 +310,11 @@ impl SessionRegistry {
         self.len() == 0
     }
 
-    /// Sessions that are on `side` now.
+    /// Sessions that are on `side` now, but for those that stay there until their client speaks.
     #[must_use]
     pub fn on(&self, side: Side) -> usize {
-        self.sessions.iter().filter(|entry| entry.side() == side).count()
+        let moves = |entry: &Entry| entry.side() == side && !entry.waits_for_client.load(Relaxed);
+        self.sessions.iter().filter(|entry| moves(entry)).count()
     }
 
     /// Sessions that have something open which no move can carry over (transactions not among them).
@@ -320,10 +323,11 @@ impl SessionRegistry {
         self.sessions.iter().filter(|entry| entry.pins.load(Relaxed) != 0).count()
     }
 
-    /// Sessions that are restored on the other backend already and only wait for the swap.
+    /// Sessions that are restored on the other backend already, or won't be before their client speaks.
     #[must_use]
     pub fn prepared(&self) -> usize {
-        self.sessions.iter().filter(|entry| entry.prepared.load(Relaxed)).count()
+        let ready = |entry: &Entry| entry.prepared.load(Relaxed) || entry.waits_for_client.load(Relaxed);
+        self.sessions.iter().filter(|entry| ready(entry)).count()
     }
 
     /// Steps that sessions have made towards being prepared, ever: as long as it grows, waiting for them is of use.
@@ -421,6 +425,7 @@ impl SessionRegistry {
             order: AtomicU8::new(Order::None as u8),
             wake: Notify::new(),
             prepared: AtomicBool::new(false),
+            waits_for_client: AtomicBool::new(false),
         });
         self.sessions.insert(id, Arc::clone(&entry));
         Registered { registry: Arc::clone(self), entry, _greeted: greeted }

@@ -92,6 +92,11 @@ impl Request {
         self.command.keeps_outcome() || prepares_look
     }
 
+    /// Procedures that it calls; `None`: that can't be told.
+    pub(super) fn called(&self) -> Option<Vec<Vec<u8>>> {
+        self.details.as_ref()?.called.clone()
+    }
+
     /// A request without effects.
     pub(crate) fn plain(command: Command) -> Self {
         Self {

@@ -242,7 +242,7 @@ impl SessionState {
     fn inner_effects(&self, name: Option<&[u8]>) -> Effects {
         match name.and_then(|name| self.texts.get(name)) {
             Some(text) => text.inner,
-            None => lexer::scan(b"CALL unseen", false),
+            None => lexer::scan(b"CALL unseen", false).and(Effects::CONTEXT),
         }
     }
 

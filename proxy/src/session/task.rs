@@ -286,6 +286,8 @@ impl Session {
         self.follow_route(&request).await?;
         self.bring_back_outcome(&request).await?;
         let reaches = self.reaches(&request);
+        let request_calls = request.effects.contains(Effects::PROCEDURE);
+        let called = request.called().filter(|_| request_calls);
         let releases = request.effects.any(Effects::RELEASE_LOCK.and(Effects::RELEASE_ALL_LOCKS));
         let changes_code = request.effects.any(Effects::STORED_CODE.and(Effects::RENAME_TABLE));
         self.at_rest = false;
@@ -293,6 +295,9 @@ impl Session {
         self.at_rest = served.is_ok();
         if changes_code {
             self.shared.servers.stored_code_changed();
+        }
+        if served.is_ok() && request_calls {
+            self.pin_what_was_called(called.as_deref());
         }
         let releases = releases && self.state.pins.contains(Pins::HIDDEN_LOCK);
         let reaches = Reaches { locks: reaches.locks || releases, ..reaches };
@@ -385,6 +390,7 @@ impl Session {
         let entry = &self.registered.entry;
         entry.in_transaction.store(self.state.in_transaction(), Relaxed);
         entry.set_pins(self.state.pins);
+        entry.waits_for_client.store(self.waits_for_client(), Relaxed);
         if self.state.is_movable() {
             self.permit = None;
             entry.holds_permit.store(false, Release);

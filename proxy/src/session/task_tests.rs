@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 
 use config::{BackendConfig, Secret, ServerVersion, Side};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::auth::server::Keeper;
 use crate::protocol::capability::Capabilities;
 use crate::protocol::packet::ok::StatusFlags;
 use crate::protocol::stream::Stream;
+use crate::ring::Workers;
 use crate::route::table::{Backend, Epoch};
 use crate::session::replay::{Snapshot, UserValue};
 use crate::session::state::Attempts;
@@ -35,6 +37,12 @@ fn stage() -> Stage {
 }
 
 fn session() -> (Session, DuplexStream, DuplexStream) {
+    let (client, far_client) = tokio::io::duplex(1 << 16);
+    let (far_backend, backend) = tokio::io::duplex(1 << 16);
+    (session_of(Stream::Duplex(far_client), Stream::Duplex(far_backend)), client, backend)
+}
+
+fn session_of(client: Stream, server: Stream) -> Session {
     let backend = |side| {
         let config = BackendConfig {
             host: "127.0.0.1".into(),
@@ -68,10 +76,8 @@ fn session() -> (Session, DuplexStream, DuplexStream) {
         attributes: None,
         client: None,
     };
-    let (client, far_client) = tokio::io::duplex(1 << 16);
-    let (far_backend, backend) = tokio::io::duplex(1 << 16);
     let connection = Connection {
-        leg: Leg::new(Stream::Duplex(far_backend)),
+        leg: Leg::new(server),
         side: Side::Source,
         epoch: Epoch(0),
         id: 1,
@@ -87,12 +93,10 @@ fn session() -> (Session, DuplexStream, DuplexStream) {
     };
     let greeted = shared.registry.greet(SESSION).unwrap();
     let registered = shared.registry.register(greeted, "app".into(), String::new(), (Side::Source, SESSION));
-    let client_leg = Leg::new(Stream::Duplex(far_client));
-    let session = Session::new(shared, registered, login, Credential::Empty, client_leg, connection);
-    (session, client, backend)
+    Session::new(shared, registered, login, Credential::Empty, Leg::new(client), connection)
 }
 
-async fn read_packet(from: &mut DuplexStream) -> Vec<u8> {
+async fn read_packet(from: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut header = [0; HEADER_LEN];
     tokio::time::timeout(PATIENCE, from.read_exact(&mut header)).await.expect("a packet").unwrap();
     let mut payload = vec![0; Header::parse(&header).unwrap().len];
@@ -100,7 +104,7 @@ async fn read_packet(from: &mut DuplexStream) -> Vec<u8> {
     payload
 }
 
-async fn write_packets(to: &mut DuplexStream, first: u8, payloads: &[&[u8]]) {
+async fn write_packets(to: &mut (impl AsyncWrite + Unpin), first: u8, payloads: &[&[u8]]) {
     let (mut bytes, mut sequence) = (Vec::new(), first);
     for payload in payloads {
         sequence = put_packet(&mut bytes, sequence, payload);
@@ -314,4 +318,45 @@ async fn an_insert_too_long_to_be_looked_at_may_return_ids() {
     let request = session.understand().await.unwrap();
     assert!(request.effects.contains(Effects::LAST_ID) && !request.unseen);
     write.abort();
+}
+
+/// Two ends of a TCP connection; one of them as a leg of a session.
+async fn tcp() -> (Stream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    (Stream::tcp(near.unwrap()).unwrap(), far.unwrap().0)
+}
+
+/// In the middle of a statement, in a transaction: neither the permit nor the place in the registry stays behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ring_that_fails_takes_nothing_along() {
+    let workers = match Workers::start(1) {
+        Ok(workers) => workers,
+        Err(error) => {
+            assert!(std::env::var_os("CHANGEOVER_REQUIRE_SERVERS").is_none(), "no io_uring: {error}");
+            eprintln!("SKIPPED: no io_uring here: {error}");
+            return;
+        }
+    };
+    let ((of_client, mut client), (of_backend, mut backend)) = tokio::join!(tcp(), tcp());
+    let session = session_of(of_client, of_backend);
+    let shared = Arc::clone(&session.shared);
+    workers.spawn(session.run());
+    write_packets(&mut client, 0, &[b"\x03BEGIN"]).await;
+    assert_eq!(read_packet(&mut backend).await, b"\x03BEGIN");
+    write_packets(&mut backend, 1, &[OK_IN_TRANSACTION]).await;
+    assert_eq!(read_packet(&mut client).await, OK_IN_TRANSACTION);
+    write_packets(&mut client, 0, &[b"\x03SELECT SLEEP(1000)"]).await;
+    assert_eq!(read_packet(&mut backend).await, b"\x03SELECT SLEEP(1000)");
+    assert_eq!((shared.registry.len(), shared.gate.outstanding()), (1, 1));
+    workers.break_rings();
+    let mut rest = Vec::new();
+    let _ = tokio::time::timeout(6 * PATIENCE, client.read_to_end(&mut rest)).await.expect("it is closed");
+    assert!(rest.is_empty());
+    let gone = async {
+        while (shared.registry.len(), shared.gate.outstanding()) != (0, 0) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(6 * PATIENCE, gone).await.expect("nothing is left of it");
 }

@@ -148,7 +148,7 @@ impl Builder {
 }
 
 /// Where transactions are, for an error message.
-pub(super) fn place(first: &TransactionMeta, last: &TransactionMeta) -> String {
+pub(crate) fn place(first: &TransactionMeta, last: &TransactionMeta) -> String {
     if first.seq == last.seq {
         format!("transaction {} ending at {}", first.gtid, first.end)
     } else {

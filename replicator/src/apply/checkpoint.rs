@@ -17,6 +17,7 @@ use mysql_async::{Conn, Row};
 
 use super::graph::LowWater;
 use super::intervals::Intervals;
+use crate::binlog::transaction::TransactionMeta;
 use crate::error::{Error, Result};
 
 const PLACE: &str = "schema changeover";
@@ -92,6 +93,41 @@ pub async fn forget(conn: &mut Conn, migration: &str) -> Result<()> {
     }
     .await;
     end(conn, result).await
+}
+
+/// Moves the checkpoint over one transaction that isn't made of rows, once its effect is on the target. Everything
+/// before it has to be applied; where it stands behind it already, nothing happens.
+///
+/// # Errors
+/// It stands elsewhere, or another process has taken the migration over meanwhile.
+pub(crate) async fn step_over(conn: &mut Conn, origin: &Origin, meta: &TransactionMeta) -> Result<()> {
+    begin(conn).await?;
+    let result = step(conn, origin, meta).await;
+    end(conn, result).await
+}
+
+async fn step(conn: &mut Conn, origin: &Origin, meta: &TransactionMeta) -> Result<()> {
+    let epoch = check_origin(conn, origin, " FOR UPDATE").await?.ok_or_else(taken_over)?;
+    let recovered = read(conn, origin, epoch, " FOR UPDATE").await?;
+    if recovered.low_water >= meta.seq {
+        return Ok(());
+    }
+    if recovered.low_water + 1 != meta.seq || !recovered.done.is_empty() {
+        return Err(Error::bug(
+            PLACE,
+            format!("the checkpoint is at {} and can't step over {}", recovered.low_water, meta.seq),
+        ));
+    }
+    let mut low = recovered.low();
+    if !low.position.gtids.add(&meta.gtid) {
+        return Err(Error::bug(PLACE, "a GTID of another family of servers"));
+    }
+    low.seq = meta.seq;
+    low.position.coordinates = meta.end.clone();
+    low.committed_at_us = meta.committed_at_us;
+    let sql = update_sql(&origin.migration, epoch, 0, &low, &Intervals::default());
+    conn.query_drop(sql).await.map_err(database)?;
+    if conn.affected_rows() == 1 { Ok(()) } else { Err(taken_over()) }
 }
 
 /// The statement with which worker `worker` says what is applied once its transaction is committed. It matches one

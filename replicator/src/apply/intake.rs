@@ -56,11 +56,13 @@ pub(super) async fn pump<S: SpoolSource>(
                     return;
                 }
             };
+            // Definitions change there: what is behind it can't be decoded by those of before.
+            let last = matches!(item, SpoolItem::Ddl { .. });
             let weight = weight(&item);
             // What is larger than the bound takes all of it and comes alone.
             let share = u32::try_from(weight).unwrap_or(BYTES_MAX).clamp(1, BYTES_MAX);
             let Ok(permit) = Arc::clone(&bytes).acquire_many_owned(share).await else { return };
-            if to.send(Ok(Taken { item, weight, permit })).await.is_err() {
+            if to.send(Ok(Taken { item, weight, permit })).await.is_err() || last {
                 return;
             }
         }
@@ -81,7 +83,7 @@ fn weight(item: &SpoolItem) -> usize {
     META + match item {
         SpoolItem::Transaction { changes, .. } => changes.iter().map(change_weight).sum(),
         SpoolItem::LargeRows(change) => change_weight(change),
-        SpoolItem::Ddl { sql, .. } => sql.len(),
+        SpoolItem::Ddl { statement, .. } => statement.sql.len(),
         _ => 0,
     }
 }

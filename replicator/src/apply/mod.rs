@@ -4,12 +4,13 @@
 //! becomes one transaction on the target, and batches run side by side as long as their keys don't meet. What is
 //! applied is known to the target alone ([`checkpoint`]), since it is committed there together with the rows.
 //!
-//! Deliberately absent: a retry of batches in another order (a batch is retried until it is in), statements of the
-//! source (rows only), and anything that changes definitions.
+//! Deliberately absent: a retry of batches in another order (a batch is retried until it is in), and statements of
+//! the source. At one that changes definitions a run ends, with everything before it applied: the caller deals with it
+//! and runs it again with the definitions that hold from there on.
 
 mod builder;
 pub mod checkpoint;
-mod ddl;
+pub(crate) mod ddl;
 mod fold;
 mod graph;
 mod intake;
@@ -34,10 +35,12 @@ use tokio_util::sync::CancellationToken;
 pub use checkpoint::{Origin, Recovered};
 pub use intake::SpoolSource;
 
+pub(crate) use self::builder::place;
 use self::progress::AppliedProgress;
 use self::scheduler::Scheduler;
 use self::worker::Context;
 use self::writeset::Plans;
+use crate::binlog::transaction::{DdlStatement, TransactionMeta};
 use crate::error::Result;
 use crate::leg::Leg;
 use crate::schema::table::SchemaSet;
@@ -67,7 +70,17 @@ pub struct Setup {
     pub progress: Arc<AppliedProgress>,
 }
 
-/// Replays until it is cancelled (which is how it is paused: run it again) or fails. `open` is called once, with the
+/// How a run ended without an error.
+#[derive(Debug)]
+pub enum Ended {
+    /// It was cancelled.
+    Cancelled,
+    /// It stands at a statement that changes definitions; everything before it is applied, nothing behind it is.
+    AtDdl(TransactionMeta, DdlStatement),
+}
+
+/// Replays until it is cancelled (which is how it is paused: run it again), stands at a statement that changes
+/// definitions, or fails. `open` is called once, with the
 /// number of the first transaction that is wanted; its items must begin with exactly that one.
 ///
 /// Connections that break are made again for as long as it takes. A transient error is returned only where the run
@@ -80,7 +93,7 @@ pub async fn run<S, O>(
     setup: Setup,
     open: impl FnOnce(u64) -> O + Send,
     cancel: CancellationToken,
-) -> Result<()>
+) -> Result<Ended>
 where
     S: SpoolSource,
     O: Future<Output = Result<S>> + Send,
@@ -119,5 +132,8 @@ where
         let error = error.clone().in_leg(setup.leg);
         tracing::warn!(area = "apply", "the tail stops: {error}");
     }
-    result
+    Ok(match result? {
+        Some((meta, statement)) => Ended::AtDdl(meta, statement),
+        None => Ended::Cancelled,
+    })
 }

@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::builder::{Builder, place};
 use super::checkpoint::{self, Recovered};
-use super::ddl;
 use super::graph::{Running, Watermark};
 use super::intake::Taken;
 use super::intervals::Intervals;
@@ -21,7 +20,7 @@ use super::progress::{Applied, AppliedProgress};
 use super::statement::Mode;
 use super::worker::{Batch, Context, Work, Worker};
 use super::writeset::WriteSet;
-use crate::binlog::transaction::{RowsChange, SpoolItem, TransactionMeta};
+use crate::binlog::transaction::{DdlStatement, RowsChange, SpoolItem, TransactionMeta};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Batches that are begun and not yet below the low water, at most: a slow one can't let the others run away.
@@ -82,6 +81,8 @@ pub(super) struct Scheduler {
     /// What can't join the batch that is being built; nothing is read before it is dealt with.
     held: Option<Taken>,
     large: Large,
+    /// The statement at which it stands, with everything before it applied.
+    reached: Option<(TransactionMeta, DdlStatement)>,
     /// The mode of the batches handed out last.
     mode: Option<Mode>,
     /// Applied by earlier runs, above the low water.
@@ -113,6 +114,7 @@ impl Scheduler {
             share: None,
             held: None,
             large: Large::No,
+            reached: None,
             mode: None,
             done_before: recovered.done.clone(),
             rows,
@@ -124,13 +126,14 @@ impl Scheduler {
         scheduler
     }
 
-    /// Runs until it is cancelled or something fails. In both cases batches that are under way may end first, and
+    /// Runs until it is cancelled, stands at a statement that changes definitions (which it returns), or something
+    /// fails. In all cases batches that are under way may end first, and
     /// the low water is written down.
     pub(super) async fn run(
         mut self,
         mut items: mpsc::Receiver<Result<Taken>>,
         cancel: CancellationToken,
-    ) -> Result<()> {
+    ) -> Result<Option<(TransactionMeta, DdlStatement)>> {
         let result = self.follow(&mut items, &cancel).await;
         // Nothing more comes; the permits of what was read ahead are given back.
         drop(items);
@@ -141,7 +144,7 @@ impl Scheduler {
         result?;
         match drained {
             Ok(Err(error)) if error.kind != ErrorKind::Transient => Err(error),
-            _ => persisted,
+            _ => persisted.map(|()| self.reached),
         }
     }
 
@@ -153,6 +156,9 @@ impl Scheduler {
         loop {
             self.read_ahead(items).await?;
             let lingers = self.dispatch(items.is_empty())?;
+            if self.reached.is_some() {
+                return Ok(());
+            }
             if self.reads_ahead() && !items.is_empty() {
                 continue;
             }
@@ -349,7 +355,11 @@ impl Scheduler {
         }
         let Some(taken) = self.held.take() else { return Ok(false) };
         match taken.item {
-            SpoolItem::Ddl { meta, schema, sql } => Err(ddl::refused(&meta, &schema, &sql)),
+            SpoolItem::Ddl { meta, statement } => {
+                self.expect_next(&meta)?;
+                self.reached = Some((meta, statement));
+                Ok(false)
+            }
             SpoolItem::LargeBegin { meta } => self.begin_large(meta).map(|()| true),
             SpoolItem::Transaction { meta, changes } => {
                 let mode = self.mode_of(&meta);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use config::BinlogPosition;
 
 use super::cursor::Malformed;
 use super::event::{EventHeader, HEADER_BYTES, RowsShape, kind};
@@ -23,16 +24,27 @@ pub(crate) struct Decoder {
     tables: HashMap<u64, (Bytes, Arc<RowPlan>)>,
     /// Table ids mapped in the present transaction.
     mapped: Vec<u64>,
+    /// Those of them whose rows aren't wanted.
+    passed_over: Vec<u64>,
+    /// Where the present transaction ends, where that matters.
+    end: Option<BinlogPosition>,
 }
 
 impl Decoder {
     pub(crate) fn new(schemas: SchemaSet) -> Self {
-        Self { schemas, tables: HashMap::new(), mapped: Vec::new() }
+        Self { schemas, tables: HashMap::new(), mapped: Vec::new(), passed_over: Vec::new(), end: None }
     }
 
-    /// A table id means nothing beyond its transaction.
-    pub(crate) fn begin(&mut self) {
+    /// True where a transaction's end has to be known before its rows can be decoded.
+    pub(crate) fn wants_end(&self) -> bool {
+        self.schemas.has_late_tables()
+    }
+
+    /// A table id means nothing beyond its transaction, which ends at `end`.
+    pub(crate) fn begin(&mut self, end: Option<BinlogPosition>) {
+        self.end = end;
         self.mapped.clear();
+        self.passed_over.clear();
         if self.tables.len() >= TABLES_MAX {
             self.tables.clear();
         }
@@ -50,6 +62,9 @@ impl Decoder {
             Malformed::new(format!("the spool holds an event of type {}, which it never should", header.kind))
         })?;
         let head = RowsHead::parse(&body)?;
+        if self.passed_over.contains(&head.table_id) {
+            return Ok(None);
+        }
         if !self.mapped.contains(&head.table_id) {
             return Err(Malformed::new("rows of a table that was not named before them"));
         }
@@ -63,6 +78,14 @@ impl Decoder {
     fn table_map(&mut self, body: &Bytes) -> Result<(), Malformed> {
         let table_id = super::cursor::Cursor::new(body).uint_le(6)?;
         let known = self.tables.get(&table_id).is_some_and(|(bytes, _)| bytes == body);
+        if (!known || self.wants_end())
+            && self.schemas.passes_over(&TableMap::parse(body)?.name, self.end.as_ref())
+        {
+            self.mapped.retain(|id| *id != table_id);
+            self.passed_over.push(table_id);
+            return Ok(());
+        }
+        self.passed_over.retain(|id| *id != table_id);
         if !known {
             let map = TableMap::parse(body)?;
             let table = self.schemas.get(&map.name).ok_or_else(|| {
@@ -105,7 +128,7 @@ mod tests {
         let mut decoder = Decoder::new(fixture::tables());
         let written = fixture::whole(kind::WRITE_ROWS, &fixture::write_rows(&[1, 0xffff_ffff], 3));
         assert!(rows(&mut decoder, &written).is_err(), "no table map yet");
-        decoder.begin();
+        decoder.begin(None);
         let map = fixture::whole(kind::TABLE_MAP, &fixture::table_map("shop"));
         assert_eq!(rows(&mut decoder, &map).unwrap(), []);
         let row = |id: u64| RowChange::Insert {
@@ -116,7 +139,7 @@ mod tests {
         let image = |id: u64| vec![Value::UInt(id), Value::Null];
         let expected = RowChange::Update { before: image(7), after: image(8) };
         assert_eq!(rows(&mut decoder, &updated).unwrap(), [expected]);
-        decoder.begin();
+        decoder.begin(None);
         assert!(rows(&mut decoder, &written).is_err(), "a table id means nothing beyond its transaction");
     }
 

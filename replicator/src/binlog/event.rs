@@ -126,6 +126,8 @@ pub(crate) struct RowsShape {
     pub(crate) extra_data: bool,
     /// MariaDB's log_bin_compress: zlib behind the column bitmaps.
     pub(crate) compressed: bool,
+    /// Documents of the image after may be written as changes of those before (binlog_row_value_options).
+    pub(crate) partial: bool,
 }
 
 impl RowsShape {
@@ -137,7 +139,7 @@ impl RowsShape {
             kind::UPDATE_ROWS_V1 => (Update, false, false),
             kind::DELETE_ROWS_V1 => (Delete, false, false),
             kind::WRITE_ROWS => (Write, true, false),
-            kind::UPDATE_ROWS => (Update, true, false),
+            kind::UPDATE_ROWS | kind::PARTIAL_UPDATE_ROWS => (Update, true, false),
             kind::DELETE_ROWS => (Delete, true, false),
             kind::MARIADB_WRITE_ROWS_COMPRESSED_V1 => (Write, false, true),
             kind::MARIADB_UPDATE_ROWS_COMPRESSED_V1 => (Update, false, true),
@@ -147,7 +149,7 @@ impl RowsShape {
             kind::MARIADB_DELETE_ROWS_COMPRESSED => (Delete, true, true),
             _ => return None,
         };
-        Some(Self { kind, extra_data, compressed })
+        Some(Self { kind, extra_data, compressed, partial: event_kind == kind::PARTIAL_UPDATE_ROWS })
     }
 }
 
@@ -244,6 +246,8 @@ pub(crate) fn widen_offset(from: u64, log_pos: u32) -> u64 {
 /// Body of QUERY and QUERY_COMPRESSED.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Query<'a> {
+    /// The status variables, see [`super::context`].
+    pub(crate) status: &'a [u8],
     pub(crate) schema: &'a [u8],
     pub(crate) sql: std::borrow::Cow<'a, [u8]>,
 }
@@ -255,12 +259,12 @@ impl<'a> Query<'a> {
         let schema_length = usize::from(cursor.u8()?);
         cursor.take(2)?;
         let status_length = usize::from(cursor.u16()?);
-        cursor.take(status_length)?;
+        let status = cursor.take(status_length)?;
         let schema = cursor.take(schema_length)?;
         cursor.take(1)?;
         let sql =
             if compressed { super::compress::inflate(cursor.rest())?.into() } else { cursor.rest().into() };
-        Ok(Self { schema, sql })
+        Ok(Self { status, schema, sql })
     }
 }
 

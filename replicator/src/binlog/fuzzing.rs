@@ -12,6 +12,7 @@ use super::group::{Grouper, Step};
 use super::payload::Payload;
 use super::rows::row_memory;
 use super::{json, statement};
+use crate::schema::selection::Selection;
 use crate::schema::table::SchemaSet;
 
 /// What came out of a stream of events.
@@ -32,9 +33,10 @@ pub struct Seen {
 /// changes bytes would never get past them.
 #[must_use]
 pub fn events(tables: SchemaSet, stream: &[u8], checksums: bool) -> Seen {
-    let schemas: Vec<String> = tables.sorted().iter().map(|table| table.name.schema.clone()).collect();
+    let all = tables.sorted();
+    let schemas: Vec<&str> = all.iter().map(|table| table.name.schema.as_str()).collect();
     let mut state = State {
-        grouper: Grouper::new(&schemas, tables.clone()),
+        grouper: Grouper::new(Selection::of_schemas(&schemas)),
         decoder: Decoder::new(tables),
         seen: Seen::default(),
     };
@@ -80,7 +82,7 @@ impl State {
             Step::Keep => self.rows(event),
             Step::Close(_) => {
                 self.seen.closed += 1;
-                self.decoder.begin();
+                self.decoder.begin(None);
             }
             Step::Ignore | Step::Abort => {}
         }

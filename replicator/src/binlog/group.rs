@@ -4,15 +4,19 @@
 
 use std::collections::{HashMap, HashSet};
 
+use bytes::Bytes;
 use config::{Gtid, TableName};
 
+use super::context::StatementContext;
 use super::cursor::Malformed;
 use super::event::{EventHeader, FLAG_IGNORABLE, Query, RowsShape, kind, xa_prepare_commits};
 use super::gtid::{self, GtidEvent};
 use super::rows::RowsHead;
 use super::statement::{SchemaNames, Statement, classify, kind_of};
 use super::table_map::TableMap;
-use crate::schema::table::SchemaSet;
+use super::transaction::DdlStatement;
+use crate::schema::ddl::{Change, is_readable_in};
+use crate::schema::selection::Selection;
 
 /// The table id of a rows event that holds no rows and only ends a statement.
 const DUMMY_TABLE_ID: u64 = 0x00ff_ffff;
@@ -37,14 +41,8 @@ pub(crate) enum Step {
 pub(crate) struct Closed {
     pub(crate) gtid: Gtid,
     pub(crate) committed_at_us: u64,
-    pub(crate) ddl: Option<Ddl>,
-}
-
-/// A statement that changes a definition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Ddl {
-    pub(crate) schema: String,
-    pub(crate) sql: String,
+    /// A statement that changes a definition.
+    pub(crate) ddl: Option<DdlStatement>,
 }
 
 /// A transaction whose end hasn't been seen.
@@ -55,7 +53,7 @@ struct Open {
     /// A statement doesn't end it, only XID, COMMIT, ROLLBACK or XA_PREPARE does.
     begun: bool,
     kept: bool,
-    ddl: Option<Ddl>,
+    ddl: Option<DdlStatement>,
     /// The name of the XA transaction that it prepares.
     xa: Option<String>,
     /// Table ids, and whether the table belongs to the migration.
@@ -66,22 +64,19 @@ struct Open {
 #[derive(Debug)]
 pub(crate) struct Grouper {
     names: SchemaNames,
-    tables: SchemaSet,
+    selection: Selection,
     open: Option<Open>,
     prepared: HashSet<String>,
 }
 
 impl Grouper {
-    /// For the schemas of a migration and its tables.
-    pub(crate) fn new(schemas: &[String], tables: SchemaSet) -> Self {
-        let mut all: Vec<String> = schemas.to_vec();
-        all.extend(tables.sorted().iter().map(|table| table.name.schema.clone()));
-        Self {
-            names: SchemaNames::new(all.iter().map(String::as_str)),
-            tables,
-            open: None,
-            prepared: HashSet::new(),
-        }
+    /// For what a migration moves.
+    pub(crate) fn new(selection: Selection) -> Self {
+        let names = match selection.schemas() {
+            Some(schemas) => SchemaNames::new(schemas.iter().map(String::as_str)),
+            None => SchemaNames::all(),
+        };
+        Self { names, selection, open: None, prepared: HashSet::new() }
     }
 
     /// True between the event that begins a transaction and the one that ends it.
@@ -109,18 +104,11 @@ impl Grouper {
                 "a transaction without a GTID: gtid_mode isn't ON; set it to ON, wait until every older \
                  transaction has ended, then begin the migration again",
             )),
-            kind::QUERY => self.query(body, false),
-            kind::MARIADB_QUERY_COMPRESSED => self.query(body, true),
+            kind::QUERY => self.query(header, body, false),
+            kind::MARIADB_QUERY_COMPRESSED => self.query(header, body, true),
             kind::XID => self.close(),
             kind::XA_PREPARE => self.xa_prepare(body),
             kind::TABLE_MAP => self.table_map(body),
-            kind::PARTIAL_UPDATE_ROWS => match self.rows(body)? {
-                Step::Keep => Err(Malformed::new(
-                    "an update holds only the changed parts of a JSON document: set binlog_row_value_options = '' \
-                     on the source, globally and in every session, then begin the migration again",
-                )),
-                step => Ok(step),
-            },
             rows if RowsShape::of(rows).is_some() => self.rows(body),
             kind::FORMAT_DESCRIPTION | kind::ROTATE | kind::STOP => Ok(self.file_ended()),
             kind::PREVIOUS_GTIDS
@@ -189,9 +177,12 @@ impl Grouper {
         if self.open.take().is_some() { Step::Abort } else { Step::Ignore }
     }
 
-    fn query(&mut self, body: &[u8], compressed: bool) -> Result<Step, Malformed> {
+    fn query(&mut self, header: &EventHeader, body: &[u8], compressed: bool) -> Result<Step, Malformed> {
         let query = Query::parse(body, compressed)?;
-        let statement = classify(query.schema, &query.sql, &self.names);
+        let mut statement = classify(query.schema, &query.sql, &self.names);
+        if statement == Statement::Ddl && !self.concerns(&query) {
+            statement = Statement::Unrelated;
+        }
         let open = self.opened()?;
         match statement {
             Statement::Begin => {
@@ -227,16 +218,19 @@ impl Grouper {
             }
             Statement::RowChange => Err(not_row_format(&kind_of(&String::from_utf8_lossy(&query.sql)))),
             Statement::Unrelated => self.statement_ended(None),
-            Statement::Ddl => {
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                self.statement_ended(Some(Ddl { schema: text(query.schema), sql: text(&query.sql) }))
-            }
+            Statement::Ddl => self.statement_ended(Some(DdlStatement {
+                schema: String::from_utf8_lossy(query.schema).into_owned(),
+                sql: Bytes::copy_from_slice(&query.sql),
+                status: Bytes::copy_from_slice(query.status),
+                began_at_s: header.timestamp,
+                alone: !self.open.as_ref().is_some_and(|open| open.begun),
+            })),
         }
     }
 
     /// A statement that isn't part of the framing: alone it is the whole group, after a BEGIN (CREATE TABLE …
     /// SELECT) the group goes on.
-    fn statement_ended(&mut self, ddl: Option<Ddl>) -> Result<Step, Malformed> {
+    fn statement_ended(&mut self, ddl: Option<DdlStatement>) -> Result<Step, Malformed> {
         let open = self.opened()?;
         if open.ddl.is_none() {
             open.ddl = ddl;
@@ -273,7 +267,22 @@ impl Grouper {
     }
 
     fn wants(&self, name: &TableName) -> bool {
-        self.tables.get(name).is_some()
+        self.selection.takes(name)
+    }
+
+    /// False where the names in the statement say that it isn't about anything that is moved.
+    fn concerns(&self, query: &Query<'_>) -> bool {
+        let readable = query.sql.is_ascii()
+            || StatementContext::parse(query.status).is_ok_and(|context| is_readable_in(&context));
+        let Ok(schema) = std::str::from_utf8(query.schema) else { return true };
+        if !readable {
+            return true;
+        }
+        match Change::parse(&query.sql, schema, self.selection.folds_names()) {
+            Change::Unknown => true,
+            Change::Schema { name, .. } => self.selection.takes_schema(&name),
+            change => change.names().iter().any(|name| self.selection.takes(name)),
+        }
     }
 
     fn rows(&mut self, body: &[u8]) -> Result<Step, Malformed> {
@@ -319,7 +328,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn grouper() -> Grouper {
-        Grouper::new(&["shop".to_owned()], fixture::tables())
+        Grouper::new(Selection::of_schemas(&["shop"]))
     }
 
     fn mariadb_gtid(sequence: u64, flags: u8) -> Vec<u8> {
@@ -405,10 +414,6 @@ mod tests {
         check(&[(kind::ANONYMOUS_GTID, vec![0; 40])], "gtid_mode");
         check(&[gtid.clone(), (kind::QUERY, query("other", "INSERT INTO t VALUES (1)"))], "binlog_format");
         check(&[(kind::INCIDENT, vec![])], "incident");
-        check(
-            &[gtid.clone(), map.clone(), (kind::PARTIAL_UPDATE_ROWS, rows.1.clone())],
-            "binlog_row_value_options",
-        );
         check(&[gtid.clone(), map.clone(), (kind::QUERY, query("", "ROLLBACK"))], "rolled back");
         check(&[gtid.clone(), map.clone(), (kind::QUERY, query("", "ROLLBACK TO `a`"))], "rolled back");
         check(&[gtid.clone(), map, rows, (kind::XA_PREPARE, vec![0; 9])], "XA");

@@ -1,14 +1,14 @@
 //! MySQL's binary JSON to the text that the server itself prints for it.
 //!
-//! Numbers keep their kind: an integer has no point, a double always has a point or an exponent, a decimal has
-//! exactly its digits. Dates and times become the strings the server prints, other opaque values its
-//! `base64:type…` strings: JSON text has no place for their types, on a copied row as little as here.
+//! Numbers keep their kind: an integer has no point, a double always has a point or an exponent. Decimals, dates, times
+//! and bytes are marked, since JSON text has no place for their types: see [`crate::json`].
 
 use std::fmt::Write as _;
 
 use super::cursor::{Cursor, Malformed};
 use super::decimal;
 use super::temporal::{JsonTemporal, json_temporal};
+use crate::json::{self, MARK, letter};
 
 /// The server allows 100.
 const DEPTH_MAX: u32 = 128;
@@ -128,6 +128,13 @@ impl Printer {
         Ok(())
     }
 
+    fn marked(&mut self, letter: char, value: &str) {
+        self.out.push(MARK);
+        self.out.push(letter);
+        self.out.push_str(value);
+        self.out.push(MARK);
+    }
+
     fn opaque(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Malformed> {
         const TIMESTAMP: u8 = 7;
         const DATE: u8 = 10;
@@ -141,22 +148,27 @@ impl Printer {
             NEWDECIMAL => {
                 let mut cursor = Cursor::new(bytes);
                 let (precision, scale) = (cursor.u8()?, cursor.u8()?);
-                self.out.push_str(&decimal::decimal(&mut cursor, precision, scale)?);
+                let number = decimal::decimal(&mut cursor, precision, scale)?;
+                self.marked(letter::DECIMAL, &number);
                 return Ok(());
             }
-            DATE => JsonTemporal::Date,
-            TIME => JsonTemporal::Time,
-            TIMESTAMP | DATETIME => JsonTemporal::Datetime,
+            DATE => (letter::DATE, JsonTemporal::Date),
+            TIME => (letter::TIME, JsonTemporal::Time),
+            DATETIME => (letter::DATETIME, JsonTemporal::Datetime),
+            TIMESTAMP => (letter::TIMESTAMP, JsonTemporal::Datetime),
+            _ if !json::carries_bytes_of(field_type) => {
+                return Err(Malformed::new(json::uncarried(field_type)));
+            }
             _ => {
-                let _ = write!(self.out, "\"base64:type{field_type}:");
-                push_base64(&mut self.out, bytes);
-                self.out.push('"');
+                let mut value = format!("{field_type}:");
+                push_base64(&mut value, bytes);
+                self.marked(letter::BYTES, &value);
                 return Ok(());
             }
         };
-        self.out.push('"');
-        self.out.push_str(&json_temporal(bytes, temporal)?);
-        self.out.push('"');
+        let (letter, temporal) = temporal;
+        let text = json_temporal(bytes, temporal)?;
+        self.marked(letter, &text);
         Ok(())
     }
 
@@ -257,8 +269,9 @@ mod tests {
             &[0, 1, 0, 22, 0, 11, 0, 1, 0, 2, 12, 0, b'a', 2, 0, 10, 0, 5, 1, 0, 4, 0, 0],
             r#"{"a": [1, null]}"#,
         );
-        check(&[0x0f, 246, 4, 3, 2, 0x81, 0x32], "1.50");
-        check(&[0x0f, 252, 2, 0xff, 0x00], r#""base64:type252:/wA=""#);
+        check(&[0x0f, 246, 4, 3, 2, 0x81, 0x32], "\u{1}n1.50\u{1}");
+        check(&[0x0f, 252, 2, 0xff, 0x00], "\u{1}b252:/wA=\u{1}");
+        assert!(json_text(&[0x0f, 13, 1, 0x7c]).is_err(), "a YEAR");
     }
 
     proptest! {

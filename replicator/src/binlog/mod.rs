@@ -5,6 +5,7 @@
 
 mod address;
 mod compress;
+pub(crate) mod context;
 pub(crate) mod cursor;
 mod decimal;
 pub(crate) mod decode;

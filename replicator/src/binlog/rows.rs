@@ -9,6 +9,7 @@ use super::event::{RowsKind, RowsShape};
 use super::table_map::{ColumnDecoder, RowPlan};
 use super::{address, compress, decimal, json, temporal};
 use crate::binlog::transaction::RowChange;
+use crate::json::{Edit, edited};
 use crate::schema::table::TableSchema;
 use crate::value::Value;
 
@@ -37,6 +38,7 @@ impl RowsHead {
 pub(crate) struct RowsEvent {
     plan: Arc<RowPlan>,
     kind: RowsKind,
+    partial: bool,
     foreign_key_checks: bool,
     before: Presence,
     after: Presence,
@@ -84,6 +86,7 @@ impl RowsEvent {
         Ok(Self {
             plan,
             kind: shape.kind,
+            partial: shape.partial,
             foreign_key_checks: flags & NO_FOREIGN_KEY_CHECKS_F == 0,
             before,
             after,
@@ -110,10 +113,15 @@ impl RowsEvent {
         let row = match self.kind {
             RowsKind::Write => RowChange::Insert { after: image(plan, &self.after, data, &mut cursor)? },
             RowsKind::Delete => RowChange::Delete { before: image(plan, &self.before, data, &mut cursor)? },
-            RowsKind::Update => RowChange::Update {
-                before: image(plan, &self.before, data, &mut cursor)?,
-                after: image(plan, &self.after, data, &mut cursor)?,
-            },
+            RowsKind::Update => {
+                let before = image(plan, &self.before, data, &mut cursor)?;
+                let edited = if self.partial { EditedDocuments::parse(plan, &mut cursor)? } else { None };
+                let after = match &edited {
+                    Some(edited) => edited_image(plan, &self.after, &before, edited, data, &mut cursor)?,
+                    None => image(plan, &self.after, data, &mut cursor)?,
+                };
+                RowChange::Update { before, after }
+            }
         };
         let at = self.data.len() - cursor.len();
         if at == self.at {
@@ -171,6 +179,99 @@ fn image(
         values.push(if null { Value::Null } else { value(*decoder, data, cursor)? });
     }
     Ok(values)
+}
+
+/// Which documents of an image are written as changes, by column.
+struct EditedDocuments(Vec<bool>);
+
+impl EditedDocuments {
+    /// Reads what is in front of an image that may hold some. `None`: it holds none.
+    fn parse(plan: &RowPlan, cursor: &mut Cursor<'_>) -> Result<Option<Self>, Malformed> {
+        const PARTIAL_JSON: usize = 1;
+        match cursor.lenenc_size()? {
+            0 => return Ok(None),
+            PARTIAL_JSON => {}
+            _ => {
+                return Err(Malformed::new(
+                    "an update has options (binlog_row_value_options) that aren't known here",
+                ));
+            }
+        }
+        let is_document = |decoder: &ColumnDecoder| matches!(decoder, ColumnDecoder::Json { .. });
+        let documents = plan.columns.iter().filter(|decoder| is_document(decoder)).count();
+        let bits = cursor.take(documents.div_ceil(8))?;
+        let mut place = 0;
+        let mut of = |decoder| {
+            let edited = is_document(decoder) && bit(bits, place);
+            place += usize::from(is_document(decoder));
+            edited
+        };
+        Ok(Some(Self(plan.columns.iter().map(&mut of).collect())))
+    }
+}
+
+/// As [`image`], where some documents are changes of those in the image before.
+fn edited_image(
+    plan: &RowPlan,
+    presence: &Presence,
+    before: &[Value],
+    edited: &EditedDocuments,
+    data: &Bytes,
+    cursor: &mut Cursor<'_>,
+) -> Result<Vec<Value>, Malformed> {
+    let nulls = cursor.take(presence.count(plan.columns.len()).div_ceil(8))?;
+    let mut values = Vec::with_capacity(plan.columns.len());
+    let mut place = 0;
+    for (index, decoder) in plan.columns.iter().enumerate() {
+        if !presence.contains(index) {
+            values.push(Value::Null);
+            continue;
+        }
+        let null = bit(nulls, place);
+        place += 1;
+        let is_edited = edited.0.get(index).copied().unwrap_or(false);
+        values.push(match (null, is_edited, before.get(index)) {
+            (true, ..) => Value::Null,
+            (false, false, _) => value(*decoder, data, cursor)?,
+            (false, true, Some(Value::Text(document))) => {
+                let length = usize::try_from(cursor.uint_le(4)?).unwrap_or(usize::MAX);
+                Value::Text(edits(document, cursor.take(length)?)?)
+            }
+            (false, true, _) => {
+                return Err(Malformed::new(
+                    "an update changes parts of a document that its image before doesn't hold",
+                ));
+            }
+        });
+    }
+    Ok(values)
+}
+
+/// Carries out the changes of one document.
+fn edits(document: &str, changes: &[u8]) -> Result<String, Malformed> {
+    const REPLACE: u8 = 0;
+    const INSERT: u8 = 1;
+    const REMOVE: u8 = 2;
+    let mut cursor = Cursor::new(changes);
+    let mut document = document.to_owned();
+    while !cursor.is_empty() {
+        let operation = cursor.u8()?;
+        let length = cursor.lenenc_size()?;
+        let path = std::str::from_utf8(cursor.take(length)?)
+            .map_err(|_| Malformed::new("the path of a JSON change isn't valid UTF-8"))?;
+        let edit = match operation {
+            REMOVE => Edit::Remove,
+            REPLACE | INSERT => {
+                let length = cursor.lenenc_size()?;
+                let text = json::json_text(cursor.take(length)?)?;
+                if operation == REPLACE { Edit::Replace(text) } else { Edit::Insert(text) }
+            }
+            _ => return Err(Malformed::new("a JSON change is of a kind that isn't known here")),
+        };
+        document = edited(&document, path, &edit)
+            .ok_or_else(|| Malformed::new("a JSON change doesn't fit the document before it"))?;
+    }
+    Ok(document)
 }
 
 fn value(decoder: ColumnDecoder, data: &Bytes, cursor: &mut Cursor<'_>) -> Result<Value, Malformed> {

@@ -35,6 +35,8 @@ pub(crate) enum Statement {
 pub(crate) struct SchemaNames {
     lower: Vec<String>,
     any_non_ascii: bool,
+    /// Every schema but the server's own is one of them.
+    all: bool,
 }
 
 impl SchemaNames {
@@ -43,16 +45,24 @@ impl SchemaNames {
         lower.sort();
         lower.dedup();
         let any_non_ascii = lower.iter().any(|name| !name.is_ascii());
-        Self { lower, any_non_ascii }
+        Self { lower, any_non_ascii, all: false }
+    }
+
+    /// Every schema there is or will be.
+    pub(crate) fn all() -> Self {
+        Self { lower: Vec::new(), any_non_ascii: false, all: true }
     }
 
     fn is_one(&self, schema: &[u8]) -> bool {
         let schema = bare(&String::from_utf8_lossy(schema));
-        self.lower.contains(&schema)
+        self.all || self.lower.contains(&schema)
     }
 
     /// True where the text may name one of the schemas: as a word, in quotes, or inside something else.
     fn may_be_in(&self, sql: &[u8]) -> bool {
+        if self.all {
+            return true;
+        }
         // The text is in the session's charset; what a name beyond ASCII looks like in it isn't known.
         if self.any_non_ascii && !sql.is_ascii() {
             return true;

@@ -394,6 +394,10 @@ pub(crate) fn classify_server_error(code: u16, text: &str, place: &str) -> Error
         {
             WENT_BACK
         }
+        FATAL_READING_BINLOG if lower.contains("could not find next log") => {
+            "The source's binary logs were taken away while they were read (RESET, PURGE, or a lost index): begin the \
+             migration again"
+        }
         FATAL_READING_BINLOG => "The source can't read its own binlog here; see its error log",
         1045 | 1227 => {
             "The source's account needs the privileges REPLICATION SLAVE and REPLICATION CLIENT, and its password \

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use config::{BinlogPosition, Gtid};
 
 use crate::schema::table::TableSchema;
@@ -53,6 +54,28 @@ pub struct RowsChange {
     pub foreign_key_checks: bool,
 }
 
+/// A statement that changes definitions, and what is needed to run it as it ran.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DdlStatement {
+    /// Default schema of the session.
+    pub schema: String,
+    /// Its text, in the character set of its session's client.
+    pub sql: Bytes,
+    /// Status variables of its event.
+    pub status: Bytes,
+    /// When it began on the source, seconds since 1970.
+    pub began_at_s: u32,
+    /// False where it came in one group with rows (CREATE TABLE … SELECT), which aren't here.
+    pub alone: bool,
+}
+
+impl std::fmt::Debug for DdlStatement {
+    // invariant 8: the text may hold literals.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DdlStatement").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
 /// What the spool yields, in the order of the source's binlog.
 #[derive(Debug)]
 pub enum SpoolItem {
@@ -83,9 +106,7 @@ pub enum SpoolItem {
     Ddl {
         /// Its identity.
         meta: TransactionMeta,
-        /// Default schema of the session.
-        schema: String,
-        /// Its text.
-        sql: String,
+        /// The statement.
+        statement: DdlStatement,
     },
 }

@@ -79,17 +79,6 @@ pub(super) fn judge_source(settings: &Settings) -> Vec<Finding> {
             ),
         );
     }
-    if settings
-        .get("binlog_row_value_options")
-        .is_some_and(|v| v.to_ascii_uppercase().contains("PARTIAL_JSON"))
-    {
-        fatal(
-            "source, binlog_row_value_options",
-            "PARTIAL_JSON isn't supported yet; SET GLOBAL binlog_row_value_options = '' and let the applications \
-             reconnect."
-                .to_owned(),
-        );
-    }
     if settings.is_not("gtid_mode", "ON") {
         fatal(
             "source, gtid_mode",
@@ -255,7 +244,7 @@ mod tests {
         check("log_bin", "OFF", &["Fatal source, log_bin"]);
         check("binlog_format", "MIXED", &["Fatal source, binlog_format"]);
         check("binlog_row_image", "MINIMAL", &["Fatal source, binlog_row_image"]);
-        check("binlog_row_value_options", "PARTIAL_JSON", &["Fatal source, binlog_row_value_options"]);
+        check("binlog_row_value_options", "PARTIAL_JSON", &[]);
         check("gtid_mode", "ON_PERMISSIVE", &["Fatal source, gtid_mode"]);
         check("server_id", "0", &["Fatal source, server_id"]);
         check("binlog_expire_logs_seconds", "60", &["Note source, binlog_expire_logs_seconds"]);

@@ -58,15 +58,7 @@ async fn create_all(target: &mut Conn, source: &Discovery) -> Result<()> {
     // Literals in a CREATE TABLE (defaults, members, comments) are text of the source's SHOW in UTF-8.
     run(target, "preparing the schema session", "SET NAMES utf8mb4").await?;
     run(target, "preparing the schema session", "SET SESSION foreign_key_checks = 0").await?;
-    for statement in TABLE_SESSION {
-        match target.query_drop(statement).await {
-            Ok(()) => {}
-            Err(mysql_async::Error::Server(error)) if error.code == UNKNOWN_VARIABLE => {}
-            // Not allowed to: then it matters only if the table comes out differently, and that is checked.
-            Err(mysql_async::Error::Server(_)) => {}
-            Err(error) => return Err(Error::database(Side::Target, "preparing the schema session", &error)),
-        }
-    }
+    prepare_table_session(target).await?;
     for schema in &source.schemas {
         let place = format!("creating the schema {}", schema.name);
         run(target, &place, &create_schema(schema)).await?;
@@ -76,6 +68,19 @@ async fn create_all(target: &mut Conn, source: &Discovery) -> Result<()> {
         let place = format!("creating the table {name}");
         run(target, &place, &format!("USE {}", quote_identifier(&name.schema))).await?;
         run(target, &place, &create_table(&table.schema)?).await?;
+    }
+    Ok(())
+}
+
+/// Takes away what a server may put between a CREATE TABLE and the table that it makes elsewhere.
+pub(crate) async fn prepare_table_session(target: &mut Conn) -> Result<()> {
+    for statement in TABLE_SESSION {
+        match target.query_drop(statement).await {
+            // Unknown there, or not allowed to: then it matters only if the table comes out differently, and that is
+            // checked.
+            Ok(()) | Err(mysql_async::Error::Server(_)) => {}
+            Err(error) => return Err(Error::database(Side::Target, "preparing the schema session", &error)),
+        }
     }
     Ok(())
 }

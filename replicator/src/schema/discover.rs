@@ -11,11 +11,10 @@ use mysql_async::{Conn, Row};
 
 use super::column;
 use super::pattern::like;
+use super::selection::is_own_schema;
 use super::table::{Column, ColumnKind, ForeignKey, SchemaSet, TableSchema, UniqueKey};
 use crate::error::{Error, Result};
 
-/// Schemas that belong to the server or to Changeover itself.
-const OWN_SCHEMAS: [&str; 5] = ["mysql", "information_schema", "performance_schema", "sys", "changeover"];
 const PLACE: &str = "reading the schema";
 
 /// Everything found in the schemas of a migration.
@@ -73,16 +72,6 @@ impl Discovery {
     #[must_use]
     pub fn schema_set(&self) -> SchemaSet {
         SchemaSet::new(self.tables.iter().map(|t| t.schema.clone()).collect())
-    }
-}
-
-impl Discovery {
-    /// Leaves out every table but those that the migration began with: what came later is none of its business before
-    /// the statement that made it comes up in the binlog. Returns the first one that isn't there any more.
-    pub(crate) fn keep_only(&mut self, began_with: &[TableName]) -> std::result::Result<(), TableName> {
-        self.tables.retain(|table| began_with.contains(&table.schema.name));
-        let gone = |name: &&TableName| !self.tables.iter().any(|table| table.schema.name == **name);
-        began_with.iter().find(gone).map_or(Ok(()), |name| Err(name.clone()))
     }
 }
 
@@ -147,7 +136,7 @@ impl Reader<'_> {
             .await?;
         let folded: Vec<u8> = self.rows("SELECT @@GLOBAL.lower_case_table_names").await?;
         let folded = folded.first().is_some_and(|mode| *mode != 0);
-        let own = |name: &str| OWN_SCHEMAS.iter().any(|own| own.eq_ignore_ascii_case(name));
+        let own = is_own_schema;
         let mut found = Discovery::default();
         let mut wanted = HashSet::new();
         for name in configured {

@@ -2,8 +2,12 @@
 
 mod column;
 pub mod convert;
+pub(crate) mod ddl;
 pub mod discover;
+pub(crate) mod history;
+pub(crate) mod objects;
 mod pattern;
+pub mod selection;
 pub mod table;
 
 pub(crate) use pattern::like;

@@ -1,12 +1,15 @@
 //! A table as copy, decoder, applier and verifier need it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use config::TableName;
+use config::{BinlogPosition, TableName};
+use serde::{Deserialize, Serialize};
+
+use super::selection::Selection;
 
 /// A table of the migration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSchema {
     /// Its name, the same on both sides.
     pub name: TableName,
@@ -27,7 +30,7 @@ pub struct TableSchema {
 }
 
 /// A column.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     /// Its name.
     pub name: String,
@@ -46,7 +49,7 @@ pub struct Column {
 }
 
 /// The type of a column.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ColumnKind {
     /// TINYINT, SMALLINT, MEDIUMINT, INT, BIGINT: `bytes` is 1, 2, 3, 4 or 8.
     Integer {
@@ -129,7 +132,7 @@ pub enum ColumnKind {
 }
 
 /// A unique key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UniqueKey {
     /// Its name; `PRIMARY` for the primary key.
     pub name: String,
@@ -140,7 +143,7 @@ pub struct UniqueKey {
 }
 
 /// A foreign key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForeignKey {
     /// Its name.
     pub name: String,
@@ -160,6 +163,18 @@ pub struct ForeignKey {
 #[derive(Debug, Clone, Default)]
 pub struct SchemaSet {
     tables: Arc<HashMap<TableName, Arc<TableSchema>>>,
+    passed_over: Arc<PassedOver>,
+}
+
+/// Whose rows in the binlog aren't wanted, though the spool has them.
+#[derive(Debug, Default)]
+pub(crate) struct PassedOver {
+    /// Things with rows that aren't tables: sequences.
+    pub(crate) names: HashSet<TableName>,
+    /// Tables that were copied at a later position than the others: up to there their rows are in the copy.
+    pub(crate) begins: HashMap<TableName, BinlogPosition>,
+    /// What it doesn't take isn't wanted.
+    pub(crate) selection: Option<Selection>,
 }
 
 impl SchemaSet {
@@ -167,7 +182,26 @@ impl SchemaSet {
     #[must_use]
     pub fn new(tables: Vec<TableSchema>) -> Self {
         let tables = tables.into_iter().map(|t| (t.name.clone(), Arc::new(t))).collect();
-        Self { tables: Arc::new(tables) }
+        Self { tables: Arc::new(tables), passed_over: Arc::default() }
+    }
+
+    /// The same tables, and what isn't wanted of the binlog.
+    pub(crate) fn passing_over(mut self, passed_over: PassedOver) -> Self {
+        self.passed_over = Arc::new(passed_over);
+        self
+    }
+
+    /// True where some table was copied later than others, so that a transaction's end decides.
+    pub(crate) fn has_late_tables(&self) -> bool {
+        !self.passed_over.begins.is_empty()
+    }
+
+    /// True where the rows of `name` in a transaction that ends at `end` aren't wanted.
+    pub(crate) fn passes_over(&self, name: &TableName, end: Option<&BinlogPosition>) -> bool {
+        let PassedOver { names, begins, selection } = &*self.passed_over;
+        names.contains(name)
+            || begins.get(name).is_some_and(|begin| end.is_some_and(|end| end <= begin))
+            || selection.as_ref().is_some_and(|selection| !selection.takes(name))
     }
 
     /// A table, where it belongs to the migration.

@@ -5,6 +5,7 @@ use config::names::quote_identifier;
 use mysql_async::Row;
 
 use crate::error::{Error, Result};
+use crate::json;
 use crate::schema::table::{Column, ColumnKind};
 use crate::value::Value;
 
@@ -21,6 +22,7 @@ pub fn select_expression(column: &Column) -> String {
         ColumnKind::Bit { .. } | ColumnKind::Enum { .. } | ColumnKind::Set { .. } => {
             format!("CAST({name} AS UNSIGNED)")
         }
+        ColumnKind::Json => json::select_expression(&column.name),
         _ => name,
     }
 }
@@ -48,8 +50,11 @@ pub fn value_of_cell(column: &Column, cell: Option<&[u8]>) -> Result<Value> {
         | ColumnKind::Timestamp { .. }
         | ColumnKind::Uuid
         | ColumnKind::Inet4
-        | ColumnKind::Inet6
-        | ColumnKind::Json => Value::Text(text()?.to_owned()),
+        | ColumnKind::Inet6 => Value::Text(text()?.to_owned()),
+        ColumnKind::Json => {
+            let place = || format!("column {} ({})", column.name, column.column_type);
+            Value::Text(json::read(text()?).map_err(|why| Error::definite(None, place(), why))?)
+        }
         ColumnKind::Bit { bits } => {
             let number: u64 = text()?.parse().map_err(|_| wrong())?;
             let bytes = number.to_be_bytes();

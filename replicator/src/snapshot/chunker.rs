@@ -17,7 +17,8 @@ use super::cell::{cell_of, select_expression, value_of_cell};
 use super::journal::{ChunkJournal, Chunks, JournalledChunk};
 use super::progress::TableProgress;
 use super::range::{KeyRange, force_row_key, key_columns, key_list};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::recopy::without_auto_increment;
 use crate::schema::table::{SchemaSet, TableSchema};
 use crate::value::Value;
 
@@ -115,8 +116,15 @@ impl Planner {
             if !matches!(next, Ok(Some(_))) {
                 plan.active.fetch_sub(1, Ordering::Relaxed);
             }
-            if let Some(next) = next? {
-                return Ok(Some(next));
+            match next {
+                Ok(Some(next)) => return Ok(Some(next)),
+                Ok(None) => {}
+                Err(error)
+                    if error.kind == ErrorKind::Definite && was_changed(source, &plan.table).await? =>
+                {
+                    plan.give_up().await;
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -172,6 +180,28 @@ impl TablePlan {
         Ok(next)
     }
 
+    /// The table isn't on the source any more as it was when the copy began. The tail will come by the statement that
+    /// changed it, and has the table copied anew there; until then what is on the target of it means nothing.
+    pub(super) async fn give_up(&self) {
+        let mut cuts = self.cuts.lock().await;
+        cuts.unfinished.clear();
+        cuts.complete = true;
+        self.exhausted.store(true, Ordering::Release);
+        self.progress.completed();
+        tracing::info!(
+            area = "snapshot",
+            table = %self.table.name,
+            "the table was changed on the source while it was copied; it is copied anew later"
+        );
+    }
+
+    /// A chunk will never be finished.
+    pub(super) async fn dropped(&self) {
+        let mut cuts = self.cuts.lock().await;
+        self.active.fetch_sub(1, Ordering::Relaxed);
+        cuts.open = cuts.open.saturating_sub(1);
+    }
+
     /// A chunk is on the target. True when it was the table's last.
     pub(super) async fn finished(&self, rows: u64, bytes: u64, took: Duration) -> bool {
         let mut cuts = self.cuts.lock().await;
@@ -179,6 +209,25 @@ impl TablePlan {
         self.active.fetch_sub(1, Ordering::Relaxed);
         cuts.open = cuts.open.saturating_sub(1);
         cuts.open == 0 && cuts.complete && cuts.unfinished.is_empty()
+    }
+}
+
+/// True where the source has another definition of the table by now, or none.
+pub(super) async fn was_changed(source: &mut Conn, table: &TableSchema) -> Result<bool> {
+    let database = |e: mysql_async::Error| Error::database(Side::Source, table.name.to_string(), &e);
+    // As the definitions were read: a literal in one would look different in a binary session.
+    source.query_drop("SET NAMES utf8mb4").await.map_err(database)?;
+    let shown: std::result::Result<Option<Row>, _> =
+        source.query_first(format!("SHOW CREATE TABLE {}", table.name.quoted())).await;
+    source.query_drop("SET NAMES binary").await.map_err(database)?;
+    match shown {
+        Ok(row) => {
+            let now = row.and_then(|row| row.get_opt::<String, _>(1)).and_then(std::result::Result::ok);
+            Ok(now
+                .is_none_or(|now| without_auto_increment(&now) != without_auto_increment(&table.create_sql)))
+        }
+        Err(mysql_async::Error::Server(error)) if matches!(error.code, 1049 | 1146) => Ok(true),
+        Err(error) => Err(database(error)),
     }
 }
 

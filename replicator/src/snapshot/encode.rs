@@ -21,6 +21,15 @@ pub(super) enum Form {
     Insert,
 }
 
+impl Form {
+    /// How rows of that table travel, where this is how others do: what types there are in a JSON document only an
+    /// expression can say, and a file holds none.
+    pub(super) fn of_table(self, table: &TableSchema) -> Self {
+        let has_json = table.columns.iter().any(|column| column.kind == ColumnKind::Json);
+        if has_json { Form::Insert } else { self }
+    }
+}
+
 /// The list of expressions that reads the stored columns of a table exactly.
 pub(super) fn select_list(table: &TableSchema) -> String {
     stored(table).map(select_expression).collect::<Vec<_>>().join(", ")
@@ -47,13 +56,12 @@ fn load_data(table: &TableSchema, name: &str, replace: bool) -> String {
     let mut sets = Vec::new();
     for (index, column) in stored(table).enumerate() {
         let quoted = quote_identifier(&column.name);
-        // In a file a number for these columns would be taken as text; JSON, UUID and INET refuse binary text or
-        // take it for something else.
+        // In a file a number for these columns would be taken as text, and UUID and INET take binary text for
+        // something else.
         let set = match column.kind {
             ColumnKind::Bit { .. } | ColumnKind::Enum { .. } | ColumnKind::Set { .. } => {
                 format!("CAST(@c{index} AS UNSIGNED)")
             }
-            ColumnKind::Json => format!("CONVERT(@c{index} USING utf8mb4)"),
             ColumnKind::Uuid | ColumnKind::Inet4 | ColumnKind::Inet6 => {
                 format!("CONVERT(@c{index} USING latin1)")
             }

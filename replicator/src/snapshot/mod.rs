@@ -50,6 +50,13 @@ pub enum Copied {
 pub struct Snapshot;
 
 impl Snapshot {
+    /// What the journal of a copy that is complete says of it; copies nothing.
+    pub fn recall(state_dir: &Path, start: &ReplicationPosition, progress: &SnapshotProgress) -> Result<()> {
+        let (_, chunks) = ChunkJournal::open(state_dir, &start.to_string())?;
+        progress.recall(&chunks);
+        Ok(())
+    }
+
     /// Copies every table of `tables` to the target, where they exist, going on where the journal in `state_dir`
     /// says. `start` is P0: the journal holds to it, since only what is replayed from there makes the copy right.
     ///

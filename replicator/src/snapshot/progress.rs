@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use config::TableName;
 
+use super::journal::Chunks;
 use crate::schema::table::{SchemaSet, TableSchema};
 
 /// Progress of every table. Shared between the copy, which writes it, and everyone who shows it.
@@ -55,6 +56,25 @@ impl SnapshotProgress {
             (table.name.clone(), Arc::new(progress))
         });
         Arc::new(Self { tables: tables.collect() })
+    }
+
+    /// The same for other tables: those that were there keep what they have, new ones hold what the stream brings.
+    #[must_use]
+    pub fn followed_by(&self, tables: &SchemaSet) -> Arc<Self> {
+        let tables = tables.sorted().into_iter().map(|table| {
+            let known = self.tables.get(&table.name).cloned().unwrap_or_default();
+            known.completed();
+            (table.name.clone(), known)
+        });
+        Arc::new(Self { tables: tables.collect() })
+    }
+
+    /// Every table is copied; so many rows of each are in the journal.
+    pub(super) fn recall(&self, chunks: &Chunks) {
+        for (name, table) in &self.tables {
+            let rows = chunks.get(name).map_or(0, |chunks| chunks.iter().map(|chunk| chunk.rows).sum());
+            table.resume(rows, true, true);
+        }
     }
 
     /// The copy is over since long: its rows are what the statistics say.

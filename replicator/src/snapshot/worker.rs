@@ -9,7 +9,7 @@ use mysql_async::prelude::Queryable as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::chunker::{Chunk, Planner, SharedJournal};
+use super::chunker::{Chunk, Planner, SharedJournal, was_changed};
 use super::encode::Form;
 use super::limit::RateLimit;
 use super::loader::{form_of, load_chunk, prepare};
@@ -76,12 +76,15 @@ impl Worker {
     }
 
     async fn copy_chunks(&mut self) -> Result<()> {
-        while let Some(mut chunk) = self.next_chunk().await? {
+        'chunks: while let Some(mut chunk) = self.next_chunk().await? {
             let begun = Instant::now();
             chunk.plan.progress.begun();
             let (mut rows, mut bytes) = (0, 0);
             loop {
-                let totals = self.copy(&mut chunk).await?;
+                let Some(totals) = self.copy_unless_changed(&mut chunk).await? else {
+                    chunk.plan.dropped().await;
+                    continue 'chunks;
+                };
                 self.journalled(&chunk, &totals).await?;
                 chunk.plan.progress.copied(totals.rows);
                 rows += totals.rows;
@@ -121,6 +124,23 @@ impl Worker {
         }
     }
 
+    /// `None`: the table was changed on the source, and its copy is given up.
+    async fn copy_unless_changed(&mut self, chunk: &mut Chunk) -> Result<Option<ReadTotals>> {
+        let error = match self.copy(chunk).await {
+            Ok(totals) => return Ok(Some(totals)),
+            Err(error) if error.kind == ErrorKind::Definite => error,
+            Err(error) => return Err(error),
+        };
+        let mut source = connect(Side::Source, &self.source_config).await?;
+        let changed = was_changed(&mut source, &chunk.range.table).await?;
+        drop(source.disconnect().await);
+        if !changed {
+            return Err(error);
+        }
+        chunk.plan.give_up().await;
+        Ok(None)
+    }
+
     async fn copy(&mut self, chunk: &mut Chunk) -> Result<ReadTotals> {
         let mut attempt = 0;
         loop {
@@ -145,12 +165,13 @@ impl Worker {
             None => self.connect_target().await?,
         };
         let table = &chunk.range.table;
+        let of_table = (form.0.of_table(table), form.1);
         // A second unique key lets rows of two chunks, read at two moments, claim one value.
         let replace = chunk.again || table.unique_keys.len() > 1;
         let (sender, receiver) = mpsc::channel(BATCHES_MAX);
         let (read, loaded) = tokio::join!(
-            read_chunk(&mut source, &chunk.range, form.0, &self.limit, sender),
-            load_chunk(&mut target, table, form, replace, receiver),
+            read_chunk(&mut source, &chunk.range, of_table.0, &self.limit, sender),
+            load_chunk(&mut target, table, of_table, replace, receiver),
         );
         // After an error both connections are dropped here: one may have rows in it, the other a transaction.
         let totals = match (read, loaded) {

@@ -15,7 +15,7 @@ use crate::binlog::payload::Payload;
 use crate::binlog::stream::{BinlogStream, Fetched, PURGED, Part, WENT_BACK};
 use crate::error::{Error, ErrorKind, Result};
 use crate::leg::Leg;
-use crate::schema::table::SchemaSet;
+use crate::schema::selection::Selection;
 use crate::server;
 
 /// Wait before the first new attempt; doubles up to [`BACKOFF_MAX`].
@@ -36,10 +36,8 @@ pub struct FetchConfig {
     pub leg: Leg,
     /// Its family, which the spool's GTID set must be of.
     pub flavor: Flavor,
-    /// The schemas of the migration, with and without tables: definitions in them matter.
-    pub schemas: Vec<String>,
-    /// Its tables.
-    pub tables: SchemaSet,
+    /// What is moved.
+    pub selection: Selection,
     /// A server id that no other replica of the source uses.
     pub server_id: u32,
 }
@@ -51,7 +49,7 @@ pub struct FetchConfig {
 /// again. Cancelling the token closes the files first.
 pub async fn run(config: FetchConfig, mut writer: SpoolWriter, cancel: CancellationToken) -> Result<()> {
     let mut fetch = Fetch {
-        grouper: Grouper::new(&config.schemas, config.tables.clone()),
+        grouper: Grouper::new(config.selection.clone()),
         payload: None,
         file: String::new(),
         coordinates: None,
@@ -248,9 +246,9 @@ impl Fetch {
         let Closed { gtid, committed_at_us, ddl } = closed;
         match ddl {
             Some(ddl) => {
-                // CREATE TABLE … SELECT: whoever handles the statement stops at it or runs it, rows and all.
+                // CREATE TABLE … SELECT: the table is copied, rows and all, when the statement comes up.
                 writer.abort().await?;
-                writer.ddl(gtid, committed_at_us, end, ddl.schema, ddl.sql)
+                writer.ddl(gtid, committed_at_us, end, ddl)
             }
             None if writer.is_open() => writer.end(end),
             None => writer.skip(gtid, committed_at_us, end),

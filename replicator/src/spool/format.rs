@@ -16,13 +16,13 @@
 //!
 //! | kind | name | payload |
 //! |---|---|---|
-//! | 0 | header | u32 version (1), u64 segment number, u64 seq of the first transaction, u64 bytes of all segments before it, u64 bytes of the segment before it, u8 family (0 MySQL, 1 MariaDB), string GTID set before it, position |
+//! | 0 | header | u32 version (2), u64 segment number, u64 seq of the first transaction, u64 bytes of all segments before it, u64 bytes of the segment before it, u8 family (0 MySQL, 1 MariaDB), string GTID set before it, position |
 //! | 1 | begin | meta, string binlog file |
 //! | 2 | events | whole binlog events one behind the other, each with its header (size and end position put right) and without checksum |
 //! | 3 | end | u64 seq, position |
 //! | 4 | skip | meta, position: a transaction with nothing for this migration |
 //! | 5 | coordinates | position: the source's binlog went on without a transaction |
-//! | 6 | ddl | meta, position, string default schema, string statement |
+//! | 6 | ddl | meta, position, string default schema, string statement, string status variables, u32 begin in seconds since 1970, u8 1 where it came without rows |
 //! | 7 | durable | 16 fixed bytes, u64: everything before this offset of the segment was durable when this was written |
 //!
 //! The first record of a segment is its header, written and made durable under another name before the segment
@@ -36,11 +36,12 @@ use bytes::Bytes;
 use config::{BinlogPosition, Flavor, Gtid, GtidSet};
 
 use crate::binlog::cursor::{Cursor, Malformed};
+use crate::binlog::transaction::DdlStatement;
 
 /// First bytes of a segment.
 pub(super) const MAGIC: &[u8; 8] = b"CHGSPOOL";
 /// Version in the header.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Length and CRC.
 pub(super) const RECORD_HEAD_BYTES: usize = 8;
 /// A record holds at most one event that is larger than a chunk, and no event is larger than this.
@@ -88,7 +89,7 @@ pub(super) enum Record {
     End { seq: u64, end: BinlogPosition },
     Skip { meta: Meta, end: BinlogPosition },
     Coordinates(BinlogPosition),
-    Ddl { meta: Meta, end: BinlogPosition, schema: String, sql: String },
+    Ddl { meta: Meta, end: BinlogPosition, statement: DdlStatement },
     Durable { offset: u64 },
 }
 
@@ -129,11 +130,14 @@ impl Record {
             Record::Coordinates(position) => {
                 write_record(out, kind::COORDINATES, |out| write_position(out, position));
             }
-            Record::Ddl { meta, end, schema, sql } => write_record(out, kind::DDL, |out| {
+            Record::Ddl { meta, end, statement } => write_record(out, kind::DDL, |out| {
                 write_meta(out, meta);
                 write_position(out, end);
-                write_string(out, schema.as_bytes());
-                write_string(out, sql.as_bytes());
+                write_string(out, statement.schema.as_bytes());
+                write_string(out, &statement.sql);
+                write_string(out, &statement.status);
+                out.extend_from_slice(&statement.began_at_s.to_le_bytes());
+                out.push(u8::from(statement.alone));
             }),
             Record::Durable { offset } => write_record(out, kind::DURABLE, |out| {
                 out.extend_from_slice(DURABLE_MARK);
@@ -155,8 +159,13 @@ impl Record {
             kind::DDL => Record::Ddl {
                 meta: read_meta(&mut cursor)?,
                 end: read_position(&mut cursor)?,
-                schema: read_string(&mut cursor)?,
-                sql: read_string(&mut cursor)?,
+                statement: DdlStatement {
+                    schema: read_string(&mut cursor)?,
+                    sql: read_bytes(&mut cursor)?,
+                    status: read_bytes(&mut cursor)?,
+                    began_at_s: cursor.u32()?,
+                    alone: cursor.u8()? != 0,
+                },
             },
             kind::DURABLE => {
                 if cursor.take(DURABLE_MARK.len())? != DURABLE_MARK {
@@ -252,6 +261,11 @@ fn read_string(cursor: &mut Cursor<'_>) -> Result<String, Malformed> {
     text.map(str::to_owned).map_err(|_| Malformed::new("a record holds a text that isn't valid UTF-8"))
 }
 
+fn read_bytes(cursor: &mut Cursor<'_>) -> Result<Bytes, Malformed> {
+    let length = cursor.u32()? as usize;
+    cursor.take(length).map(Bytes::copy_from_slice)
+}
+
 fn write_position(out: &mut Vec<u8>, position: &BinlogPosition) {
     write_string(out, position.file.as_bytes());
     out.extend_from_slice(&position.offset.to_le_bytes());
@@ -301,8 +315,19 @@ mod tests {
             (any::<u64>(), position()).prop_map(|(seq, end)| Record::End { seq, end }),
             (meta(), position()).prop_map(|(meta, end)| Record::Skip { meta, end }),
             position().prop_map(Record::Coordinates),
-            (meta(), position(), "\\PC{0,9}", "\\PC{0,99}")
-                .prop_map(|(meta, end, schema, sql)| Record::Ddl { meta, end, schema, sql }),
+            (meta(), position(), "\\PC{0,9}", any::<Vec<u8>>(), any::<u32>(), any::<bool>()).prop_map(
+                |(meta, end, schema, bytes, began_at_s, alone)| Record::Ddl {
+                    meta,
+                    end,
+                    statement: DdlStatement {
+                        schema,
+                        status: bytes.iter().rev().copied().collect(),
+                        sql: bytes.into(),
+                        began_at_s,
+                        alone
+                    },
+                }
+            ),
             any::<u64>().prop_map(|offset| Record::Durable { offset }),
             (any::<[u64; 4]>(), position()).prop_map(|(numbers, coordinates)| Record::Header(Header {
                 number: numbers[0],

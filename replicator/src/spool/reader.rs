@@ -172,10 +172,26 @@ impl Reader {
             return self.decode_event();
         }
         let record = self.record().await?;
-        self.take(record)
+        let end = match &record {
+            Record::Begin { .. } if self.decoder.wants_end() => Some(self.end_ahead().await?),
+            _ => None,
+        };
+        self.take(record, end)
     }
 
-    fn take(&mut self, record: Record) -> Result<()> {
+    /// Where the transaction ends whose records come next.
+    async fn end_ahead(&self) -> Result<BinlogPosition> {
+        let offset = self.segment.read_to - self.buffer.len() as u64;
+        let (file, path) = (Arc::clone(&self.segment.file), self.segment.path.clone());
+        let found = tokio::task::spawn_blocking(move || find_end(&file, &path, offset)).await;
+        match found.map_err(|_| Error::bug("spool", "reading it ended without a result"))?? {
+            Record::End { end, .. } => Ok(end),
+            _ => Err(Error::bug("spool", "the end of a transaction isn't one")),
+        }
+    }
+
+    /// Takes a record; `end` is where the transaction that it begins will end, if that was looked up.
+    fn take(&mut self, record: Record, end: Option<BinlogPosition>) -> Result<()> {
         match record {
             // What went on behind the last transaction of the segment before is in the header alone for a reader
             // that begins here, and the source may have nothing more to say for long.
@@ -184,7 +200,7 @@ impl Reader {
             }
             Record::Header(_) | Record::Durable { .. } => {}
             Record::Begin { meta, file } if self.open.is_none() => {
-                self.decoder.begin();
+                self.decoder.begin(end);
                 let passed_over = meta.seq < self.from_seq;
                 self.open = Some(Transaction {
                     meta,
@@ -215,11 +231,11 @@ impl Reader {
             Record::Coordinates(position) if self.open.is_none() => {
                 self.ready.push_back(SpoolItem::Coordinates(position));
             }
-            Record::Ddl { meta, end, schema, sql } if self.open.is_none() => {
+            Record::Ddl { meta, end, statement } if self.open.is_none() => {
                 if meta.seq >= self.from_seq {
                     let Meta { seq, gtid, committed_at_us } = meta;
                     let meta = TransactionMeta { seq, gtid, end, committed_at_us };
-                    self.ready.push_back(SpoolItem::Ddl { meta, schema, sql });
+                    self.ready.push_back(SpoolItem::Ddl { meta, statement });
                 }
             }
             _ => return Err(self.damaged("its records are in an order that makes no sense")),
@@ -292,14 +308,8 @@ impl Reader {
 
     /// From here on the open transaction comes in parts. They are announced with its end, which has to be found.
     async fn enlarge(&mut self) -> Result<()> {
-        let offset = self.segment.read_to - self.buffer.len() as u64;
-        let (file, path) = (Arc::clone(&self.segment.file), self.segment.path.clone());
-        let found = tokio::task::spawn_blocking(move || find_end(&file, &path, offset)).await;
-        let found = found.map_err(|_| Error::bug("spool", "reading it ended without a result"))??;
+        let end = self.end_ahead().await?;
         let Some(open) = &mut self.open else { return Ok(()) };
-        let Record::End { end, .. } = found else {
-            return Err(Error::bug("spool", "the end of a transaction isn't one"));
-        };
         open.size = Size::Large;
         let changes = std::mem::take(&mut open.changes);
         let meta = open.described(end);

@@ -15,7 +15,7 @@ use super::writer::SpoolWriter;
 use super::{Spool, recovery};
 use crate::binlog::event::kind;
 use crate::binlog::fixture::{self, gtid, header, position};
-use crate::binlog::transaction::SpoolItem;
+use crate::binlog::transaction::{DdlStatement, SpoolItem};
 use crate::error::{Error, Result};
 
 fn start() -> ReplicationPosition {
@@ -52,7 +52,9 @@ fn shown(item: &SpoolItem) -> String {
         SpoolItem::LargeEnd => "end".to_owned(),
         SpoolItem::Skip { meta } => format!("{} {} {} skip", meta.seq, meta.gtid, meta.end),
         SpoolItem::Coordinates(position) => format!("at {position}"),
-        SpoolItem::Ddl { meta, schema, sql } => format!("{} ddl {schema} {sql}", meta.seq),
+        SpoolItem::Ddl { meta, statement } => {
+            format!("{} ddl {} {}", meta.seq, statement.schema, String::from_utf8_lossy(&statement.sql))
+        }
     }
 }
 
@@ -80,7 +82,14 @@ async fn filled(dir: &Path) -> Vec<String> {
     transaction(&mut writer, 1, 2, 10);
     writer.skip(gtid(102), 0, position(3000)).unwrap();
     writer.coordinates(position(3500));
-    writer.ddl(gtid(103), 0, position(4000), "shop".to_owned(), "DROP TABLE t".to_owned()).unwrap();
+    let statement = DdlStatement {
+        schema: "shop".to_owned(),
+        sql: "DROP TABLE t".into(),
+        status: Default::default(),
+        began_at_s: 0,
+        alone: true,
+    };
+    writer.ddl(gtid(103), 0, position(4000), statement).unwrap();
     transaction(&mut writer, 4, 1, 3);
     writer.close().await.unwrap();
     read_to(&mut spool.reader(1, fixture::tables()).unwrap(), 4).await.unwrap()

@@ -12,6 +12,7 @@ use super::format::{Header, Meta, Record, kind, write_record};
 use super::recovery::{Recovered, Segment};
 use super::store::{self, Command, Published, Store};
 use crate::binlog::event::{EventHeader, HEADER_BYTES, write_event};
+use crate::binlog::transaction::DdlStatement;
 use crate::error::{Error, Result};
 
 /// Events of one record, but for a larger single one.
@@ -145,11 +146,10 @@ impl SpoolWriter {
         gtid: Gtid,
         committed_at_us: u64,
         end: BinlogPosition,
-        schema: String,
-        sql: String,
+        statement: DdlStatement,
     ) -> Result<()> {
         let meta = Meta { seq: self.next_seq, gtid: gtid.clone(), committed_at_us };
-        Record::Ddl { meta, end: end.clone(), schema, sql }.write(&mut self.pending);
+        Record::Ddl { meta, end: end.clone(), statement }.write(&mut self.pending);
         self.transaction_ended(&gtid, end)
     }
 

@@ -154,7 +154,6 @@ impl<'a> TableSql<'a> {
 fn value_expression(column: &Column) -> String {
     let name = quote_identifier(&column.name);
     match column.kind {
-        ColumnKind::Json => format!("CAST({name} AS CHAR CHARACTER SET utf8mb4)"),
         // How many zeros ZEROFILL prints is a matter of the definition, not of the value.
         ColumnKind::Integer { .. } | ColumnKind::Decimal { .. }
             if column.column_type.contains("zerofill") =>

@@ -9,6 +9,7 @@ use config::progress::{Difference, DifferenceKind};
 
 use super::key::{Key, RowKey, encode_value};
 use crate::error::Result;
+use crate::json;
 use crate::literal::write_literal;
 use crate::schema::table::{Column, ColumnKind, TableSchema};
 use crate::value::Value;
@@ -35,6 +36,18 @@ struct State {
 }
 
 impl Differences {
+    /// Those of these tables alone.
+    pub(super) fn of_tables(&self, tables: &[TableName]) -> Self {
+        let state = self.lock();
+        let kept = state.kept.iter().filter(|((table, _), _)| tables.contains(table));
+        let kept: BTreeMap<_, _> =
+            kept.map(|(place, difference)| (place.clone(), difference.clone())).collect();
+        let counted = state.counted.iter().filter(|(table, _)| tables.contains(table));
+        let counted = counted.map(|(table, count)| (table.clone(), *count)).collect();
+        let bytes = kept.values().map(size).sum();
+        Self { state: Mutex::new(State { kept, bytes, counted }) }
+    }
+
     /// Lists a difference, or replaces what was known of that row.
     pub(super) fn add(&self, key: RowKey, difference: Difference) {
         let mut state = self.lock();
@@ -213,7 +226,15 @@ fn printable(column: &Column, value: &Value) -> String {
         (Value::Text(text), ColumnKind::Timestamp { .. }) if !text.starts_with("0000") => {
             format!("CONVERT_TZ('{text}', '+00:00', @@session.time_zone)")
         }
-        (Value::Text(text), ColumnKind::Json) => quoted("utf8mb4", text.as_bytes()),
+        (Value::Text(text), ColumnKind::Json) => {
+            let mut sql = Vec::new();
+            let quote = |out: &mut Vec<u8>, text: &[u8]| {
+                let literal = quoted("utf8mb4", text);
+                out.extend_from_slice(literal.trim_start_matches("_utf8mb4").as_bytes());
+            };
+            json::write_sql(&mut sql, text, quote);
+            String::from_utf8_lossy(&sql).into_owned()
+        }
         (Value::Bytes(bytes), ColumnKind::Bit { .. }) => format!("0x{}", hex(bytes)),
         (Value::Bytes(bytes), _) => quoted(column.charset.as_deref().unwrap_or("binary"), bytes),
         _ => {

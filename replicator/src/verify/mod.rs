@@ -127,6 +127,20 @@ impl Verifier {
         }
     }
 
+    /// Goes on where `earlier` stands, for every table but those in `changed`. The appliers stand still, and `earlier`
+    /// doesn't run any more. Tables that are gone are forgotten.
+    pub fn succeed(&mut self, earlier: &Self, changed: &[TableName]) {
+        let same = |table: &&Arc<TableSchema>| {
+            !changed.contains(&table.name) && earlier.tables.iter().any(|before| before == *table)
+        };
+        let kept: Vec<TableName> = self.tables.iter().filter(same).map(|table| table.name.clone()).collect();
+        self.progress.take_over(&earlier.progress, &kept);
+        self.differences = earlier.differences.of_tables(&kept);
+        for table in earlier.tables.iter().filter(|table| !kept.contains(&table.name)) {
+            self.touched.forget_table(&table.name);
+        }
+    }
+
     /// Every row was proven equal where the leg starts, and nothing of it is applied yet: from here on whatever is touched
     /// is all that can differ. Tables that aren't among the proven ones are verified as usual. To be called before the
     /// apply stage runs.

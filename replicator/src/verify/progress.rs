@@ -91,6 +91,17 @@ impl Progress {
         }
     }
 
+    /// Takes the states of these tables over. What had failed is tried again.
+    pub(super) fn take_over(&mut self, earlier: &Self, kept: &[TableName]) {
+        let mut before = earlier.lock();
+        let mut tables = self.lock();
+        for name in kept {
+            if let Some(state) = before.remove(name).filter(|state| state.phase != VerifyPhase::Failed) {
+                tables.insert(name.clone(), state);
+            }
+        }
+    }
+
     pub(super) fn want(&self, table: &TableName) {
         self.change(table, |state| state.wanted = true);
     }

@@ -105,6 +105,13 @@ impl TouchedKeys {
         state.forget(old.map(|touched| touched.keys).unwrap_or_default());
     }
 
+    /// The table isn't what it was: before it is tracked again a touch of it says nothing.
+    pub(super) fn forget_table(&self, table: &TableName) {
+        let mut state = self.lock();
+        let old = state.tables.remove(table);
+        state.forget(old.map(|touched| touched.keys).unwrap_or_default());
+    }
+
     /// True where the table has to be read as a whole again.
     pub(super) fn overflowed(&self, table: &TableName) -> bool {
         self.lock().tables.get(table).is_some_and(|touched| touched.overflowed)

@@ -143,7 +143,7 @@ impl Verifier {
             if let Err((table, error)) = result {
                 match error.kind {
                     ErrorKind::Transient => self.pause_after(&table, &error).await,
-                    ErrorKind::Definite | ErrorKind::Bug => {
+                    ErrorKind::Definite | ErrorKind::Pause | ErrorKind::Bug => {
                         let error = error.in_leg(self.leg);
                         tracing::error!(area = "verify", table = %table.name, "verification failed: {error}");
                         self.progress.fail(&table.name, error.to_string());

@@ -121,7 +121,7 @@ pub(crate) struct Between {
     pub(crate) zone: SystemZone,
     /// The server that it goes to.
     pub(crate) to: Arc<Surroundings>,
-    towards: Side,
+    pub(crate) towards: Side,
 }
 
 #[cfg(test)]

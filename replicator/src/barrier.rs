@@ -1,0 +1,561 @@
+//! A statement that changes definitions, in its place in the stream.
+//!
+//! The tail stands at it: everything before it is applied, nothing behind it is. What is decided here, exactly:
+//!
+//! - It is *run* on the target where the rows that are there are those of its position: the table was made by the
+//!   stream, or every copy of it ended before the statement.
+//! - Where a copy of the table ran across it (P0 < statement ≤ P1), the copied rows are of both definitions, and no
+//!   statement can put that right. The table is *copied anew*: dropped, made as the source has it now, and copied from
+//!   a start position of its own. Its rows and statements up to there are passed over, since the copy holds them.
+//! - So is what the target hasn't got the parts for: CREATE TABLE … SELECT, a swap with a table that is excluded.
+//! - What isn't understood, or what the target refuses, pauses the migration; so does everything with
+//!   `migration.ddl = "pause"`. An operator runs it on the target and says RESUME MIGRATION: where the definitions are
+//!   others than before, it counts as run.
+//!
+//! How a crash is survived stands in [`crate::apply::ddl`]. Order of what is durable: the hash of before, the target,
+//! `definitions.json`, the checkpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use config::DdlPolicy;
+use config::names::quote_identifier;
+use config::{BinlogPosition, Side, TableName, failpoint};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::{Origin, checkpoint, ddl, place};
+use crate::binlog::context::StatementContext;
+use crate::binlog::transaction::{DdlStatement, TransactionMeta};
+use crate::error::{Error, ErrorKind, Result};
+use crate::leg::Leg;
+use crate::pipeline::Context;
+use crate::schema::ddl::{Change, is_readable_in};
+use crate::schema::discover::discover;
+use crate::schema::history::{Begin, Definitions, History, Pending, position};
+use crate::schema::selection::Selection;
+use crate::server::{self, ServerInfo};
+
+/// What a statement means for the target.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// Nothing.
+    Nothing,
+    /// It is run there: its own text, or another one.
+    Run { sql: Option<String> },
+    /// These tables are copied anew.
+    CopyAnew(Vec<TableName>),
+    /// An operator has to do it.
+    ByHand(&'static str),
+}
+
+/// Deals with the statements that one run of the pipeline meets.
+pub(crate) struct Barrier<'a> {
+    pub(crate) context: &'a Context,
+    pub(crate) leg: Leg,
+    /// The server that is read.
+    pub(crate) read: &'a ServerInfo,
+    /// The server that is written.
+    pub(crate) write: &'a ServerInfo,
+    pub(crate) origin: &'a Origin,
+    pub(crate) selection: &'a Selection,
+    pub(crate) history: &'a History,
+    /// P1 of the first copy.
+    pub(crate) copied_at: &'a BinlogPosition,
+    pub(crate) cancel: &'a CancellationToken,
+}
+
+impl Barrier<'_> {
+    /// Deals with the statement and moves the checkpoint over it. Returns the tables that it may have changed; `None`
+    /// where it was cancelled first.
+    pub(crate) async fn pass(
+        &self,
+        meta: &TransactionMeta,
+        statement: &DdlStatement,
+    ) -> Result<Option<Vec<TableName>>> {
+        let mut definitions = self.history.read()?;
+        if definitions.seq > meta.seq {
+            return Err(Error::definite(
+                None,
+                place(meta, meta),
+                "definitions.json is ahead of the target: one of them was set back (restored from a backup?). Begin \
+                 again with an empty state_dir and an empty target",
+            ));
+        }
+        let mut changed = Vec::new();
+        if definitions.seq < meta.seq {
+            let Some(names) = self.deal_with(&mut definitions, meta, statement).await? else {
+                return Ok(None);
+            };
+            changed = names;
+            definitions.seq = meta.seq;
+            definitions.pending = None;
+            self.history.write(&definitions)?;
+            failpoint::hit("ddl.defined");
+            let tables = definitions.names();
+            self.context.update(|state| state.tables = tables)?;
+        }
+        let mut conn = server::connect(Side::Target, self.leg.to(&self.context.config)).await?;
+        checkpoint::step_over(&mut conn, self.origin, meta).await?;
+        drop(conn.disconnect().await);
+        Ok(Some(changed))
+    }
+
+    async fn deal_with(
+        &self,
+        definitions: &mut Definitions,
+        meta: &TransactionMeta,
+        statement: &DdlStatement,
+    ) -> Result<Option<Vec<TableName>>> {
+        let text = String::from_utf8_lossy(&statement.sql);
+        let kind = ddl::kind(&text);
+        let context = StatementContext::parse(&statement.status);
+        let readable = statement.sql.is_ascii() || context.as_ref().is_ok_and(is_readable_in);
+        let change = match readable {
+            true => Change::parse(&statement.sql, &statement.schema, self.selection.folds_names()),
+            false => Change::Unknown,
+        };
+        let (context, plan) = match context {
+            Ok(context) => {
+                let announced = context.announced;
+                let plan = if announced {
+                    Ok(Plan::Nothing)
+                } else {
+                    self.plan(definitions, &change, meta, statement)
+                };
+                (context, plan?)
+            }
+            Err(_) => {
+                (StatementContext::default(), Plan::ByHand("the session in which it ran isn't understood"))
+            }
+        };
+        let known: Vec<TableName> =
+            change.names().into_iter().filter(|name| self.selection.takes(name)).collect();
+        let at = place(meta, meta);
+        match plan {
+            Plan::Nothing => {
+                tracing::info!(area = "ddl", "{kind} at {at}: nothing to do on the target");
+                return Ok(Some(Vec::new()));
+            }
+            Plan::CopyAnew(names) if self.context.config.migration.ddl == DdlPolicy::Apply => {
+                tracing::info!(
+                    area = "ddl",
+                    tables = names.len(),
+                    "{kind} at {at}: its tables are copied anew"
+                );
+                let copied = self.copy_anew(definitions, &names).await?;
+                return Ok(copied.then_some(names));
+            }
+            Plan::Run { sql } if self.context.config.migration.ddl == DdlPolicy::Apply => {
+                let sql = sql.map_or_else(|| statement.sql.to_vec(), String::into_bytes);
+                self.run(definitions, &change, meta, (statement, &context, &sql), &kind).await?;
+            }
+            Plan::ByHand(why) => self.by_hand(definitions, &change, meta, &kind, why).await?,
+            Plan::Run { .. } | Plan::CopyAnew(_) => {
+                self.by_hand(definitions, &change, meta, &kind, "migration.ddl is \"pause\"").await?;
+            }
+        }
+        self.read_again(definitions, &change, known, &kind, &at).await.map(Some)
+    }
+
+    fn plan(
+        &self,
+        definitions: &Definitions,
+        change: &Change,
+        meta: &TransactionMeta,
+        statement: &DdlStatement,
+    ) -> Result<Plan> {
+        let view = View { definitions, selection: self.selection, copied_at: self.copied_at, at: &meta.end };
+        let plan = view.plan(change, statement.alone)?;
+        if self.read.version.flavor == self.write.version.flavor {
+            return Ok(plan);
+        }
+        // The text is of another family, and so would the definition be that the target has then.
+        Ok(match (plan, change) {
+            (Plan::Run { sql: None }, Change::Truncate(table)) => {
+                Plan::Run { sql: Some(format!("TRUNCATE TABLE {}", table.quoted())) }
+            }
+            (Plan::Run { sql: None }, Change::Views(_) | Change::Routine(_) | Change::Schema { .. }) => {
+                Plan::ByHand("source and target are of two families")
+            }
+            (Plan::Run { sql: None }, change) => {
+                Plan::CopyAnew(change.names().into_iter().filter(|name| self.selection.takes(name)).collect())
+            }
+            (plan, _) => plan,
+        })
+    }
+
+    /// Runs it, unless it ran already.
+    async fn run(
+        &self,
+        definitions: &mut Definitions,
+        change: &Change,
+        meta: &TransactionMeta,
+        (statement, context, sql): (&DdlStatement, &StatementContext, &[u8]),
+        kind: &str,
+    ) -> Result<()> {
+        let label = ddl::label(&self.context.config.migration.name, meta.seq);
+        let mut conn = server::connect(Side::Target, self.leg.to(&self.context.config)).await?;
+        if definitions.pending.is_some() {
+            ddl::end_left_over(&mut conn, &label).await?;
+        }
+        if self.was_run(&mut conn, definitions, change, meta).await? {
+            return Ok(());
+        }
+        drop(conn.disconnect().await);
+        let at = place(meta, meta);
+        let target = self.leg.to(&self.context.config);
+        let ran = ddl::run(target, self.write.version.flavor, &label, statement, context, sql).await;
+        match ran {
+            Ok(()) => {
+                failpoint::hit("ddl.applied");
+                tracing::info!(area = "ddl", "{kind} at {at} is applied");
+                Ok(())
+            }
+            Err(error) if error.kind == ErrorKind::Transient => Err(error),
+            Err(error) => Err(paused(kind, &at, &format!("the target refused it: {}", error.message))),
+        }
+    }
+
+    /// True where the target's definitions are others than those that were written down before this statement. Where
+    /// nothing was, they are written down now.
+    async fn was_run(
+        &self,
+        conn: &mut Conn,
+        definitions: &mut Definitions,
+        change: &Change,
+        meta: &TransactionMeta,
+    ) -> Result<bool> {
+        let schemas: BTreeSet<String> =
+            definitions.tables.iter().map(|definition| definition.table.name.schema.clone()).collect();
+        let now = ddl::fingerprint(conn, change, &schemas.into_iter().collect::<Vec<_>>()).await?;
+        if let Some(pending) = definitions.pending.as_ref().filter(|pending| pending.seq == meta.seq) {
+            return Ok(pending.before != now);
+        }
+        definitions.pending = Some(Pending { seq: meta.seq, before: now });
+        self.history.write(definitions)?;
+        Ok(false)
+    }
+
+    /// Returns where an operator has done it.
+    async fn by_hand(
+        &self,
+        definitions: &mut Definitions,
+        change: &Change,
+        meta: &TransactionMeta,
+        kind: &str,
+        why: &str,
+    ) -> Result<()> {
+        let mut conn = server::connect(Side::Target, self.leg.to(&self.context.config)).await?;
+        let done = self.was_run(&mut conn, definitions, change, meta).await?;
+        drop(conn.disconnect().await);
+        if done {
+            tracing::info!(area = "ddl", "{kind} at {}: it was done by hand", place(meta, meta));
+            return Ok(());
+        }
+        Err(paused(kind, &place(meta, meta), why))
+    }
+
+    /// Takes the definitions that hold from here on from the target, where the statement has just run.
+    async fn read_again(
+        &self,
+        definitions: &mut Definitions,
+        change: &Change,
+        mut names: Vec<TableName>,
+        kind: &str,
+        at: &str,
+    ) -> Result<Vec<TableName>> {
+        let mut migration = self.context.config.migration.clone();
+        // What the source was asked for may be gone from there by now, or new.
+        migration.schemas = match self.selection.schemas() {
+            Some(schemas) => schemas.to_vec(),
+            None => Vec::new(),
+        };
+        let mut conn = server::connect(Side::Target, self.leg.to(&self.context.config)).await?;
+        let found = discover(Side::Target, &mut conn, &migration).await?;
+        drop(conn.disconnect().await);
+        match change {
+            Change::Unknown => {
+                names = definitions.tables.iter().map(|definition| definition.table.name.clone()).collect();
+                names.extend(found.tables.iter().map(|table| table.schema.name.clone()));
+            }
+            Change::Schema { name, .. } => {
+                let of = definitions.tables.iter().map(|definition| &definition.table.name);
+                names.extend(of.filter(|table| table.schema == *name).cloned());
+            }
+            // The definition stays, and the target's may be one of another family.
+            Change::Truncate(_) => return Ok(names),
+            _ => {}
+        }
+        let problem = found.tables.iter().filter(|table| names.contains(&table.schema.name));
+        if let Some((table, problem)) =
+            problem.filter_map(|table| table.problems.first().map(|problem| (table, problem))).next()
+        {
+            let why = format!("it is applied, but its table {} can't be moved: {problem}", table.schema.name);
+            return Err(Error::definite(Side::Source, format!("{kind}, {at}"), why));
+        }
+        definitions.replace(&names, &found, &Begin::Stream, &came_from(change));
+        Ok(names)
+    }
+}
+
+/// The old name of each table that has a new one, over all steps of the statement.
+fn came_from(change: &Change) -> BTreeMap<TableName, TableName> {
+    let pairs = match change {
+        Change::Rename(pairs) => pairs.clone(),
+        Change::Alter { table, renamed: Some(renamed), .. } => vec![(table.clone(), renamed.clone())],
+        _ => Vec::new(),
+    };
+    let mut came_from = BTreeMap::new();
+    for (from, to) in pairs {
+        let first = came_from.remove(&from).unwrap_or(from);
+        came_from.insert(to, first);
+    }
+    came_from
+}
+
+/// An operator has to act; it is resumed afterwards.
+fn paused(kind: &str, at: &str, why: &str) -> Error {
+    Error::pause(
+        Side::Target,
+        at,
+        format!(
+            "{kind}: it changes definitions and isn't applied ({why}). Everything before it is. Make the same change on \
+             the target by hand, then RESUME MIGRATION"
+        ),
+    )
+}
+
+/// What a decision is made from.
+struct View<'a> {
+    definitions: &'a Definitions,
+    selection: &'a Selection,
+    copied_at: &'a BinlogPosition,
+    at: &'a BinlogPosition,
+}
+
+impl View<'_> {
+    /// Pure: what the statement means for the target.
+    fn plan(&self, change: &Change, alone: bool) -> Result<Plan> {
+        let names: Vec<TableName> =
+            change.names().into_iter().filter(|name| self.selection.takes(name)).collect();
+        Ok(match change {
+            Change::Unknown => Plan::ByHand("it isn't understood"),
+            // Both act on their own; they are read from the source when they are made.
+            Change::Trigger(_) | Change::Event(_) => Plan::Nothing,
+            Change::Routine(_) | Change::Views(_) => Plan::Run { sql: None },
+            Change::Schema { name, dropped } => {
+                let mut of = self.definitions.tables.iter().filter(|d| d.table.name.schema == *name);
+                if *dropped
+                    && of.try_fold(false, |any, d| Ok::<_, Error>(any | self.is_later(&d.table.name)?))?
+                {
+                    Plan::ByHand("a table of it was copied after it was made again")
+                } else {
+                    Plan::Run { sql: None }
+                }
+            }
+            Change::CreateTable { table, like } => {
+                if names.is_empty() || self.is_later(table)? {
+                    Plan::Nothing
+                } else if !alone || self.lacks_pattern(like.as_ref())? {
+                    Plan::CopyAnew(names)
+                } else {
+                    Plan::Run { sql: None }
+                }
+            }
+            Change::Truncate(table) if names.is_empty() || self.is_later(table)? => Plan::Nothing,
+            // Every row that is there after it comes by the stream, whatever a copy saw.
+            Change::Truncate(_) => Plan::Run { sql: None },
+            Change::DropTables(_) => {
+                let mut gone = Vec::new();
+                for name in &names {
+                    if !self.is_later(name)? {
+                        gone.push(name.quoted());
+                    }
+                }
+                match gone.is_empty() {
+                    true => Plan::Nothing,
+                    false => Plan::Run { sql: Some(format!("DROP TABLE IF EXISTS {}", gone.join(", "))) },
+                }
+            }
+            Change::Rename(_) | Change::Alter { .. } => self.plan_change(change, names)?,
+        })
+    }
+
+    /// ALTER, RENAME and indexes: they need the rows to be those of this position.
+    fn plan_change(&self, change: &Change, names: Vec<TableName>) -> Result<Plan> {
+        if names.is_empty() {
+            return Ok(Plan::Nothing);
+        }
+        let (mut later, mut others, mut straddles) = (false, Vec::new(), false);
+        for name in &names {
+            if self.is_later(name)? {
+                later = true;
+            } else {
+                straddles |= self.straddles(name)?;
+                others.push(name.clone());
+            }
+        }
+        if later {
+            return Ok(if others.is_empty() { Plan::Nothing } else { Plan::CopyAnew(others) });
+        }
+        let exchanges = matches!(change, Change::Alter { exchanged: Some(_), .. });
+        // A name in the text that isn't taken, or one that should be there and isn't.
+        let lacks = change.names().len() != names.len() || self.lacks_origin(change);
+        Ok(if straddles || exchanges || lacks { Plan::CopyAnew(names) } else { Plan::Run { sql: None } })
+    }
+
+    fn lacks_origin(&self, change: &Change) -> bool {
+        let came_from = came_from(change);
+        let moved: Vec<&TableName> = came_from.values().collect();
+        let needed: Vec<&TableName> = match change {
+            Change::Alter { table, .. } => vec![table],
+            _ => moved,
+        };
+        needed.iter().any(|name| self.definitions.get(name).is_none())
+    }
+
+    /// CREATE TABLE … LIKE takes the definition of this position, which the target hasn't got of such a table.
+    fn lacks_pattern(&self, like: Option<&TableName>) -> Result<bool> {
+        match like {
+            None => Ok(false),
+            Some(like) => Ok(self.definitions.get(like).is_none() || self.is_later(like)?),
+        }
+    }
+
+    /// The table was copied at a position behind the statement, and has its effect already.
+    fn is_later(&self, name: &TableName) -> Result<bool> {
+        match self.definitions.get(name).map(|definition| &definition.begin) {
+            Some(Begin::OwnCopy { from, .. }) => Ok(*self.at <= position(from)?),
+            _ => Ok(false),
+        }
+    }
+
+    /// A copy of the table ran across the statement.
+    fn straddles(&self, name: &TableName) -> Result<bool> {
+        match self.definitions.get(name).map(|definition| &definition.begin) {
+            Some(Begin::FirstCopy) => Ok(*self.at <= *self.copied_at),
+            Some(Begin::OwnCopy { to, .. }) => Ok(*self.at <= position(to)?),
+            Some(Begin::Stream) | None => Ok(false),
+        }
+    }
+}
+
+/// Drops tables on the target, whatever refers to them.
+pub(crate) async fn drop_tables(conn: &mut Conn, names: &[TableName]) -> Result<()> {
+    let mut statements = vec!["SET SESSION foreign_key_checks = 0".to_owned()];
+    statements.extend(names.iter().map(|name| {
+        format!("DROP TABLE IF EXISTS {}.{}", quote_identifier(&name.schema), quote_identifier(&name.table))
+    }));
+    statements.push("SET SESSION foreign_key_checks = 1".to_owned());
+    for statement in statements {
+        match conn.query_drop(statement).await {
+            Ok(()) => {}
+            // The schema isn't there either.
+            Err(mysql_async::Error::Server(error)) if error.code == 1049 => {}
+            Err(error) => {
+                return Err(Error::database(Side::Target, "dropping tables that are copied anew", &error));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::schema::history::Definition;
+    use crate::schema::table::TableSchema;
+
+    fn name(table: &str) -> TableName {
+        TableName::new("shop", table)
+    }
+
+    fn definition(table: &str, begin: Begin) -> Definition {
+        let table = TableSchema {
+            name: name(table),
+            columns: Vec::new(),
+            unique_keys: Vec::new(),
+            foreign_keys: Vec::new(),
+            has_cascading_children: false,
+            rows_estimate: 0,
+            create_sql: String::new(),
+        };
+        Definition { table, begin }
+    }
+
+    /// The copy ended at 500; `own` was copied between 700 and 800; `made` came by the stream.
+    fn plan(offset: u64, sql: &str) -> Plan {
+        let own = Begin::OwnCopy { from: "b.000001:700".to_owned(), to: "b.000001:800".to_owned() };
+        let definitions = Definitions {
+            leg: Leg::FIRST,
+            seq: 0,
+            ignored: BTreeSet::new(),
+            pending: None,
+            tables: vec![
+                definition("a", Begin::FirstCopy),
+                definition("own", own),
+                definition("made", Begin::Stream),
+            ],
+        };
+        let at = |offset: u64| BinlogPosition { file: "b.000001".to_owned(), offset };
+        let view = View {
+            definitions: &definitions,
+            selection: &Selection::of_schemas(&["shop"]),
+            copied_at: &at(500),
+            at: &at(offset),
+        };
+        view.plan(&Change::parse(sql.as_bytes(), "shop", false), true).unwrap()
+    }
+
+    #[test]
+    fn a_statement_is_run_where_the_rows_are_those_of_its_position() {
+        let run = || Plan::Run { sql: None };
+        let anew = |names: &[&str]| Plan::CopyAnew(names.iter().map(|n| name(n)).collect());
+        let check = |offset: u64, sql: &str, expected: Plan| {
+            assert_eq!(plan(offset, sql), expected, "{offset} {sql}")
+        };
+        check(500, "ALTER TABLE a ADD c INT", anew(&["a"]));
+        check(501, "ALTER TABLE a ADD c INT", run());
+        check(100, "ALTER TABLE made ADD c INT", run());
+        check(700, "ALTER TABLE own ADD c INT", Plan::Nothing);
+        check(701, "ALTER TABLE own ADD c INT", anew(&["own"]));
+        check(801, "ALTER TABLE own ADD c INT", run());
+        check(100, "TRUNCATE a", run());
+        check(700, "TRUNCATE own", Plan::Nothing);
+        check(100, "CREATE TABLE new (id INT)", run());
+        check(900, "CREATE TABLE new LIKE a", run());
+        check(600, "CREATE TABLE new LIKE own", anew(&["new"]));
+        check(900, "CREATE TABLE new LIKE other.t", anew(&["new"]));
+        check(600, "CREATE TABLE own (id INT)", Plan::Nothing);
+        check(
+            600,
+            "DROP TABLE a, own",
+            Plan::Run { sql: Some("DROP TABLE IF EXISTS `shop`.`a`".to_owned()) },
+        );
+        check(600, "DROP TABLE own", Plan::Nothing);
+        check(600, "DROP TABLE other.a", Plan::Nothing);
+        check(900, "CREATE TRIGGER x BEFORE INSERT ON a FOR EACH ROW SET @a = 1", Plan::Nothing);
+        check(900, "CREATE SEQUENCE s", Plan::ByHand("it isn't understood"));
+    }
+
+    #[test]
+    fn names_that_are_swapped_are_one_matter() {
+        let anew = |names: &[&str]| Plan::CopyAnew(names.iter().map(|n| name(n)).collect());
+        assert_eq!(plan(900, "RENAME TABLE a TO a_del, made TO a"), Plan::Run { sql: None });
+        assert_eq!(plan(400, "RENAME TABLE a TO a_del, made TO a"), anew(&["a", "a_del", "made"]));
+        // `own` has what the swap brought; the other two haven't.
+        assert_eq!(plan(600, "RENAME TABLE own TO own_del, made TO own"), anew(&["made", "own_del"]));
+        assert_eq!(plan(900, "RENAME TABLE a TO a_del, not_ours TO a"), anew(&["a", "a_del", "not_ours"]));
+        assert_eq!(plan(900, "RENAME TABLE a TO archive.a"), anew(&["a"]));
+        assert_eq!(plan(900, "RENAME TABLE a TO x, made TO a, x TO made"), Plan::Run { sql: None });
+        assert_eq!(plan(900, "ALTER TABLE a EXCHANGE PARTITION p WITH TABLE made"), anew(&["a", "made"]));
+    }
+
+    #[test]
+    fn origins_are_followed_over_every_step() {
+        let change = Change::parse(b"RENAME TABLE a TO x, b TO a, x TO b", "shop", false);
+        assert_eq!(came_from(&change), BTreeMap::from([(name("a"), name("b")), (name("b"), name("a"))]));
+    }
+}

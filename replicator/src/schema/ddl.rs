@@ -1,0 +1,550 @@
+//! What a statement that changes definitions is about: its kind and the names in it.
+//!
+//! Not a parser of the language: it knows how such statements begin, and in ALTER TABLE where another table is named.
+//! Everything else of the text is the target's business, which runs it as it is. A statement that isn't understood
+//! here is [`Change::Unknown`], which nobody runs and nobody skips (invariant 5).
+
+use config::TableName;
+
+use crate::binlog::context::StatementContext;
+
+/// False for a client's character set in which the second byte of a character may look like a quote or a backslash.
+pub(crate) fn is_readable_in(context: &StatementContext) -> bool {
+    /// The base ids of MariaDB's NOPAD collations are these and 1024.
+    const NOPAD: u16 = 1024;
+    /// big5, sjis, gbk, cp932 and gb18030.
+    const UNREADABLE: [u16; 11] = [1, 84, 13, 88, 28, 87, 95, 96, 248, 249, 250];
+    context.charsets.is_none_or(|(client, ..)| !UNREADABLE.contains(&(client % NOPAD)))
+}
+
+/// What a statement changes. Names are complete: the session's default schema stands where the text has none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// CREATE TABLE. `like`: the table whose definition it takes.
+    CreateTable { table: TableName, like: Option<TableName> },
+    /// DROP TABLE.
+    DropTables(Vec<TableName>),
+    /// TRUNCATE.
+    Truncate(TableName),
+    /// RENAME TABLE: old and new names, in order.
+    Rename(Vec<(TableName, TableName)>),
+    /// ALTER TABLE, CREATE INDEX, DROP INDEX.
+    Alter { table: TableName, renamed: Option<TableName>, exchanged: Option<TableName> },
+    /// CREATE, ALTER, DROP DATABASE.
+    Schema { name: String, dropped: bool },
+    /// CREATE, ALTER, DROP VIEW.
+    Views(Vec<TableName>),
+    /// CREATE, ALTER, DROP of a procedure, function or package.
+    Routine(TableName),
+    /// CREATE, DROP TRIGGER.
+    Trigger(TableName),
+    /// CREATE, ALTER, DROP EVENT.
+    Event(TableName),
+    /// Anything else.
+    Unknown,
+}
+
+impl Change {
+    /// Reads a statement. `default_schema` is that of its session; `folds_names` says that the server keeps names in
+    /// lower case.
+    pub(crate) fn parse(sql: &[u8], default_schema: &str, folds_names: bool) -> Self {
+        let mut reader = Reader { tokens: Lexer { rest: sql }.collect(), at: 0, default_schema, folds_names };
+        reader.statement().unwrap_or(Change::Unknown)
+    }
+
+    /// Every table or view that it names, each once.
+    pub(crate) fn names(&self) -> Vec<TableName> {
+        let mut names: Vec<TableName> = match self {
+            Change::CreateTable { table, .. } | Change::Truncate(table) => vec![table.clone()],
+            Change::DropTables(names) | Change::Views(names) => names.clone(),
+            Change::Rename(pairs) => pairs.iter().flat_map(|(a, b)| [a.clone(), b.clone()]).collect(),
+            Change::Alter { table, renamed, exchanged } => {
+                [Some(table), renamed.as_ref(), exchanged.as_ref()].into_iter().flatten().cloned().collect()
+            }
+            Change::Routine(name) | Change::Trigger(name) | Change::Event(name) => vec![name.clone()],
+            Change::Schema { .. } | Change::Unknown => Vec::new(),
+        };
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// A piece of a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Token {
+    /// A word or a number, as it stands.
+    Word(String),
+    /// Between backticks or double quotes.
+    Quoted(String),
+    /// Between single quotes: what it holds is nobody's business here.
+    Literal,
+    /// Any other character.
+    Symbol(u8),
+}
+
+struct Lexer<'a> {
+    rest: &'a [u8],
+}
+
+impl Iterator for Lexer<'_> {
+    type Item = Token;
+
+    fn next(&mut self) -> Option<Token> {
+        self.skip_space_and_comments();
+        let &first = self.rest.first()?;
+        match first {
+            b'`' | b'"' => {
+                let text = self.quoted(first);
+                // A name that isn't UTF-8 can't be one of ours; it must not become another one either.
+                Some(String::from_utf8(text).map_or(Token::Symbol(0), Token::Quoted))
+            }
+            b'\'' => {
+                self.quoted(first);
+                Some(Token::Literal)
+            }
+            _ if is_word(first) => {
+                let end = self.rest.iter().position(|&b| !is_word(b)).unwrap_or(self.rest.len());
+                let (word, rest) = self.rest.split_at_checked(end)?;
+                self.rest = rest;
+                Some(std::str::from_utf8(word).map_or(Token::Symbol(0), |word| Token::Word(word.to_owned())))
+            }
+            _ => {
+                self.rest = self.rest.get(1..)?;
+                Some(Token::Symbol(first))
+            }
+        }
+    }
+}
+
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
+}
+
+impl Lexer<'_> {
+    /// What stands between quotes. A backslash hides a quote in a literal; where the session's mode says that it
+    /// doesn't, the text ends later than it should, and then the statement isn't understood.
+    fn quoted(&mut self, quote: u8) -> Vec<u8> {
+        let mut text = Vec::new();
+        let mut bytes = self.rest.iter().copied().enumerate().skip(1).peekable();
+        let mut end = self.rest.len();
+        while let Some((at, byte)) = bytes.next() {
+            if byte == b'\\' && quote == b'\'' {
+                bytes.next();
+            } else if byte == quote {
+                if bytes.peek().is_some_and(|&(_, next)| next == quote) {
+                    bytes.next();
+                    text.push(byte);
+                } else {
+                    end = at + 1;
+                    break;
+                }
+            } else {
+                text.push(byte);
+            }
+        }
+        self.rest = self.rest.get(end..).unwrap_or_default();
+        text
+    }
+
+    /// What a server executes in spite of `/*!` is no comment.
+    fn skip_space_and_comments(&mut self) {
+        loop {
+            let rest = self.rest.trim_ascii_start();
+            let rest = rest.strip_prefix(b"\0").unwrap_or(rest);
+            let after = |needle: &[u8]| {
+                let at = rest.windows(needle.len()).position(|window| window == needle);
+                at.and_then(|at| rest.get(at + needle.len()..)).unwrap_or_default()
+            };
+            self.rest = if let Some(inner) = rest.strip_prefix(b"/*!").or_else(|| rest.strip_prefix(b"/*M!"))
+            {
+                let digits = inner.iter().position(|b| !b.is_ascii_digit()).unwrap_or(inner.len());
+                inner.get(digits..).unwrap_or_default()
+            } else if let Some(behind) = rest.strip_prefix(b"*/") {
+                behind
+            } else if rest.starts_with(b"/*") {
+                after(b"*/")
+            } else if rest.starts_with(b"#") || is_dash_comment(rest) {
+                after(b"\n")
+            } else {
+                self.rest = rest;
+                return;
+            };
+        }
+    }
+}
+
+fn is_dash_comment(rest: &[u8]) -> bool {
+    rest.strip_prefix(b"--").is_some_and(|behind| behind.first().is_none_or(u8::is_ascii_whitespace))
+}
+
+struct Reader<'a> {
+    tokens: Vec<Token>,
+    at: usize,
+    default_schema: &'a str,
+    folds_names: bool,
+}
+
+impl Reader<'_> {
+    fn peek(&self) -> Option<&Token> {
+        self.tokens.get(self.at)
+    }
+
+    /// Takes the next token where it is that word.
+    fn word(&mut self, word: &str) -> bool {
+        let found = matches!(self.peek(), Some(Token::Word(w)) if w.eq_ignore_ascii_case(word));
+        self.at += usize::from(found);
+        found
+    }
+
+    /// Takes one of the words.
+    fn any(&mut self, words: &[&str]) -> bool {
+        words.iter().any(|word| self.word(word))
+    }
+
+    /// Takes all of the words or none.
+    fn words(&mut self, words: &[&str]) -> bool {
+        let before = self.at;
+        let all = words.iter().all(|word| self.word(word));
+        if !all {
+            self.at = before;
+        }
+        all
+    }
+
+    fn symbol(&mut self, symbol: u8) -> bool {
+        let found = self.peek() == Some(&Token::Symbol(symbol));
+        self.at += usize::from(found);
+        found
+    }
+
+    fn identifier(&mut self) -> Option<String> {
+        let name = match self.peek()? {
+            Token::Word(name) | Token::Quoted(name) => name.clone(),
+            Token::Literal | Token::Symbol(_) => return None,
+        };
+        self.at += 1;
+        Some(if self.folds_names { name.to_lowercase() } else { name })
+    }
+
+    /// `a`, `a.b` or `.b`.
+    fn name(&mut self) -> Option<TableName> {
+        if self.symbol(b'.') {
+            return Some(TableName::new(self.default_schema, self.identifier()?));
+        }
+        let first = self.identifier()?;
+        if self.symbol(b'.') {
+            return Some(TableName::new(first, self.identifier()?));
+        }
+        (!self.default_schema.is_empty()).then(|| TableName::new(self.default_schema, first))
+    }
+
+    fn names(&mut self) -> Option<Vec<TableName>> {
+        let mut names = vec![self.name()?];
+        while self.symbol(b',') {
+            names.push(self.name()?);
+        }
+        Some(names)
+    }
+
+    fn if_exists(&mut self) {
+        let _maybe = self.words(&["IF", "EXISTS"]) || self.words(&["IF", "NOT", "EXISTS"]);
+    }
+
+    fn statement(&mut self) -> Option<Change> {
+        if self.word("CREATE") {
+            self.create()
+        } else if self.word("DROP") {
+            self.drop_()
+        } else if self.word("ALTER") {
+            self.alter()
+        } else if self.word("TRUNCATE") {
+            self.word("TABLE");
+            Some(Change::Truncate(self.name()?))
+        } else if self.word("RENAME") {
+            self.rename()
+        } else {
+            None
+        }
+    }
+
+    /// Where in front of the kind there may be attributes with values: DEFINER = a@b, ALGORITHM = x, SQL SECURITY x.
+    fn attributes(&mut self) {
+        loop {
+            if self.any(&["ALGORITHM", "DEFINER"]) {
+                self.symbol(b'=');
+                self.at += 1;
+                if self.symbol(b'(') {
+                    self.symbol(b')');
+                }
+                if self.symbol(b'@') {
+                    self.at += 1;
+                }
+            } else if self.words(&["SQL", "SECURITY"]) {
+                self.at += 1;
+            } else if !self.words(&["OR", "REPLACE"]) && !self.word("AGGREGATE") {
+                return;
+            }
+        }
+    }
+
+    fn create(&mut self) -> Option<Change> {
+        self.attributes();
+        if self.any(&["DATABASE", "SCHEMA"]) {
+            self.if_exists();
+            return Some(Change::Schema { name: self.identifier()?, dropped: false });
+        }
+        if self.word("TABLE") {
+            self.if_exists();
+            let table = self.name()?;
+            self.symbol(b'(');
+            let like = if self.word("LIKE") { Some(self.name()?) } else { None };
+            return Some(Change::CreateTable { table, like });
+        }
+        let before = self.at;
+        while self.any(&["UNIQUE", "FULLTEXT", "SPATIAL", "ONLINE", "OFFLINE", "VECTOR"]) {}
+        if self.word("INDEX") {
+            return self.index();
+        }
+        self.at = before;
+        self.object()
+    }
+
+    /// `[IF …] name [USING x] ON table`.
+    fn index(&mut self) -> Option<Change> {
+        self.if_exists();
+        self.identifier()?;
+        if self.any(&["USING", "TYPE"]) {
+            self.identifier()?;
+        }
+        if !self.word("ON") {
+            return None;
+        }
+        Some(Change::Alter { table: self.name()?, renamed: None, exchanged: None })
+    }
+
+    /// What CREATE, ALTER and DROP spell alike.
+    fn object(&mut self) -> Option<Change> {
+        if self.word("VIEW") {
+            self.if_exists();
+            return Some(Change::Views(vec![self.name()?]));
+        }
+        if self.any(&["PROCEDURE", "FUNCTION"]) {
+            self.if_exists();
+            let name = self.name()?;
+            // A loadable function belongs to the server, not to a schema.
+            let loadable = self.word("RETURNS") && {
+                self.at += 1;
+                self.word("SONAME")
+            };
+            return (!loadable).then_some(Change::Routine(name));
+        }
+        if self.word("TRIGGER") {
+            self.if_exists();
+            return Some(Change::Trigger(self.name()?));
+        }
+        if self.word("EVENT") {
+            self.if_exists();
+            return Some(Change::Event(self.name()?));
+        }
+        None
+    }
+
+    fn drop_(&mut self) -> Option<Change> {
+        if self.any(&["DATABASE", "SCHEMA"]) {
+            self.if_exists();
+            return Some(Change::Schema { name: self.identifier()?, dropped: true });
+        }
+        if self.any(&["TABLE", "TABLES"]) {
+            self.if_exists();
+            return Some(Change::DropTables(self.names()?));
+        }
+        if self.word("VIEW") {
+            self.if_exists();
+            return Some(Change::Views(self.names()?));
+        }
+        if self.word("INDEX") {
+            return self.index();
+        }
+        self.object()
+    }
+
+    fn rename(&mut self) -> Option<Change> {
+        if !self.any(&["TABLE", "TABLES"]) {
+            return None;
+        }
+        self.if_exists();
+        let mut pairs = Vec::new();
+        loop {
+            let from = self.name()?;
+            self.wait_or_nowait();
+            if !self.word("TO") {
+                return None;
+            }
+            pairs.push((from, self.name()?));
+            if !self.symbol(b',') {
+                return Some(Change::Rename(pairs));
+            }
+        }
+    }
+
+    /// MariaDB: how long a lock may be waited for.
+    fn wait_or_nowait(&mut self) {
+        if self.word("WAIT") {
+            self.at += 1;
+        }
+        self.word("NOWAIT");
+    }
+
+    fn alter(&mut self) -> Option<Change> {
+        while self.any(&["ONLINE", "OFFLINE", "IGNORE"]) {}
+        if self.any(&["DATABASE", "SCHEMA"]) {
+            // Without a name it is about the default schema.
+            const OPTIONS: [&str; 7] =
+                ["DEFAULT", "CHARACTER", "CHARSET", "COLLATE", "ENCRYPTION", "READ", "COMMENT"];
+            let options = matches!(self.peek(), Some(Token::Word(w)) if OPTIONS.iter().any(|o| o.eq_ignore_ascii_case(w)));
+            let name = if options { self.default_schema.to_owned() } else { self.identifier()? };
+            return Some(Change::Schema { name, dropped: false });
+        }
+        if self.word("TABLE") {
+            return self.alter_table();
+        }
+        self.attributes();
+        self.object()
+    }
+
+    fn alter_table(&mut self) -> Option<Change> {
+        self.if_exists();
+        let table = self.name()?;
+        self.wait_or_nowait();
+        let (mut renamed, mut exchanged) = (None, None);
+        let (mut depth, mut begins) = (0_usize, true);
+        while let Some(token) = self.peek() {
+            match token {
+                Token::Symbol(b'(') => depth += 1,
+                Token::Symbol(b')') => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            let comma = *token == Token::Symbol(b',') && depth == 0;
+            if begins && self.word("RENAME") {
+                if self.any(&["COLUMN", "INDEX", "KEY"]) {
+                    begins = false;
+                    continue;
+                }
+                let _filler = self.any(&["TO", "AS"]) || self.symbol(b'=');
+                renamed = Some(self.name()?);
+            } else if begins && self.words(&["EXCHANGE", "PARTITION"]) {
+                self.identifier()?;
+                if !self.words(&["WITH", "TABLE"]) {
+                    return None;
+                }
+                exchanged = Some(self.name()?);
+            } else {
+                self.at += 1;
+            }
+            begins = comma;
+        }
+        Some(Change::Alter { table, renamed, exchanged })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn t(text: &str) -> TableName {
+        let (schema, table) = text.split_once('.').unwrap_or(("shop", text));
+        TableName::new(schema, table)
+    }
+
+    fn alter(table: &str) -> Change {
+        Change::Alter { table: t(table), renamed: None, exchanged: None }
+    }
+
+    fn check(sql: &str, expected: Change) {
+        assert_eq!(Change::parse(sql.as_bytes(), "shop", false), expected, "{sql}");
+    }
+
+    #[test]
+    fn tables_are_named_in_every_spelling() {
+        let create = |table: &str| Change::CreateTable { table: t(table), like: None };
+        check("CREATE TABLE a (id INT PRIMARY KEY, b INT)", create("a"));
+        check("create table if not exists `o`.`x``y` (id int)", create("o.x`y"));
+        check("/* hi */ CREATE OR REPLACE TABLE a (id INT)", create("a"));
+        check("CREATE TABLE a LIKE o.b", Change::CreateTable { table: t("a"), like: Some(t("o.b")) });
+        check("CREATE TABLE a (LIKE b)", Change::CreateTable { table: t("a"), like: Some(t("b")) });
+        check(
+            "DROP TABLE IF EXISTS a, o.b /* generated by server */",
+            Change::DropTables(vec![t("a"), t("o.b")]),
+        );
+        check("TRUNCATE TABLE \"a\"", Change::Truncate(t("a")));
+        check("TRUNCATE a", Change::Truncate(t("a")));
+        check(
+            "RENAME TABLE a TO _a_del, `_a_gho` TO a",
+            Change::Rename(vec![(t("a"), t("_a_del")), (t("_a_gho"), t("a"))]),
+        );
+        check("RENAME TABLE a WAIT 5 TO b", Change::Rename(vec![(t("a"), t("b"))]));
+        check("rename user a to b", Change::Unknown);
+    }
+
+    #[test]
+    fn alter_table_names_other_tables_where_it_does() {
+        check("ALTER TABLE a ADD c INT DEFAULT 5", alter("a"));
+        check("ALTER ONLINE IGNORE TABLE a RENAME COLUMN b TO c, RENAME INDEX x TO y", alter("a"));
+        check("ALTER TABLE a COMMENT 'it''s, RENAME TO b', ADD c ENUM('x,RENAME TO z')", alter("a"));
+        let renamed = Change::Alter { table: t("a"), renamed: Some(t("o.b")), exchanged: None };
+        check("ALTER TABLE a ADD c DECIMAL(5,2), RENAME TO o.b", renamed.clone());
+        check("ALTER TABLE a RENAME o.b", renamed);
+        let exchanged = Change::Alter { table: t("a"), renamed: None, exchanged: Some(t("b")) };
+        check("ALTER TABLE a EXCHANGE PARTITION p0 WITH TABLE b WITHOUT VALIDATION", exchanged);
+        check("CREATE UNIQUE INDEX i USING BTREE ON a (x)", alter("a"));
+        check("DROP INDEX IF EXISTS i ON o.a", alter("o.a"));
+        check("/*!40000 ALTER TABLE a DISABLE KEYS */", alter("a"));
+    }
+
+    #[test]
+    fn other_objects_are_told_apart() {
+        check(
+            "CREATE ALGORITHM=UNDEFINED DEFINER=`r`@`%` SQL SECURITY DEFINER VIEW `v` AS select 1",
+            Change::Views(vec![t("v")]),
+        );
+        check("CREATE OR REPLACE VIEW o.v AS SELECT 1", Change::Views(vec![t("o.v")]));
+        check("DROP VIEW v, w", Change::Views(vec![t("v"), t("w")]));
+        check("ALTER DEFINER=CURRENT_USER() VIEW v AS SELECT 1", Change::Views(vec![t("v")]));
+        check("CREATE DEFINER=`a`@`b` PROCEDURE p() SELECT 1", Change::Routine(t("p")));
+        check("CREATE FUNCTION f RETURNS STRING SONAME 'x.so'", Change::Unknown);
+        check("CREATE FUNCTION f() RETURNS INT RETURN 1", Change::Routine(t("f")));
+        check("DROP FUNCTION IF EXISTS f", Change::Routine(t("f")));
+        check(
+            "/*!50003 CREATE*/ /*!50017 DEFINER=`a`@`b`*/ /*!50003 TRIGGER x BEFORE INSERT ON t FOR EACH ROW BEGIN END */",
+            Change::Trigger(t("x")),
+        );
+        check("CREATE EVENT e ON SCHEDULE EVERY 1 DAY DO SELECT 1", Change::Event(t("e")));
+        check("CREATE DATABASE IF NOT EXISTS o", Change::Schema { name: "o".to_owned(), dropped: false });
+        check("DROP SCHEMA o", Change::Schema { name: "o".to_owned(), dropped: true });
+        check(
+            "ALTER DATABASE CHARACTER SET latin1",
+            Change::Schema { name: "shop".to_owned(), dropped: false },
+        );
+        check("CREATE SEQUENCE s", Change::Unknown);
+        check("SET STATEMENT max_statement_time=1 FOR ALTER TABLE a ADD b INT", Change::Unknown);
+        check("", Change::Unknown);
+    }
+
+    #[test]
+    fn a_name_without_a_schema_needs_a_default() {
+        assert_eq!(Change::parse(b"DROP TABLE a", "", false), Change::Unknown);
+        assert_eq!(Change::parse(b"DROP TABLE O.A", "", true), Change::DropTables(vec![t("o.a")]));
+        assert_eq!(Change::parse(b"DROP TABLE `\xe9`", "shop", false), Change::Unknown);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(sql in proptest::collection::vec(any::<u8>(), 0..80), head in 0_usize..5) {
+            let heads = ["", "ALTER TABLE a ", "CREATE ", "DROP ", "RENAME TABLE "];
+            let sql = [heads[head].as_bytes(), &sql].concat();
+            drop(Change::parse(&sql, "shop", false));
+        }
+    }
+}
