@@ -21,6 +21,7 @@ use crate::recopy::standing_definitions;
 use crate::schema::convert::{self, Dialects};
 use crate::schema::discover::discover;
 use crate::schema::history::{Definitions, History};
+use crate::schema::objects;
 use crate::schema::selection::Selection;
 use crate::schema::table::SchemaSet;
 use crate::server::{self, ServerInfo};
@@ -158,7 +159,7 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     let selection = Selection::new(&config.migration, read.folds_names);
     let (definitions, start) = match state.start {
         Some(start) => (definitions_of(context, leg, &history, (&read, &write)).await?, start.read()?),
-        None => prepare(context, (&read, &write), &history).await?,
+        None => prepare(context, &read, &write, &history).await?,
     };
     let tables = definitions.schema_set(&selection)?;
     forget_other_legs(config, leg).await?;
@@ -318,7 +319,8 @@ async fn definitions_of(
 /// Stage `preparing`: P0, and the tables as they are at it.
 async fn prepare(
     context: &Arc<Context>,
-    (source, target): (&ServerInfo, &ServerInfo),
+    source: &ServerInfo,
+    target: &ServerInfo,
     history: &History,
 ) -> Result<(Definitions, ReplicationPosition)> {
     let config = &context.config;
@@ -330,6 +332,16 @@ async fn prepare(
     let dialects = Dialects { source: source.dialect(), target: target.dialect() };
     context.live.set_conversions(convert::conversions(&discovery, dialects)?);
     let discovery = convert::create_on_target(&mut to, discovery, dialects, &config.migration).await?;
+    if source.version.flavor == target.version.flavor {
+        let made = objects::create(&mut from, &mut to, &discovery.objects).await?;
+        tracing::info!(area = "migration", "{} views and routines made on the target", made.made);
+        for why in made.left_out {
+            tracing::warn!(
+                area = "migration",
+                "left out on the target: {why}; make it by hand before the cutover"
+            );
+        }
+    }
     from.disconnect().await.ok();
     to.disconnect().await.ok();
     let definitions = Definitions::begin(&discovery);

@@ -137,7 +137,7 @@ def mariadb(processes, statements):
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test",
                     "-keyout", key, "-out", certificate], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     server = processes.start("mariadb", [
-        tool["mariadbd"], "--no-defaults", *user, f"--datadir={data}", f"--socket={sock}", f"--port={port}",
+        tool["mariadbd"], "--no-defaults", *user, f"--datadir={data}", f"--tmpdir={temporary(processes)}", f"--socket={sock}", f"--port={port}",
         "--bind-address=127.0.0.1", "--local-infile=ON",
         "--skip-name-resolve", "--max-allowed-packet=64M", "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0",
         f"--ssl-key={key}", f"--ssl-cert={certificate}", "--innodb-flush-method=nosync", "--skip-innodb-doublewrite"])
@@ -145,6 +145,13 @@ def mariadb(processes, statements):
     wait_for("MariaDB", server, lambda: answers(client))
     prepare(client, statements)
     return port
+
+
+def temporary(processes):
+    """A folder for a server's temporary files: one that starts clears the machine's own of what looks like them, whosever they are."""
+    folder = processes.folder / "tmp"
+    folder.mkdir()
+    return folder
 
 
 def mysql97(processes, statements):
@@ -163,7 +170,7 @@ def mysql97(processes, statements):
     subprocess.run([*mysqld, "--initialize-insecure"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     # Certificates are made by the server itself.
     server = processes.start("mysql97", [
-        *mysqld, f"--socket={sock}", f"--port={port}", "--bind-address=127.0.0.1", "--mysqlx=OFF", "--local-infile=ON",
+        *mysqld, f"--tmpdir={temporary(processes)}", f"--socket={sock}", f"--port={port}", "--bind-address=127.0.0.1", "--mysqlx=OFF", "--local-infile=ON",
         "--skip-name-resolve", "--max-allowed-packet=64M", "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0",
         "--innodb-flush-method=nosync", "--innodb-doublewrite=OFF", "--sync-binlog=0"])
     processes.client = client = [*loader, usr / "bin" / "mysql", "--no-defaults", f"--socket={sock}", "-uroot"]

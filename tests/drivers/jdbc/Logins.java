@@ -10,7 +10,17 @@ public final class Logins {
         }
         c.fails(() -> c.as("app", "wrong"));
         c.fails(() -> c.as("app", ""));
-        c.fails(() -> c.as("nobody", "x"));
+        if (c.mysql || !c.mysqlServer) {
+            c.fails(() -> c.as("nobody", "x"));
+        } else {
+            // MySQL makes up a plugin for a user that it doesn't have, another on each server; this connector doesn't know them all.
+            try {
+                c.as("nobody", "x");
+                c.check(false, "nobody isn't let in");
+            } catch (java.sql.SQLException refused) {
+                c.say("not let in");
+            }
+        }
         c.fails(() -> c.keep(DriverManager.getConnection(c.url("nowhere"), "root", "")));
         c.fails(() -> c.keep(DriverManager.getConnection(c.url("mysql"), "app", Case.PASSWORD)));
         c.run(c.as("app", Case.PASSWORD), "SELECT 'still let in'");
