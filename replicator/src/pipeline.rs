@@ -20,6 +20,7 @@ use crate::recopy::standing_definitions;
 use crate::schema::convert;
 use crate::schema::discover::discover;
 use crate::schema::history::{Definitions, History};
+use crate::schema::objects;
 use crate::schema::selection::Selection;
 use crate::schema::table::SchemaSet;
 use crate::server::{self, ServerInfo};
@@ -157,7 +158,7 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     let selection = Selection::new(&config.migration, read.folds_names);
     let (definitions, start) = match state.start {
         Some(start) => (definitions_of(context, leg, &history, (&read, &write)).await?, start.read()?),
-        None => prepare(context, &read, &history).await?,
+        None => prepare(context, &read, &write, &history).await?,
     };
     let tables = definitions.schema_set(&selection)?;
     forget_other_legs(config, leg).await?;
@@ -318,6 +319,7 @@ async fn definitions_of(
 async fn prepare(
     context: &Arc<Context>,
     source: &ServerInfo,
+    target: &ServerInfo,
     history: &History,
 ) -> Result<(Definitions, ReplicationPosition)> {
     let config = &context.config;
@@ -327,6 +329,16 @@ async fn prepare(
     let mut to = server::connect(Side::Target, &config.target).await?;
     forget_former(config, &mut to).await?;
     convert::create_on_target(&mut to, &discovery, &config.migration).await?;
+    if source.version.flavor == target.version.flavor {
+        let made = objects::create(&mut from, &mut to, &discovery.objects).await?;
+        tracing::info!(area = "migration", "{} views and routines made on the target", made.made);
+        for why in made.left_out {
+            tracing::warn!(
+                area = "migration",
+                "left out on the target: {why}; make it by hand before the cutover"
+            );
+        }
+    }
     from.disconnect().await.ok();
     to.disconnect().await.ok();
     let definitions = Definitions::begin(&discovery);

@@ -114,6 +114,12 @@ fn handshake_response(data: &[u8]) {
         let again = SslRequest::parse(&request.encode()).expect("our own request for TLS is understood");
         assert_eq!(again, request);
     }
+    // Behind a request for TLS the flags are that one's: here any that stand at the end of the input.
+    if let Some(flags) = data.last_chunk::<8>() {
+        let capabilities = Capabilities::from_bits(u64::from_le_bytes(*flags));
+        let request = SslRequest { capabilities, max_packet: 0, collation: 0 };
+        let _ = HandshakeResponse::parse_behind(&request, data);
+    }
     let Ok(response) = HandshakeResponse::parse(data) else { return };
     let encoded = response.encode();
     assert!(encoded.len() <= data.len() + 64, "nothing grows");

@@ -103,8 +103,26 @@ impl Replication for Fake {
     fn verdict(&self) -> PortFuture<'_, Verdict> {
         Box::pin(async { Ok(Verdict::Equal { rows: 1 }) })
     }
-    fn start_reverse(&self) -> PortFuture<'_, String> {
-        Box::pin(async { Ok(String::new()) })
+    fn way_back(&self) -> PortFuture<'_, bool> {
+        Box::pin(async { Err(PortError("its binlog is off".into())) })
+    }
+    fn hold(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn activate(&self, _: Side) -> PortFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn start_reverse(&self) -> PortFuture<'_, ReplicationPosition> {
+        Box::pin(async { Err(PortError("never asked".into())) })
+    }
+    fn turn_back(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn finish(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn abandon(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
     }
     fn seal(&self, _: Side) -> PortFuture<'_, ()> {
         Box::pin(async { Ok(()) })

@@ -12,10 +12,12 @@ use crate::protocol::packet::ErrPacket;
 
 /// User variables asked for at once.
 const USER_VARIABLES_AT_ONCE: usize = 64;
-/// One more column, of a user variable that no client has.
-const NEVER_SET: &[u8] = b", @`changeover: never set`";
+/// One more column, of a user variable that no client has. OceanBase takes no name but a plain word.
+const NEVER_SET: &[u8] = b", @changeover_never_set";
 /// ER_ILLEGAL_USER_VAR (MySQL takes names of up to 64 characters) and ER_INVALID_CHARACTER_STRING.
 const ILLEGAL_NAMES: [u16; 2] = [3061, 1300];
+/// ER_PARSE_ERROR: what OceanBase says of a name that isn't a plain word; so no session there has it.
+const UNREADABLE_NAME: u16 = 1064;
 
 impl Connection {
     /// Whether the server can say which user variables a session has.
@@ -72,11 +74,13 @@ impl Connection {
         names: &BTreeSet<Vec<u8>>,
     ) -> Result<BTreeMap<Vec<u8>, UserValue>, QuestionError> {
         let names: Vec<_> = names.iter().collect();
+        let ocean_base = self.version.ocean_base;
+        let illegal = |code: u16| ILLEGAL_NAMES.contains(&code) || (ocean_base && code == UNREADABLE_NAME);
         let mut values = BTreeMap::new();
         for names in names.chunks(USER_VARIABLES_AT_ONCE) {
             match self.values_of(names, &mut values).await {
                 // A name that the server doesn't take: the statement that had it failed, too.
-                Err(QuestionError::Refused(packet)) if ILLEGAL_NAMES.contains(&packet.code) => {}
+                Err(QuestionError::Refused(packet)) if illegal(packet.code) => {}
                 done => {
                     done?;
                     continue;
@@ -84,7 +88,7 @@ impl Connection {
             }
             for name in names {
                 match self.values_of(&[*name], &mut values).await {
-                    Err(QuestionError::Refused(packet)) if ILLEGAL_NAMES.contains(&packet.code) => {}
+                    Err(QuestionError::Refused(packet)) if illegal(packet.code) => {}
                     done => done?,
                 }
             }

@@ -7,6 +7,7 @@
 mod grants;
 mod settings;
 mod tables;
+pub(crate) mod way_back;
 
 use config::progress::{Finding, Severity};
 use config::{BackendConfig, Config, Flavor, Side};
@@ -52,6 +53,18 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
         findings.all(settings::judge_target(&target.settings));
         if let Some(found) = &discovery {
             findings.all(target.grants.judge_target(&config.target.user, found));
+            let trusts =
+                !target.settings.is_on("log_bin") || target.settings.is_on("log_bin_trust_function_creators");
+            if !trusts && found.objects.iter().any(|object| object.kind == "function") {
+                let message = "Functions are moved, and it takes them from an account without SUPER only with SET GLOBAL \
+                               log_bin_trust_function_creators = 1; without that they, and the views that use them, are \
+                               left out.";
+                findings.add(
+                    Severity::Warning,
+                    "target, log_bin_trust_function_creators",
+                    message.to_owned(),
+                );
+            }
             match tables::check_target(&mut target.conn, config, found, resuming).await {
                 Ok(there) => findings.all(there),
                 Err(error) => findings.error("the target's schema", &error),

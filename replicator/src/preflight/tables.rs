@@ -106,7 +106,7 @@ fn cascades(found: &Discovery, in_binlog: bool) -> Option<Finding> {
     Some(finding(Severity::Note, "foreign keys", message))
 }
 
-/// What acts or looks on its own isn't moved yet, and nobody should find that out afterwards.
+/// What is made on the target with the tables, and what isn't moved yet: nobody should find that out afterwards.
 fn objects(found: &Discovery) -> Vec<Finding> {
     let mut kinds: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for object in &found.objects {
@@ -120,6 +120,15 @@ fn objects(found: &Discovery) -> Vec<Finding> {
                 "sequence" => " Tables whose defaults use them can't be made on the target.",
                 _ => "",
             };
+            if matches!(kind, "view" | "procedure" | "function") {
+                let message = format!(
+                    "{} of them are made on the target with the tables, where both servers are of one family: {}. One \
+                     that can't be made there is named in SHOW EVENTS.",
+                    names.len(),
+                    some_of(names.iter().map(String::as_str))
+                );
+                return finding(Severity::Note, format!("{kind}s"), message);
+            }
             let message = format!(
                 "{} of them aren't moved yet and have to be created on the target by hand before the cutover: \
                  {}.{note}",

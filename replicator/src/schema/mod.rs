@@ -5,6 +5,7 @@ pub mod convert;
 pub(crate) mod ddl;
 pub mod discover;
 pub(crate) mod history;
+pub(crate) mod objects;
 mod pattern;
 pub mod selection;
 pub mod table;

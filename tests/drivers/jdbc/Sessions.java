@@ -204,7 +204,11 @@ public final class Sessions {
             // The server's farewell may reach the client or not; what's certain is that it's over.
             c.say(connection.isValid(1));
         }
-        c.say(c.one(killer, "SELECT COUNT(*) FROM information_schema.processlist WHERE id = " + id));
+        // A server ends what was killed when it gets to it.
+        long deadline = System.nanoTime() + 20_000_000_000L;
+        while (!"0".equals(c.one(killer, "SELECT COUNT(*) FROM information_schema.processlist WHERE id = " + id))) {
+            c.check(System.nanoTime() < deadline, "a killed connection leaves the processlist");
+        }
     }
 
     public void resets(Case c) throws Exception {

@@ -1,0 +1,147 @@
+//! Views, procedures and functions: made on the target once its tables are there.
+//!
+//! Each is made from its own CREATE statement in the session that it was made in (sql_mode, character set, collation), with
+//! its definer. Views may need each other in any order, and routines as well, so whatever lacks something is tried again
+//! as long as that helps. What can't be made is said and left out: rows don't depend on it, and `check` has listed it.
+//! Triggers and events act on their own and aren't made here.
+
+use config::names::quote_identifier;
+use config::{Side, TableName};
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Row};
+
+use super::discover::OtherObject;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A statement and its session.
+struct Object {
+    kind: &'static str,
+    name: TableName,
+    /// As the server keeps it, in the character set of its own session.
+    create: Vec<u8>,
+    sql_mode: Option<String>,
+    charset: String,
+    collation: String,
+}
+
+/// What became of the objects.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Made {
+    /// So many are there.
+    pub(crate) made: usize,
+    /// Kind, name and reason of each that isn't.
+    pub(crate) left_out: Vec<String>,
+}
+
+/// Makes the views and routines among `objects`. It can be repeated: what is there already stays as it is.
+///
+/// # Errors
+/// A connection broke.
+pub(crate) async fn create(source: &mut Conn, target: &mut Conn, objects: &[OtherObject]) -> Result<Made> {
+    let mut waiting = Vec::new();
+    let mut made = Made::default();
+    for object in objects {
+        let kind = match object.kind.as_str() {
+            "procedure" => "PROCEDURE",
+            "function" => "FUNCTION",
+            "view" => "VIEW",
+            _ => continue,
+        };
+        match read(source, kind, object).await? {
+            Some(object) => waiting.push(object),
+            None => made.left_out.push(format!(
+                "{} {}.{}: the account may not see its definition",
+                object.kind, object.schema, object.name
+            )),
+        }
+    }
+    // Routines first: they name what they use only when they run.
+    waiting.sort_by_key(|object| object.kind == "VIEW");
+    loop {
+        let (before, mut failed) = (waiting.len(), Vec::new());
+        let mut reasons = Vec::new();
+        for object in waiting {
+            match make(target, &object).await {
+                Ok(()) => made.made += 1,
+                Err(error) if error.kind == ErrorKind::Transient => return Err(error),
+                Err(error) => {
+                    reasons.push(format!(
+                        "{} {}: {}",
+                        object.kind.to_lowercase(),
+                        object.name,
+                        error.message
+                    ));
+                    failed.push(object);
+                }
+            }
+        }
+        if failed.is_empty() || failed.len() == before {
+            made.left_out.extend(reasons);
+            break;
+        }
+        waiting = failed;
+    }
+    for statement in
+        ["SET NAMES binary", "SET SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES'"]
+    {
+        target
+            .query_drop(statement)
+            .await
+            .map_err(|error| Error::database(Side::Target, "leaving a session of objects", &error))?;
+    }
+    Ok(made)
+}
+
+/// Its CREATE statement, in a session without a default schema, so that every name in a view is complete.
+async fn read(source: &mut Conn, kind: &'static str, object: &OtherObject) -> Result<Option<Object>> {
+    let name = TableName::new(&object.schema, &object.name);
+    let row: Option<Row> = source
+        .query_first(format!("SHOW CREATE {kind} {}", name.quoted()))
+        .await
+        .map_err(|error| Error::database(Side::Source, name.to_string(), &error))?;
+    let Some(row) = row else { return Ok(None) };
+    let bytes =
+        |index: usize| row.get_opt::<Option<Vec<u8>>, _>(index).and_then(std::result::Result::ok).flatten();
+    let text = |index: usize| bytes(index).and_then(|bytes| String::from_utf8(bytes).ok());
+    let (sql_mode, create, charset, collation) = match kind {
+        "VIEW" => (None, bytes(1), text(2), text(3)),
+        _ => (text(1), bytes(2), text(3), text(4)),
+    };
+    Ok(create.zip(charset).zip(collation).map(|((create, charset), collation)| Object {
+        kind,
+        name,
+        create,
+        sql_mode,
+        charset,
+        collation,
+    }))
+}
+
+async fn make(target: &mut Conn, object: &Object) -> Result<()> {
+    const THERE_ALREADY: [u16; 2] = [1050, 1304];
+    let database = |error: mysql_async::Error| Error::database(Side::Target, object.name.to_string(), &error);
+    let word =
+        |text: &str| text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
+    let mode: String = object
+        .sql_mode
+        .iter()
+        .flat_map(|mode| mode.chars())
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ','))
+        .collect();
+    for statement in [
+        format!("USE {}", quote_identifier(&object.name.schema)),
+        format!("SET SESSION sql_mode = '{mode}'"),
+        format!(
+            "SET character_set_client = {}, collation_connection = {}",
+            word(&object.charset),
+            word(&object.collation)
+        ),
+    ] {
+        target.query_drop(statement).await.map_err(database)?;
+    }
+    match target.query_drop(object.create.as_slice()).await {
+        Ok(()) => Ok(()),
+        Err(mysql_async::Error::Server(error)) if THERE_ALREADY.contains(&error.code) => Ok(()),
+        Err(error) => Err(database(error)),
+    }
+}
