@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use config::progress::{Difference, MigrationStatus, Repaired, ReplicationPosition, TableStatus, Verdict};
+use config::progress::{
+    Conversion, Difference, MigrationStatus, Repaired, ReplicationPosition, TableStatus, Verdict,
+};
 use config::{Side, TableName};
 use proxy::cutover::port::{PortError, PortFuture, Replication};
 use replicator::handle::Replicator;
@@ -26,6 +28,10 @@ impl Replication for ReplicatorPort {
 
     fn differences(&self) -> Vec<Difference> {
         self.0.differences()
+    }
+
+    fn conversions(&self) -> PortFuture<'_, Vec<Conversion>> {
+        Box::pin(async { self.0.conversions().await.map_err(port_error) })
     }
 
     fn start(&self) -> PortFuture<'_, ()> {
@@ -64,11 +70,32 @@ impl Replication for ReplicatorPort {
         Box::pin(async { self.0.verdict_standing_still().await.map_err(port_error) })
     }
 
-    fn start_reverse(&self) -> PortFuture<'_, String> {
-        Box::pin(async {
-            Ok("there is no replication back to the source yet: after this cutover there is no way back"
-                .to_owned())
-        })
+    fn way_back(&self) -> PortFuture<'_, bool> {
+        Box::pin(async { self.0.way_back().await.map_err(port_error) })
+    }
+
+    fn hold(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { self.0.hold().await.map_err(port_error) })
+    }
+
+    fn activate(&self, side: Side) -> PortFuture<'_, ()> {
+        Box::pin(async move { self.0.activate(side).await.map_err(port_error) })
+    }
+
+    fn start_reverse(&self) -> PortFuture<'_, ReplicationPosition> {
+        Box::pin(async { self.0.start_reverse().await.map_err(port_error) })
+    }
+
+    fn turn_back(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { self.0.turn_back().await.map_err(port_error) })
+    }
+
+    fn finish(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { self.0.finish().await.map_err(port_error) })
+    }
+
+    fn abandon(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { self.0.abandon().await.map_err(port_error) })
     }
 
     fn seal(&self, serving: Side) -> PortFuture<'_, ()> {

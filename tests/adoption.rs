@@ -49,9 +49,10 @@ fn switched(changeover: &Changeover) {
     let switched = Record::Switched {
         id,
         at_ms,
-        source_position: position.clone(),
+        source_position: Some(position.clone()),
         target_position: None,
         note: position,
+        way_back: false,
     };
     let finished = Record::Finished { id, pause_ms: None, sessions_moved: 0, transactions_killed: 0 };
     for record in [Record::Started { id, at_ms, from, to }, switched, finished] {

@@ -109,6 +109,99 @@ each! {
     mysql97_is_killed_while_following => killed_while(Engine::MySql97, &["following"], 2);
 }
 
+/// What a cutover or rollback has done when it dies, step by step. A crash before a step is one behind the step before it.
+const STEPS: &[&str] = &[
+    "journal started",
+    "prepare",
+    "journal fenced",
+    "close",
+    "fence",
+    "wait",
+    "verdict",
+    "hold",
+    "activate",
+    "reverse",
+    "journal switched",
+    "swap",
+    "open",
+    "keep fence",
+    "seal",
+    "settle",
+    "journal finished",
+];
+
+/// Walks over `steps` in both directions: each time the process dies behind one, starts again, and one side takes writes,
+/// the one that the journal names. At the end the books hold on both servers.
+async fn walk(engine: Engine, steps: &[&str]) {
+    let Some(pair) = Pair::start(engine, 1_000).await else { return };
+    let mut changeover = pair.changeover().await;
+    let ledger = Ledger::start(changeover.port(), 8).await;
+    changeover.admin("START MIGRATION").await;
+    changeover.wait_ready().await;
+    ledger.wait_more(20).await;
+    ledger.expect_lost_connections();
+    let mut left = [("source", steps.to_vec()), ("target", steps.to_vec())];
+    loop {
+        let from = changeover.status_of("route").await;
+        let todo = left.iter_mut().find(|(side, _)| *side == from).and_then(|(_, steps)| steps.pop());
+        let Some(step) = todo else {
+            if left.iter().all(|(_, steps)| steps.is_empty()) {
+                break;
+            }
+            changeover.turn().await;
+            continue;
+        };
+        let failpoint = format!("cutover.behind.{step}");
+        changeover.start_again_with(&[("CHANGEOVER_FAILPOINT", &failpoint)]).await;
+        let told = turn_until_it_dies(&mut changeover).await;
+        changeover.start_again_plain().await;
+        let route = changeover.status_of("route").await;
+        let behind =
+            steps.iter().position(|s| *s == step) >= steps.iter().position(|s| *s == "journal switched");
+        assert_eq!(route != from, behind, "from the {from}, behind {step}: the {route} serves; {told}");
+        let (serving, other) =
+            if route == "source" { (&pair.source, &pair.target) } else { (&pair.target, &pair.source) };
+        assert_eq!(serving.value::<i64>("SELECT @@GLOBAL.read_only").await, 0, "behind {step}");
+        let fenced = !changeover.admin("SHOW CUTOVERS").await.iter().all(|row| row["outcome"] != "switched");
+        assert_eq!(other.value::<i64>("SELECT @@GLOBAL.read_only").await, i64::from(fenced), "behind {step}");
+        ledger.wait_more(20).await;
+        println!("{engine:?}: from the {from}, behind {step}: the {route} serves");
+    }
+    let proof = ledger.close().await;
+    let (serving, other) = match changeover.status_of("route").await.as_str() {
+        "source" => (&pair.source, &pair.target),
+        _ => (&pair.target, &pair.source),
+    };
+    changeover.wait_applied(serving).await;
+    proof.assert_holds_on(serving).await;
+    proof.assert_holds_on(other).await;
+}
+
+async fn turn_until_it_dies(changeover: &mut Changeover) -> String {
+    let statement =
+        if changeover.status_of("route").await == "source" { "CUTOVER" } else { "ROLLBACK CUTOVER" };
+    let told = until("the end of the process", Duration::from_secs(90), async || {
+        match changeover.try_admin(statement).await {
+            Err(refused) if refused.contains("ERROR") => Err(refused),
+            Err(gone) => Ok(gone),
+            Ok(row) => Err(format!("{row:?}")),
+        }
+    })
+    .await;
+    changeover.wait_end().await;
+    told
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_dies_behind_every_step_in_both_directions() {
+    walk(Engine::MariaDb, STEPS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mysql97_dies_behind_the_steps_that_matter_most_in_both_directions() {
+    walk(Engine::MySql97, &["fence", "reverse", "journal switched", "swap", "seal"]).await;
+}
+
 /// The target is killed and comes back; the application doesn't notice, the tail goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_target_crashes_and_comes_back() {

@@ -5,6 +5,8 @@
 //! on each other.
 
 pub mod backend_tls;
+pub mod collation;
+pub mod dialect;
 pub mod durable;
 pub mod entrance;
 pub mod events;
@@ -23,6 +25,7 @@ mod url;
 mod validate;
 
 pub use backend_tls::{BackendIdentity, BackendTls, BackendTlsMode, Verify};
+pub use dialect::{Dialect, Family};
 pub use entrance::{EntranceConfig, ProxyHeaders, SentHeader};
 pub use load::{ConfigErrors, Overrides, load};
 pub use migration::{

@@ -292,6 +292,8 @@ fn impossible_values() {
         "[migration]\nschemas = [\"MySQL\", \"a\", \"a\", \"\"]",
         &["C:2: MySQL is", "C:2: twice", "C:2: 1 to 64"],
     );
+    refused("[migration]\nallow_lossy = 1", &["true, false or a list"]);
+    refused("[migration]\nallow_lossy = [\"tmp\"]", &["C:2: migration.allow_lossy: \"tmp\""]);
     refused("[migration]\nexclude_tables = [\"tmp\", \"a.b\", \".x\"]", &["C:2: \"tmp\"", "C:2: \".x\""]);
     refused("[cutover]\nfence = \"accounts\"", &["C:2: isn't built yet"]);
     refused("[cutover]\nfence = \"acounts\"", &["C:2: did you mean \"accounts\"?"]);

@@ -9,6 +9,8 @@ pub struct MigrationConfig {
     pub schemas: Vec<String>,
     /// `schema.table` patterns with `%` and `_` as in LIKE.
     pub exclude_tables: Vec<String>,
+    /// `schema.table` patterns of tables whose definition may lose something on the target; `%.%` is all of them.
+    pub allow_lossy: Vec<String>,
     /// Whether START MIGRATION is waited for.
     pub start: StartPolicy,
     /// What a DDL statement in the stream does.

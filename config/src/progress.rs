@@ -180,6 +180,24 @@ pub struct Difference {
     pub repair_sql: String,
 }
 
+/// A row of SHOW CONVERSIONS: something of the source's schema that is defined otherwise on the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conversion {
+    /// The schema.
+    pub schema: String,
+    /// The table, `table.column`, `table.key`, or another object's name.
+    pub object: String,
+    /// `type`, `charset`, `collation`, `default`, `generated`, `check`, `index`, `attribute`, `engine`, `option`, or the
+    /// kind of another object.
+    pub kind: String,
+    /// The part that is changed, as the source has it.
+    pub source_definition: String,
+    /// What the target gets in its place; empty where it is left out.
+    pub target_definition: String,
+    /// Something is lost by it: a guarantee, a value, what an INSERT does. It needs a yes.
+    pub lossy: bool,
+}
+
 /// A row of REPAIR: what was done to the target, or would be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repaired {

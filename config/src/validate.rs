@@ -72,7 +72,8 @@ pub(crate) fn validate(
     let migration = MigrationConfig {
         name: check.migration_name(raw.name),
         schemas: check.schemas(raw.schemas),
-        exclude_tables: check.exclude_tables(raw.exclude_tables),
+        exclude_tables: check.table_patterns("exclude_tables", raw.exclude_tables),
+        allow_lossy: check.table_patterns("allow_lossy", raw.allow_lossy),
         start: check.choice("migration.start", raw.start, START, StartPolicy::Manual),
         ddl: check.choice("migration.ddl", raw.ddl, DDL, DdlPolicy::Apply),
         reverse: raw.reverse.is_none_or(|said| said.value),
@@ -391,14 +392,14 @@ impl Check<'_> {
         said.value
     }
 
-    fn exclude_tables(&mut self, said: Option<Said<Vec<String>>>) -> Vec<String> {
+    fn table_patterns(&mut self, key: &str, said: Option<Said<Vec<String>>>) -> Vec<String> {
         let Some(said) = said else { return Vec::new() };
         for pattern in &said.value {
             let parts =
                 pattern.split_once('.').filter(|(schema, table)| !schema.is_empty() && !table.is_empty());
             if parts.is_none() || pattern.contains('\0') {
                 let what = format!(
-                    "migration.exclude_tables: {pattern:?} isn't a pattern of the form schema.table (with % and _ as in LIKE)"
+                    "migration.{key}: {pattern:?} isn't a pattern of the form schema.table (with % and _ as in LIKE)"
                 );
                 self.problems.add(said.place, what);
             }

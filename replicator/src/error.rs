@@ -109,6 +109,10 @@ impl Error {
                     | 1969
                     | 3024
                     | 4031 => ErrorKind::Transient,
+                    // A fence that is just being set or lowered, or a server that an operator will open again.
+                    1290 if server.message.contains("read-only") || server.message.contains("read_only") => {
+                        ErrorKind::Transient
+                    }
                     _ => ErrorKind::Definite,
                 };
                 let (code, state) = (server.code, &server.state);

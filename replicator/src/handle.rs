@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use config::progress::{
-    Difference, Finding, MigrationStatus, Phase, Repaired, ReplicationPosition, Severity, TableStatus,
-    Verdict,
+    Conversion, Difference, Finding, MigrationStatus, Phase, Repaired, ReplicationPosition, Severity,
+    TableStatus, Verdict,
 };
 use config::{Config, Side, TableName};
 use tokio::task::JoinHandle;
@@ -17,6 +17,7 @@ use crate::leg::{self, Leg};
 use crate::live::{self, Live};
 use crate::pipeline::{self, Context};
 use crate::schema::convert;
+use crate::server::ServerInfo;
 use crate::state::{MigrationState, NextLeg, Stage, StateFile, StoredPosition};
 use crate::{preflight, server};
 
@@ -29,6 +30,8 @@ pub struct Replicator {
     context: Arc<Context>,
     /// The running pipeline. Its lock also makes the verbs follow one another.
     running: tokio::sync::Mutex<Option<Running>>,
+    /// Connections that ask for positions, source and target, so that the pause of a cutover needn't pay for dialling.
+    asking: [tokio::sync::Mutex<Option<(mysql_async::Conn, ServerInfo)>>; 2],
 }
 
 #[derive(Debug)]
@@ -46,7 +49,7 @@ impl Replicator {
         let file = StateFile::open(&config.state_dir, &config.migration.name)?;
         let live = Live::new(&config, file.get());
         let context = Arc::new(Context { config, file: Mutex::new(file), live });
-        Ok(Arc::new(Self { context, running: tokio::sync::Mutex::new(None) }))
+        Ok(Arc::new(Self { context, running: tokio::sync::Mutex::default(), asking: Default::default() }))
     }
 
     /// Goes on where an earlier process was stopped. Does nothing for a migration that is idle, paused, failed or over.
@@ -110,7 +113,7 @@ impl Replicator {
     /// It isn't running.
     pub async fn pause(&self) -> Result<()> {
         let mut running = self.running.lock().await;
-        let goes_on = self.state().is_some_and(|state| state.goes_on() && state.next.is_none());
+        let goes_on = self.state().is_some_and(|state| state.goes_on());
         if running.is_none() || !goes_on || self.context.live.phase() == Phase::Failed {
             return Err(self.unfit("PAUSE MIGRATION"));
         }
@@ -129,9 +132,8 @@ impl Replicator {
         let mut running = self.running.lock().await;
         // A failure that couldn't be written down, on a full disk, is in the phase alone.
         let failed = self.context.live.phase() == Phase::Failed;
-        let stands = |state: MigrationState| {
-            (state.paused || state.failed.is_some() || failed) && !state.is_over() && state.next.is_none()
-        };
+        let stands =
+            |state: MigrationState| (state.paused || state.failed.is_some() || failed) && !state.is_over();
         if !self.state().is_some_and(stands) {
             return Err(self.unfit("RESUME MIGRATION"));
         }
@@ -193,6 +195,17 @@ impl Replicator {
         self.context.live.verifier().map(|verifier| verifier.differences()).unwrap_or_default()
     }
 
+    /// For SHOW CONVERSIONS: what is defined otherwise on the target. Before the start both servers are asked.
+    ///
+    /// # Errors
+    /// A server can't be asked, or a definition can't be read.
+    pub async fn conversions(&self) -> Result<Vec<Conversion>> {
+        match self.context.live.conversions() {
+            Some(known) => Ok(known),
+            None => preflight::conversions(&self.context.config).await,
+        }
+    }
+
     /// Every reason why a cutover can't start now; empty where it can.
     #[must_use]
     pub fn refusals(&self, max_lag_ms: u64) -> Vec<String> {
@@ -239,10 +252,19 @@ impl Replicator {
     }
 
     async fn end_of(&self, side: Side) -> Result<ReplicationPosition> {
+        let [source, target] = &self.asking;
+        let mut kept = if side == Side::Source { source.lock().await } else { target.lock().await };
+        if let Some((mut conn, info)) = kept.take() {
+            // One that broke meanwhile is dialled again.
+            if let Ok(position) = server::end_position(side, &info, &mut conn).await {
+                *kept = Some((conn, info));
+                return Ok(position);
+            }
+        }
         let mut conn = server::connect(side, leg::backend(&self.context.config, side)).await?;
         let info = server::inspect(side, &mut conn).await?;
         let position = server::end_position(side, &info, &mut conn).await?;
-        conn.disconnect().await.ok();
+        *kept = Some((conn, info));
         Ok(position)
     }
 
@@ -291,6 +313,26 @@ impl Replicator {
         Ok(raised)
     }
 
+    /// Whether the side that is written now will be followed into the other one, once it serves. False: the configuration
+    /// doesn't want it.
+    ///
+    /// # Errors
+    /// It can't be, and why; or a side can't be asked.
+    pub async fn way_back(&self) -> Result<bool> {
+        let config = &self.context.config;
+        if !config.migration.reverse {
+            return Ok(false);
+        }
+        let serves = self.context.leg().writes();
+        let obstacles = preflight::way_back::obstacles(config, serves, &self.context.tables()).await?;
+        if obstacles.is_empty() {
+            // A cutover may follow at once: both connections are open then.
+            tokio::try_join!(self.end_of(Side::Source), self.end_of(Side::Target))?;
+            return Ok(true);
+        }
+        Err(Error::definite(None, "the way back", obstacles.join("; ")))
+    }
+
     /// Ends the present leg behind the fence: nothing is applied any more. [`Self::turn_back`] lets it go on,
     /// [`Self::seal`] makes way for the next one. Idempotent.
     ///
@@ -298,6 +340,10 @@ impl Replicator {
     /// It has stopped by itself, so that what it has applied can't be relied on.
     pub async fn hold(&self) -> Result<()> {
         let mut running = self.running.lock().await;
+        if self.state().is_some_and(|state| state.next.is_some()) {
+            // Of a cutover that was undone; nobody may take it for this one's.
+            self.context.update(|state| state.next = None)?;
+        }
         Self::stop(&mut running).await;
         match self.context.live.phase() {
             Phase::Failed | Phase::Paused => Err(self.unfit("A cutover")),
@@ -330,17 +376,22 @@ impl Replicator {
     /// The cutover was undone before its journal entry: the leg that [`Self::hold`] ended goes on. Idempotent.
     ///
     /// # Errors
-    /// The state can't be written.
+    /// The state can't be written. It goes on all the same, and the next [`Self::hold`] or start throws away what was
+    /// prepared.
     pub async fn turn_back(&self) -> Result<()> {
         let mut running = self.running.lock().await;
         let Some(state) = self.state() else { return Ok(()) };
-        if state.next.is_some() {
-            self.context.update(|state| state.next = None)?;
+        if running.as_ref().is_some_and(|run| run.cancel.is_cancelled()) {
+            // Whoever ended it was given up before it had ended.
+            Self::stop(&mut running).await;
         }
         if state.goes_on() && running.is_none() {
             self.spawn(&mut running);
         }
-        Ok(())
+        match state.next {
+            Some(_) => self.context.update(|state| state.next = None),
+            None => Ok(()),
+        }
     }
 
     /// After the journal says that `serving` serves: the leg that led there is over, and the one that a cutover prepared
@@ -389,9 +440,7 @@ impl Replicator {
     /// Whether the verb fits the side that serves is the caller's to know.
     async fn end_for_good(&self, statement: &str, stage: Stage) -> Result<()> {
         let mut running = self.running.lock().await;
-        let fits = |state: &MigrationState| {
-            state.next.is_none() && !matches!(state.stage, Stage::Finished | Stage::Abandoned)
-        };
+        let fits = |state: &MigrationState| !matches!(state.stage, Stage::Finished | Stage::Abandoned);
         let Some(mut state) = self.state().filter(fits) else { return Err(self.unfit(statement)) };
         Self::stop(&mut running).await;
         state.sealed_at = self.context.live.applied().position().as_ref().map(StoredPosition::from);
@@ -516,6 +565,21 @@ mod tests {
         replicator.pause().await.unwrap();
         assert_eq!(replicator.context.live.phase(), Phase::Paused);
         replicator.resume().await.unwrap();
+        replicator.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn replication_goes_on_behind_a_hold_that_was_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let replicator = replicator(folder.path());
+        replicator.turn_back().await.unwrap();
+        // A hold that was dropped has cancelled the pipeline and not seen its end.
+        replicator.running.lock().await.as_ref().unwrap().cancel.cancel();
+        replicator.turn_back().await.unwrap();
+        {
+            let running = replicator.running.lock().await;
+            assert!(!running.as_ref().unwrap().cancel.is_cancelled(), "nothing runs any more");
+        }
         replicator.shutdown().await;
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use config::progress::{MigrationStatus, Phase, ReplicationPosition, TableStatus};
+use config::progress::{Conversion, MigrationStatus, Phase, ReplicationPosition, TableStatus};
 use config::{BinlogPosition, Config, TableName};
 use tokio::sync::watch;
 
@@ -46,6 +46,7 @@ struct View {
     copied_at: Option<BinlogPosition>,
     sealed_at: Option<ReplicationPosition>,
     last_error: Option<String>,
+    conversions: Option<Vec<Conversion>>,
     lag: LagClock,
     copied: VecDeque<(Instant, u64)>,
 }
@@ -131,6 +132,16 @@ impl Live {
 
     pub(crate) fn verifier(&self) -> Option<Arc<Verifier>> {
         lock(&self.view).verifier.clone()
+    }
+
+    /// What the present attempt at the stages defines otherwise on the target.
+    pub(crate) fn set_conversions(&self, conversions: Vec<Conversion>) {
+        lock(&self.view).conversions = Some(conversions);
+    }
+
+    /// `None`: no attempt has come so far yet.
+    pub(crate) fn conversions(&self) -> Option<Vec<Conversion>> {
+        lock(&self.view).conversions.clone()
     }
 
     pub(crate) fn set_error(&self, error: &Error) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use config::progress::{Phase, ReplicationPosition};
 use config::{BinlogPosition, Config, Side, TableName};
+use mysql_async::prelude::Queryable as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,7 @@ use crate::handle::lock;
 use crate::leg::Leg;
 use crate::live::Live;
 use crate::recopy::standing_definitions;
-use crate::schema::convert;
+use crate::schema::convert::{self, Dialects};
 use crate::schema::discover::discover;
 use crate::schema::history::{Definitions, History};
 use crate::schema::objects;
@@ -328,7 +329,9 @@ async fn prepare(
     let (start, discovery) = standing_definitions(config, source, &mut from, None).await?;
     let mut to = server::connect(Side::Target, &config.target).await?;
     forget_former(config, &mut to).await?;
-    convert::create_on_target(&mut to, &discovery, &config.migration).await?;
+    let dialects = Dialects { source: source.dialect(), target: target.dialect() };
+    context.live.set_conversions(convert::conversions(&discovery, dialects)?);
+    let discovery = convert::create_on_target(&mut to, discovery, dialects, &config.migration).await?;
     if source.version.flavor == target.version.flavor {
         let made = objects::create(&mut from, &mut to, &discovery.objects).await?;
         tracing::info!(area = "migration", "{} views and routines made on the target", made.made);
@@ -535,7 +538,7 @@ impl Stages {
             return Ok(None);
         }
         let mut conn = server::connect(Side::Source, &config.source).await?;
-        let end = server::end_position(Side::Source, &self.read, &mut conn).await?;
+        let end = self.end_of_copy(&mut conn).await?;
         conn.disconnect().await.ok();
         self.context.update(|state| {
             state.stage = Stage::Replaying;
@@ -543,6 +546,32 @@ impl Stages {
         })?;
         tracing::info!(area = "migration", "the copy is complete; what it could see ends at {end}");
         Ok(Some(end))
+    }
+
+    /// P1. A table without transactions shows a row before the binlog has it, so these are locked for the moment of
+    /// the question: what could be seen of them by then is logged.
+    async fn end_of_copy(&self, conn: &mut mysql_async::Conn) -> Result<ReplicationPosition> {
+        const PLACE: &str = "locking the tables without transactions for a moment";
+        let database = |error: mysql_async::Error| Error::database(Side::Source, PLACE, &error);
+        let rows: Vec<(String, String)> = conn
+            .query(
+                "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE = 'BASE TABLE' \
+                 AND ENGINE IN ('MyISAM', 'Aria', 'MEMORY')",
+            )
+            .await
+            .map_err(database)?;
+        let names = rows.into_iter().map(|(schema, table)| TableName::new(schema, table));
+        let list: Vec<String> = names
+            .filter(|name| self.tables.get(name).is_some())
+            .map(|name| format!("{} READ", name.quoted()))
+            .collect();
+        if list.is_empty() {
+            return server::end_position(Side::Source, &self.read, conn).await;
+        }
+        conn.query_drop(format!("LOCK TABLES {}", list.join(", "))).await.map_err(database)?;
+        let end = server::end_position(Side::Source, &self.read, conn).await;
+        conn.query_drop("UNLOCK TABLES").await.map_err(database)?;
+        end
     }
 
     /// "Return when everything up to there is applied", for the verifier.

@@ -9,7 +9,7 @@ use mysql_async::Conn;
 use crate::barrier::{Barrier, drop_tables};
 use crate::error::{Error, Result};
 use crate::leg::Leg;
-use crate::schema::convert;
+use crate::schema::convert::{self, Dialects};
 use crate::schema::discover::{DiscoveredTable, Discovery, discover};
 use crate::schema::history::{Begin, Definitions};
 use crate::schema::table::SchemaSet;
@@ -38,7 +38,8 @@ impl Barrier<'_> {
             let problem = table.problems.first().map_or("", String::as_str);
             return Err(Error::definite(Side::Source, table.schema.name.to_string(), problem));
         }
-        convert::create_on_target(&mut to, &found, &config.migration).await?;
+        let dialects = Dialects { source: read.dialect(), target: self.write.dialect() };
+        let found = convert::create_on_target(&mut to, found, dialects, &config.migration).await?;
         drop(to.disconnect().await);
         let folder = config.state_dir.join(FOLDER);
         let io = |error: std::io::Error| {

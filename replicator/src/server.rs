@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use config::progress::ReplicationPosition;
-use config::{BackendConfig, BinlogPosition, Flavor, GtidSet, ServerVersion, Side, Verify};
+use config::{BackendConfig, BinlogPosition, Dialect, Flavor, Gtid, GtidSet, ServerVersion, Side, Verify};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{ClientIdentity, Conn, OptsBuilder, Row, SslOpts};
 
@@ -19,6 +19,12 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const PACKET_BYTES_MAX: usize = 1 << 30;
 /// How long a start position waits for transactions that are between binlog and engine.
 const OWNED_GTIDS_WAIT_S: u32 = 5;
+/// How often the transactions between binlog and engine are looked at where the server can't be asked to wait.
+const OWNED_GTIDS_POLL: Duration = Duration::from_millis(20);
+/// The version that OceanBase says it is. No MySQL of that version has a JSON of its own that is moved otherwise.
+pub(crate) const OCEANBASE_SAYS: (u16, u16, u16) = (5, 7, 25);
+/// Limit on a statement and on a transaction in OceanBase: ten hours.
+const OCEANBASE_LIMIT_US: u64 = 36_000_000_000;
 /// Length of a binlog file's magic number, where its first event begins.
 const BINLOG_MAGIC_BYTES: u64 = 4;
 
@@ -38,6 +44,14 @@ pub struct ServerInfo {
     pub folds_names: bool,
     /// Cascades of foreign keys are row events of their own (MySQL 9.6 and later).
     pub cascades_in_binlog: bool,
+}
+
+impl ServerInfo {
+    /// What its definitions are written in.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        Dialect::of(self.version)
+    }
 }
 
 /// Connects with the session every stage relies on: `SET NAMES binary`, time_zone '+00:00', sql_mode
@@ -118,6 +132,17 @@ async fn prepare_session(conn: &mut Conn) -> std::result::Result<(), mysql_async
             Ok(()) => break,
             Err(mysql_async::Error::Server(error)) if error.code == 1193 => {}
             Err(error) => return Err(error),
+        }
+    }
+    // OceanBase says that it is this MySQL. It ends statements after ten seconds, and a LOAD DATA in the middle.
+    if conn.server_version() == OCEANBASE_SAYS {
+        let limit = OCEANBASE_LIMIT_US;
+        match conn
+            .query_drop(format!("SET SESSION ob_query_timeout = {limit}, SESSION ob_trx_timeout = {limit}"))
+            .await
+        {
+            Err(mysql_async::Error::Server(error)) if error.code == 1193 => {}
+            result => result?,
         }
     }
     Ok(())
@@ -230,9 +255,10 @@ async fn gtid_set(side: Side, flavor: Flavor, conn: &mut Conn, statement: &str) 
 async fn start_position_mysql(side: Side, info: &ServerInfo, conn: &mut Conn) -> Result<ReplicationPosition> {
     let database = |error: mysql_async::Error| Error::database(side, POSITION, &error);
     let mut coordinates = binlog_status(side, info, conn).await?;
-    let owned: Option<Option<String>> =
-        conn.query_first("SELECT @@GLOBAL.gtid_owned").await.map_err(database)?;
-    let owned = without_owners(owned.flatten().as_deref().unwrap_or_default());
+    if !info.version.at_least(Flavor::MySql, 5, 7) {
+        return start_position_mysql_56(side, coordinates, conn).await;
+    }
+    let owned = owned_gtids(side, conn).await?;
     if !owned.is_empty() {
         let waited: Option<Option<i64>> = conn
             .query_first(format!("SELECT WAIT_FOR_EXECUTED_GTID_SET('{owned}', {OWNED_GTIDS_WAIT_S})"))
@@ -246,6 +272,42 @@ async fn start_position_mysql(side: Side, info: &ServerInfo, conn: &mut Conn) ->
     }
     let gtids = gtid_set(side, Flavor::MySql, conn, "SELECT @@GLOBAL.gtid_executed").await?;
     Ok(ReplicationPosition { gtids, coordinates })
+}
+
+/// MySQL 5.6 counts a transaction as executed when it is in the binlog, and as owned until its engine has committed
+/// it. So the set is read first, and then waited for until nothing of it is owned any more. It can't be asked to wait.
+async fn start_position_mysql_56(
+    side: Side,
+    coordinates: BinlogPosition,
+    conn: &mut Conn,
+) -> Result<ReplicationPosition> {
+    let gtids = gtid_set(side, Flavor::MySql, conn, "SELECT @@GLOBAL.gtid_executed").await?;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(OWNED_GTIDS_WAIT_S));
+    loop {
+        let owned = owned_gtids(side, conn).await?;
+        let owned = GtidSet::parse(Flavor::MySql, &owned)
+            .map_err(|error| Error::definite(side, POSITION, error.to_string()))?;
+        let inside = owned.intervals().iter().any(|(uuid, tag, first, _)| {
+            gtids.contains(&Gtid::MySql { uuid: *uuid, tag: tag.clone(), number: *first })
+        });
+        if !inside {
+            return Ok(ReplicationPosition { gtids, coordinates });
+        }
+        if tokio::time::Instant::now() >= deadline {
+            let what = "the source has transactions in its binlog that it doesn't commit; it is asked again";
+            return Err(Error::transient(side, format!("binlog {coordinates}"), what));
+        }
+        tokio::time::sleep(OWNED_GTIDS_POLL).await;
+    }
+}
+
+/// The GTIDs of transactions that aren't committed yet, as a set.
+async fn owned_gtids(side: Side, conn: &mut Conn) -> Result<String> {
+    let owned: Option<Option<String>> = conn
+        .query_first("SELECT @@GLOBAL.gtid_owned")
+        .await
+        .map_err(|error| Error::database(side, POSITION, &error))?;
+    Ok(without_owners(owned.flatten().as_deref().unwrap_or_default()))
 }
 
 /// `uuid:5#24, uuid:6#25` (GTIDs and the threads that own them) as a GTID set. Anything but the characters of

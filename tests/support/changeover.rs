@@ -129,6 +129,12 @@ impl Changeover {
         }
     }
 
+    /// Restarts it with these variables in place of those of its last start.
+    pub async fn start_again_with(&mut self, environment: &[(&str, &str)]) {
+        self.environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        self.start_again().await;
+    }
+
     /// Changes a setting, for the next start.
     pub fn set(&mut self, key: &str, toml: &str) {
         self.settings.set(key, toml);
@@ -317,6 +323,19 @@ impl Changeover {
             let row = self.try_admin("CUTOVER").await?.remove(0);
             let route = self.status_of("route").await;
             if route == "target" { Ok(row) } else { Err(format!("route {route}: {row:?}")) }
+        })
+        .await
+    }
+
+    /// Moves the application to the side that doesn't serve, asking again while that is refused for lag or a row that is
+    /// just being compared. Returns the pause in ms.
+    pub async fn turn(&self) -> String {
+        let from = self.status_of("route").await;
+        let statement = if from == "source" { "CUTOVER" } else { "ROLLBACK CUTOVER" };
+        until(statement, Duration::from_secs(90), async || {
+            let row = self.try_admin(statement).await?.remove(0);
+            let route = self.status_of("route").await;
+            if route == from { Err(format!("{row:?}")) } else { Ok(row["pause_ms"].clone()) }
         })
         .await
     }

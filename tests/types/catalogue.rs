@@ -68,8 +68,8 @@ fn case(name: &str, definition: &str, look: Look, key: bool, values: &[&str]) ->
 pub fn cases(engine: Engine) -> Vec<Case> {
     let mut all = [integers(), numbers(), times(engine), texts(), bytes(), lists(), geometries()].concat();
     all.extend(match engine {
-        Engine::MariaDb => mariadb(),
-        _ => mysql(),
+        Engine::MariaDb => [mariadb(), mariadb_addresses()].concat(),
+        _ => [mysql(), mysql_json()].concat(),
     });
     all
 }
@@ -225,14 +225,24 @@ fn times(engine: Engine) -> Vec<Case> {
     all
 }
 
-fn texts() -> Vec<Case> {
-    // Bytes that mean something in SQL, in a file of LOAD DATA, or in the middle of a character.
+/// Texts whose bytes mean something in SQL, or in a file of LOAD DATA; and more of them.
+fn with(more: &[&'static str]) -> Vec<&'static str> {
     let plain =
         ["''", "' '", "'a'", "'b  '", "'it''s'", "'back\\\\slash\\\\N'", "'tab\\tline\\nzero\\0end\\Z'"];
-    let with = |more: &[&'static str]| -> Vec<&'static str> {
-        plain.iter().copied().chain(more.iter().copied()).collect()
-    };
-    let mut all = vec![
+    plain.iter().chain(more).copied().collect()
+}
+
+fn texts() -> Vec<Case> {
+    let mut all = [single_byte_texts(), unicode_texts(), asian_texts(), sized_texts()].concat();
+    // Without NULL an empty text would never meet one.
+    for case in &mut all {
+        case.values.push("NULL".to_owned());
+    }
+    all
+}
+
+fn single_byte_texts() -> Vec<Case> {
+    vec![
         case(
             "char_latin1",
             "char(30) character set latin1",
@@ -251,6 +261,19 @@ fn texts() -> Vec<Case> {
                 "CONVERT(_latin1 x'0001090a0d1a22275c5f6025ff' USING latin1)",
             ]),
         ),
+        case(
+            "varchar_koi8r",
+            "varchar(100) character set koi8r",
+            Look::Bytes,
+            false,
+            &with(&["_koi8r x'c1d2'"]),
+        ),
+        case("varchar_ascii", "varchar(100) character set ascii", Look::Bytes, false, &with(&[])),
+    ]
+}
+
+fn unicode_texts() -> Vec<Case> {
+    vec![
         case("char_utf8mb4", "char(30) character set utf8mb4", Look::Bytes, false, &with(&["'é黄🎬'"])),
         case(
             "varchar_utf8mb4",
@@ -275,6 +298,11 @@ fn texts() -> Vec<Case> {
         ),
         case("varchar_utf16", "varchar(100) character set utf16", Look::Bytes, false, &with(&["'é黄🎬'"])),
         case("varchar_utf32", "varchar(100) character set utf32", Look::Bytes, false, &with(&["'é黄🎬'"])),
+    ]
+}
+
+fn asian_texts() -> Vec<Case> {
+    vec![
         case(
             "varchar_gbk",
             "varchar(100) character set gbk collate gbk_bin",
@@ -310,14 +338,11 @@ fn texts() -> Vec<Case> {
             false,
             &with(&["_eucjpms x'8fa2b7a4a2'"]),
         ),
-        case(
-            "varchar_koi8r",
-            "varchar(100) character set koi8r",
-            Look::Bytes,
-            false,
-            &with(&["_koi8r x'c1d2'"]),
-        ),
-        case("varchar_ascii", "varchar(100) character set ascii", Look::Bytes, false, &plain),
+    ]
+}
+
+fn sized_texts() -> Vec<Case> {
+    vec![
         case("tinytext_", "tinytext character set utf8mb4", Look::Bytes, false, &with(&["REPEAT('é', 127)"])),
         case(
             "text_latin1",
@@ -341,12 +366,7 @@ fn texts() -> Vec<Case> {
             &with(&["REPEAT(_gbk x'815c', 1000)"]),
         ),
         case("varchar_0", "varchar(0)", Look::Bytes, false, &["''"]),
-    ];
-    // Without NULL an empty text would never meet one.
-    for case in &mut all {
-        case.values.push("NULL".to_owned());
-    }
-    all
+    ]
 }
 
 fn bytes() -> Vec<Case> {
@@ -435,43 +455,6 @@ fn mariadb() -> Vec<Case> {
     let beside = "int, g int AS (v * 2) PERSISTENT, h varchar(20) AS (CONCAT('x', v)) VIRTUAL, i int INVISIBLE DEFAULT 7";
     vec![
         case(
-            "uuid_",
-            "uuid",
-            Look::Printed,
-            true,
-            &[
-                "'123e4567-e89b-12d3-a456-426655440000'",
-                "'00000000-0000-0000-0000-000000000000'",
-                "'ffffffff-ffff-ffff-ffff-ffffffffffff'",
-                "'017f22e2-79b0-7cc3-98c4-dc0c0c07398f'",
-                "'f7e4c567-e89b-52d3-0456-426655440000'",
-                "'5c5c5c5c-2727-0000-0000-000000000000'",
-            ],
-        ),
-        case(
-            "inet6_",
-            "inet6",
-            Look::Printed,
-            true,
-            &[
-                "'::'",
-                "'::1'",
-                "'2001:db8::'",
-                "'::ffff:1.2.3.4'",
-                "'::1.2.3.4'",
-                "'1:0:2:3:4:5:6:7'",
-                "'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff'",
-                "'5c5c:2727::5c27'",
-            ],
-        ),
-        case(
-            "inet4_",
-            "inet4",
-            Look::Printed,
-            true,
-            &["'0.0.0.0'", "'255.255.255.255'", "'10.0.0.0'", "'92.39.92.39'"],
-        ),
-        case(
             "varchar_compressed",
             "varchar(500) compressed character set latin1",
             Look::Bytes,
@@ -516,10 +499,51 @@ fn mariadb() -> Vec<Case> {
     ]
 }
 
+fn mariadb_addresses() -> Vec<Case> {
+    vec![
+        case(
+            "uuid_",
+            "uuid",
+            Look::Printed,
+            true,
+            &[
+                "'123e4567-e89b-12d3-a456-426655440000'",
+                "'00000000-0000-0000-0000-000000000000'",
+                "'ffffffff-ffff-ffff-ffff-ffffffffffff'",
+                "'017f22e2-79b0-7cc3-98c4-dc0c0c07398f'",
+                "'f7e4c567-e89b-52d3-0456-426655440000'",
+                "'5c5c5c5c-2727-0000-0000-000000000000'",
+            ],
+        ),
+        case(
+            "inet6_",
+            "inet6",
+            Look::Printed,
+            true,
+            &[
+                "'::'",
+                "'::1'",
+                "'2001:db8::'",
+                "'::ffff:1.2.3.4'",
+                "'::1.2.3.4'",
+                "'1:0:2:3:4:5:6:7'",
+                "'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff'",
+                "'5c5c:2727::5c27'",
+            ],
+        ),
+        case(
+            "inet4_",
+            "inet4",
+            Look::Printed,
+            true,
+            &["'0.0.0.0'", "'255.255.255.255'", "'10.0.0.0'", "'92.39.92.39'"],
+        ),
+    ]
+}
+
 fn mysql() -> Vec<Case> {
     let beside =
         "int, g int AS (v * 2) STORED, h varchar(20) AS (CONCAT('x', v)) VIRTUAL, i int DEFAULT 7 INVISIBLE";
-    let deep = format!("'{}1.5{}'", "[".repeat(90), "]".repeat(90));
     vec![
         case(
             "vector_",
@@ -528,6 +552,34 @@ fn mysql() -> Vec<Case> {
             false,
             &["TO_VECTOR('[1,2,-0]')", "x'01000000'", "x'5c270a09'", "NULL"],
         ),
+        case(
+            "geometry_4326",
+            "point SRID 4326",
+            Look::Geometry,
+            false,
+            &["ST_GeomFromText('POINT(10 20)', 4326)", "NULL"],
+        ),
+        case(
+            "varchar_gb18030",
+            "varchar(100) character set gb18030",
+            Look::Bytes,
+            false,
+            &["_gb18030 x'815c'", "'中文🎬'", "NULL"],
+        ),
+        case(
+            "varchar_lax_key",
+            "varchar(40) character set utf8mb4 collate utf8mb4_0900_ai_ci",
+            Look::Bytes,
+            true,
+            &["'straße'", "'Zoë  '", "'zebra'", "''"],
+        ),
+        case("beside", beside, Look::Beside, false, &["0", "-5", "NULL"]),
+    ]
+}
+
+fn mysql_json() -> Vec<Case> {
+    let deep = format!("'{}1.5{}'", "[".repeat(90), "]".repeat(90));
+    vec![
         case(
             "json_",
             "json",
@@ -564,27 +616,5 @@ fn mysql() -> Vec<Case> {
                 "JSON_ARRAY(IF(TRUE, x'00ff', CAST('' AS BINARY(70000))), IF(TRUE, x'00ff', CAST('' AS BINARY(16777217))))",
             ],
         ),
-        case(
-            "geometry_4326",
-            "point SRID 4326",
-            Look::Geometry,
-            false,
-            &["ST_GeomFromText('POINT(10 20)', 4326)", "NULL"],
-        ),
-        case(
-            "varchar_gb18030",
-            "varchar(100) character set gb18030",
-            Look::Bytes,
-            false,
-            &["_gb18030 x'815c'", "'中文🎬'", "NULL"],
-        ),
-        case(
-            "varchar_lax_key",
-            "varchar(40) character set utf8mb4 collate utf8mb4_0900_ai_ci",
-            Look::Bytes,
-            true,
-            &["'straße'", "'Zoë  '", "'zebra'", "''"],
-        ),
-        case("beside", beside, Look::Beside, false, &["0", "-5", "NULL"]),
     ]
 }

@@ -7,6 +7,8 @@ use config::{AccountName, TableName};
 
 use super::talk::{self, Talk};
 use super::token::{Token, tokens};
+use crate::cutover::coordinator::Asked;
+use crate::cutover::phase::Direction;
 
 /// A statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub enum Command {
     ShowMigrationTables,
     /// SHOW SESSIONS
     ShowSessions,
+    /// SHOW CONVERSIONS
+    ShowConversions,
     /// SHOW ACCOUNTS
     ShowAccounts,
     /// SHOW DIFFERENCES
@@ -39,12 +43,12 @@ pub enum Command {
         /// Says what it would do.
         dry_run: bool,
     },
-    /// CUTOVER [DRY RUN] [TIMEOUT n MS]
+    /// CUTOVER or ROLLBACK CUTOVER, [WITHOUT ROLLBACK] [DRY RUN] [TIMEOUT n MS]
     Cutover {
         /// Checks only.
         dry_run: bool,
-        /// Stands in for `cutover.pause_ms`.
-        timeout: Option<Duration>,
+        /// What is asked for.
+        asked: Asked,
     },
     /// KILL SESSION id
     KillSession(u32),
@@ -74,6 +78,10 @@ pub enum Verb {
     Pause,
     /// RESUME MIGRATION
     Resume,
+    /// ABANDON MIGRATION
+    Abandon,
+    /// FINISH MIGRATION
+    Finish,
 }
 
 /// A row of HELP.
@@ -99,7 +107,7 @@ const fn later(form: &'static str, does: &'static str) -> Statement {
 pub(super) const STATEMENTS: &[Statement] = &[
     built("SHOW MIGRATION STATUS", "One row: phase, route, progress, positions, lag, differences, sessions"),
     built("SHOW MIGRATION TABLES", "A row a table: phase, rows copied and verified, differences"),
-    later("SHOW CONVERSIONS", "What of the schema is converted for the target"),
+    built("SHOW CONVERSIONS", "What is defined otherwise on the target, and what that loses"),
     built("SHOW DIFFERENCES", "A row a differing row: its key, its columns, SQL that repairs it"),
     built("SHOW SESSIONS", "A row a client of the proxy: backend, state, and what keeps it from moving"),
     built(
@@ -112,14 +120,26 @@ pub(super) const STATEMENTS: &[Statement] = &[
     built("START MIGRATION", "Checks everything, then copies and follows in the background"),
     built("PAUSE MIGRATION", "Stops copying and following; RESUME goes on where it stopped"),
     built("RESUME MIGRATION", "Goes on after a pause or a failure"),
-    later("ABANDON MIGRATION", "Ends the migration for good and leaves the source as it is"),
+    built(
+        "ABANDON MIGRATION",
+        "Ends the migration for good while the source serves, and leaves both servers as they are",
+    ),
     built("VERIFY [TABLE s.t]", "Begins to compare every row of all tables, or of one"),
     built("REPAIR [TABLE s.t] [DRY RUN]", "Makes differing rows of the target equal; DRY RUN only says how"),
     later("START REHEARSAL [SAMPLE p PERCENT]", "Begins to send a sample of reads to the target as well"),
     later("STOP REHEARSAL", "Ends the rehearsal"),
-    built("CUTOVER [DRY RUN] [TIMEOUT n MS]", "Moves the application to the target; DRY RUN only checks"),
-    later("ROLLBACK CUTOVER [DRY RUN] [TIMEOUT n MS]", "Moves the application back to the source"),
-    later("FINISH MIGRATION", "Ends the reverse replication; the route stays"),
+    built(
+        "CUTOVER [WITHOUT ROLLBACK] [DRY RUN] [TIMEOUT n MS]",
+        "Moves the application to the target; DRY RUN only checks. WITHOUT ROLLBACK: the target isn't followed back",
+    ),
+    built(
+        "ROLLBACK CUTOVER [DRY RUN] [TIMEOUT n MS]",
+        "Moves the application back to the source, with everything written since; CUTOVER is possible again then",
+    ),
+    built(
+        "FINISH MIGRATION",
+        "Ends the reverse replication for good while the target serves; the route stays",
+    ),
     built("KILL SESSION id", "Closes a client of the proxy and its backend connection"),
     built(
         ADOPT,
@@ -208,12 +228,15 @@ fn statement(tokens: &[Token]) -> Parsed {
         ("SHOW MIGRATION STATUS", Command::ShowMigrationStatus),
         ("SHOW MIGRATION TABLES", Command::ShowMigrationTables),
         ("SHOW SESSIONS", Command::ShowSessions),
+        ("SHOW CONVERSIONS", Command::ShowConversions),
         ("SHOW ACCOUNTS", Command::ShowAccounts),
         ("SHOW DIFFERENCES", Command::ShowDifferences),
         ("SHOW CUTOVERS", Command::ShowCutovers),
         ("START MIGRATION", Command::Migration(Verb::Start)),
         ("PAUSE MIGRATION", Command::Migration(Verb::Pause)),
         ("RESUME MIGRATION", Command::Migration(Verb::Resume)),
+        ("ABANDON MIGRATION", Command::Migration(Verb::Abandon)),
+        ("FINISH MIGRATION", Command::Migration(Verb::Finish)),
         ("SHOW HELP", Command::Help),
         ("HELP", Command::Help),
     ];
@@ -232,7 +255,10 @@ fn statement(tokens: &[Token]) -> Parsed {
         return Some(repair(rest));
     }
     if let Some(rest) = after(tokens, "CUTOVER") {
-        return Some(cutover(rest));
+        return Some(cutover(Direction::Forward, rest));
+    }
+    if let Some(rest) = after(tokens, "ROLLBACK CUTOVER") {
+        return Some(cutover(Direction::Rollback, rest));
     }
     if let Some(rest) = after(tokens, "ADOPT ACCOUNT") {
         return Some(adopt(rest));
@@ -307,19 +333,26 @@ fn repair(rest: &[Token]) -> Result<Command, (&'static str, &'static str)> {
     }
 }
 
-fn cutover(rest: &[Token]) -> Result<Command, (&'static str, &'static str)> {
-    const WRONG: (&str, &str) =
-        ("CUTOVER [DRY RUN] [TIMEOUT n MS]", "n is a whole number of milliseconds from 1 to 3600000");
+fn cutover(direction: Direction, rest: &[Token]) -> Result<Command, (&'static str, &'static str)> {
+    const HINT: &str = "n is a whole number of milliseconds from 1 to 3600000";
+    let wrong = match direction {
+        Direction::Forward => ("CUTOVER [WITHOUT ROLLBACK] [DRY RUN] [TIMEOUT n MS]", HINT),
+        Direction::Rollback => ("ROLLBACK CUTOVER [DRY RUN] [TIMEOUT n MS]", HINT),
+    };
+    let (without_rollback, rest) = match after(rest, "WITHOUT ROLLBACK") {
+        Some(rest) if direction == Direction::Forward => (true, rest),
+        _ => (false, rest),
+    };
     let (dry_run, rest) = after(rest, "DRY RUN").map_or((false, rest), |rest| (true, rest));
     let timeout = match rest {
         [] => None,
         [word, n, unit] if word.is("TIMEOUT") && unit.is("MS") => {
-            let ms = n.number().filter(|ms| (1..=TIMEOUT_MAX_MS).contains(ms)).ok_or(WRONG)?;
+            let ms = n.number().filter(|ms| (1..=TIMEOUT_MAX_MS).contains(ms)).ok_or(wrong)?;
             Some(Duration::from_millis(ms))
         }
-        _ => return Err(WRONG),
+        _ => return Err(wrong),
     };
-    Ok(Command::Cutover { dry_run, timeout })
+    Ok(Command::Cutover { dry_run, asked: Asked { direction, timeout, without_rollback } })
 }
 
 fn kill(rest: &[Token]) -> Result<Command, (&'static str, &'static str)> {
@@ -394,6 +427,7 @@ mod tests {
         check("Show  Sessions ;\n", Command::ShowSessions);
         check("SHOW DIFFERENCES", Command::ShowDifferences);
         check("show accounts;", Command::ShowAccounts);
+        check("show conversions", Command::ShowConversions);
         check("SHOW /* all */ CUTOVERS", Command::ShowCutovers);
         check("SHOW EVENTS", Command::ShowEvents { limit: 100 });
         check("SHOW EVENTS LIMIT 5", Command::ShowEvents { limit: 5 });
@@ -409,11 +443,25 @@ mod tests {
         check("VERIFY TABLE shop.orders", Command::Verify(Some(TableName::new("shop", "orders"))));
         check("verify table `a-b`.`c``d`", Command::Verify(Some(TableName::new("a-b", "c`d"))));
         check("VERIFY TABLE y.2026", Command::Verify(Some(TableName::new("y", "2026"))));
-        check("CUTOVER", Command::Cutover { dry_run: false, timeout: None });
-        check("CUTOVER DRY RUN", Command::Cutover { dry_run: true, timeout: None });
+        let cutover = |direction, without_rollback, dry_run, timeout| Command::Cutover {
+            dry_run,
+            asked: Asked { direction, timeout, without_rollback },
+        };
+        let (forward, back) = (Direction::Forward, Direction::Rollback);
+        check("CUTOVER", cutover(forward, false, false, None));
+        check("CUTOVER DRY RUN", cutover(forward, false, true, None));
+        check("CUTOVER WITHOUT ROLLBACK", cutover(forward, true, false, None));
+        check("cutover without rollback dry run;", cutover(forward, true, true, None));
+        check("ROLLBACK CUTOVER", cutover(back, false, false, None));
+        check(
+            "rollback cutover dry run timeout 20 ms",
+            cutover(back, false, true, Some(Duration::from_millis(20))),
+        );
+        check("ABANDON MIGRATION", Command::Migration(Verb::Abandon));
+        check("FINISH MIGRATION;", Command::Migration(Verb::Finish));
         let timeout = Some(Duration::from_millis(500));
-        check("CUTOVER TIMEOUT 500 MS", Command::Cutover { dry_run: false, timeout });
-        check("cutover dry run timeout 500 ms;", Command::Cutover { dry_run: true, timeout });
+        check("CUTOVER TIMEOUT 500 MS", cutover(forward, false, false, timeout));
+        check("cutover dry run timeout 500 ms;", cutover(forward, false, true, timeout));
         check("KILL SESSION 17", Command::KillSession(17));
         let account = |user: &str, host: &str| AccountName { user: user.into(), host: host.into() };
         let adopt = |account, by_hand| Command::AdoptAccount { account, by_hand };
@@ -429,13 +477,9 @@ mod tests {
     fn what_is_not_built_yet_is_known() {
         let check =
             |text: &str, form: &'static str| assert_eq!(parse(text), Ok(Command::NotYet(form)), "{text}");
-        check("SHOW CONVERSIONS", "SHOW CONVERSIONS");
         check("SHOW REHEARSAL", "SHOW REHEARSAL");
-        check("ABANDON MIGRATION", "ABANDON MIGRATION");
         check("START REHEARSAL SAMPLE 5 PERCENT", "START REHEARSAL");
         check("STOP REHEARSAL", "STOP REHEARSAL");
-        check("ROLLBACK CUTOVER DRY RUN", "ROLLBACK CUTOVER");
-        check("FINISH MIGRATION", "FINISH MIGRATION");
     }
 
     #[test]
@@ -450,7 +494,7 @@ mod tests {
         check("SHOW STATUS OF MIGRATION", "HELP lists all");
         check("SHOW MIGRATON", "did you mean SHOW MIGRATION");
         check("SHOW SESSION", "did you mean SHOW SESSIONS?");
-        check("CUT OVER", "did you mean CUTOVER [DRY RUN] [TIMEOUT n MS]?");
+        check("CUT OVER", "did you mean CUTOVER [WITHOUT ROLLBACK]");
         check("KILL 5", "did you mean KILL SESSION id?");
         check("KILL SESSION x", "SHOW SESSIONS lists");
         check("KILL SESSION 99999999999", "SHOW SESSIONS lists");

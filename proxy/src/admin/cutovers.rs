@@ -1,9 +1,8 @@
-//! SHOW CUTOVERS, CUTOVER and CUTOVER DRY RUN.
-
-use std::time::Duration;
+//! SHOW CUTOVERS, CUTOVER and ROLLBACK CUTOVER with their DRY RUN.
 
 use super::AdminContext;
 use super::answer::{Answer, Cell, Column, moment, number, text};
+use crate::cutover::coordinator::Asked;
 use crate::cutover::journal::CutoverRow;
 
 const COLUMNS: &[Column] = &[
@@ -40,18 +39,20 @@ pub(super) fn show(context: &AdminContext) -> Answer {
     Answer::rows(COLUMNS, context.coordinator.history().into_iter().map(row).collect())
 }
 
-pub(super) async fn dry_run(context: &AdminContext) -> Answer {
-    let rows = context.coordinator.dry_run().await;
+pub(super) async fn dry_run(context: &AdminContext, asked: Asked) -> Answer {
+    let rows = context.coordinator.dry_run(asked).await;
     let row = |row: crate::cutover::checks::DryRunRow| vec![row.step.into(), row.ok.into(), row.note.into()];
     Answer::rows(DRY_RUN, rows.into_iter().map(row).collect())
 }
 
-pub(super) async fn cutover(context: &AdminContext, timeout: Option<Duration>) -> Answer {
-    match context.coordinator.cutover(timeout).await {
+pub(super) async fn cutover(context: &AdminContext, asked: Asked) -> Answer {
+    match context.coordinator.cutover(asked).await {
         Ok(cutover) => Answer::rows(COLUMNS, vec![row(cutover)]),
         Err(refused) => {
-            let phase = context.phase().as_str();
-            Answer::refused(format!("{refused}. The phase is {phase}; CUTOVER DRY RUN shows every check"))
+            let (phase, statement) = (context.phase().as_str(), asked.direction.statement());
+            Answer::refused(format!(
+                "{statement}: {refused}. The phase is {phase}; {statement} DRY RUN shows every check"
+            ))
         }
     }
 }

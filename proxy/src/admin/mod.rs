@@ -6,6 +6,7 @@
 mod accounts;
 pub mod answer;
 pub mod command;
+mod conversions;
 mod cutovers;
 mod events;
 mod gateway;
@@ -22,10 +23,12 @@ mod token;
 
 use std::sync::Arc;
 
+use config::Side;
 use config::events::EventLog;
 use config::progress::Phase;
 
 use crate::cutover::coordinator::Coordinator;
+use crate::cutover::phase::Direction;
 use crate::cutover::port::Replication;
 use crate::route::table::RouteTable;
 use crate::session::registry::SessionRegistry;
@@ -49,16 +52,18 @@ pub struct AdminContext {
 }
 
 impl AdminContext {
-    /// The phase as operators see it: the cutover's view overrules the replication's.
+    /// The phase as operators see it: the cutover's view overrules the replication's, but where the way back has stopped
+    /// or was ended.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        if self.coordinator.in_progress() {
-            Phase::CuttingOver
-        } else if self.coordinator.serving() == config::Side::Target {
-            Phase::Switched
-        } else {
-            self.replication.status().phase
+        let replication = self.replication.status().phase;
+        match self.coordinator.under_way() {
+            Some(Direction::Forward) => return Phase::CuttingOver,
+            Some(Direction::Rollback) => return Phase::RollingBack,
+            None => {}
         }
+        let stands = matches!(replication, Phase::Paused | Phase::Failed | Phase::Finished);
+        if self.coordinator.serving() == Side::Target && !stands { Phase::Switched } else { replication }
     }
 
     /// Carries a statement out. `connection_id` is the admin client's own.
@@ -76,12 +81,13 @@ impl AdminContext {
             Command::ShowDifferences => status::differences(self),
             Command::ShowSessions => sessions::show(self),
             Command::KillSession(id) => sessions::kill(self, id),
+            Command::ShowConversions => conversions::show(self).await,
             Command::ShowAccounts => accounts::show(self).await,
             Command::AdoptAccount { account, by_hand } => accounts::adopt(self, &account, by_hand).await,
             Command::ReleaseAccount(account) => accounts::release(self, &account).await,
             Command::ShowCutovers => cutovers::show(self),
-            Command::Cutover { dry_run: true, .. } => cutovers::dry_run(self).await,
-            Command::Cutover { dry_run: false, timeout } => cutovers::cutover(self, timeout).await,
+            Command::Cutover { dry_run: true, asked } => cutovers::dry_run(self, asked).await,
+            Command::Cutover { dry_run: false, asked } => cutovers::cutover(self, asked).await,
             Command::ShowEvents { limit } => events::show(self, limit),
             Command::Migration(verb) => migration::carry_out(self, verb).await,
             Command::Verify(table) => migration::verify(self, table).await,

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use config::events::{EventLog, EventRow};
 use config::progress::{
-    Difference, DifferenceKind, MigrationStatus, Phase, Repaired, ReplicationPosition, TableStatus, Verdict,
+    Conversion, Difference, DifferenceKind, MigrationStatus, Phase, Repaired, ReplicationPosition,
+    TableStatus, Verdict,
 };
 use config::{
     AdminConfig, BackendConfig, CutoverConfig, FencePolicy, OpenTransactions, Secret, Side, TableName,
@@ -74,6 +75,17 @@ impl Replication for Fake {
             repair_sql: "UPDATE `shop`.`orders` SET `a` = 1 WHERE `id` = 7".into(),
         }]
     }
+    fn conversions(&self) -> PortFuture<'_, Vec<Conversion>> {
+        let conversion = Conversion {
+            schema: "shop".into(),
+            object: "orders.facts".into(),
+            kind: "type".into(),
+            source_definition: "json".into(),
+            target_definition: "longtext".into(),
+            lossy: false,
+        };
+        Box::pin(async { Ok(vec![conversion]) })
+    }
     fn start(&self) -> PortFuture<'_, ()> {
         Box::pin(async { Err(PortError("the source's binlog is off".into())) })
     }
@@ -103,8 +115,26 @@ impl Replication for Fake {
     fn verdict(&self) -> PortFuture<'_, Verdict> {
         Box::pin(async { Ok(Verdict::Equal { rows: 1 }) })
     }
-    fn start_reverse(&self) -> PortFuture<'_, String> {
-        Box::pin(async { Ok(String::new()) })
+    fn way_back(&self) -> PortFuture<'_, bool> {
+        Box::pin(async { Err(PortError("its binlog is off".into())) })
+    }
+    fn hold(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn activate(&self, _: Side) -> PortFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn start_reverse(&self) -> PortFuture<'_, ReplicationPosition> {
+        Box::pin(async { Err(PortError("never asked".into())) })
+    }
+    fn turn_back(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn finish(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn abandon(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
     }
     fn seal(&self, _: Side) -> PortFuture<'_, ()> {
         Box::pin(async { Ok(()) })
@@ -254,7 +284,11 @@ async fn statements_that_do_not_fit_are_refused_with_all_reasons() {
     }
     assert_eq!(code(conn.query_drop("START MIGRATION").await), 1105);
     assert_eq!(code(conn.query_drop("SHOW ACCOUNTS").await), 1105);
-    assert_eq!(code(conn.query_drop("SHOW CONVERSIONS").await), 1235);
+    let row: Option<(String, String, String, String, String, u8)> =
+        conn.query_first("SHOW CONVERSIONS").await.unwrap();
+    let (schema, object, kind, source, target, lossy) = row.unwrap();
+    assert_eq!([schema, object, kind, source, target].join(" "), "shop orders.facts type json longtext");
+    assert_eq!(lossy, 0);
     assert_eq!(code(conn.query_drop("SHOW SESSIONZ").await), 1064);
     assert_eq!(code(conn.query_drop("KILL SESSION 9").await), 1094);
     assert_eq!(code(conn.query_drop("VERIFY TABLE shop.orders").await), 0);

@@ -125,16 +125,27 @@ impl Fence {
         self.run("setting read_only", within, async |conn| set(conn).await).await
     }
 
+    /// Lets accounts in that may write in spite of `read_only`, so that rows can be applied: `super_read_only` goes,
+    /// `read_only` stays.
+    pub async fn lower(&self, within: Duration) -> Result<(), FenceError> {
+        if self.policy == FencePolicy::None {
+            return Ok(());
+        }
+        self.run("taking super_read_only off", within, async |conn| lower(conn).await).await
+    }
+
     /// Gives the backend back as it was found, whatever the policy says by now. Harmless where it isn't fenced.
     pub async fn unset(&self, before: FenceBefore, within: Duration) -> Result<(), FenceError> {
         self.forget().await;
         self.run("taking read_only off", within, async |conn| unset(conn, before).await).await
     }
 
-    /// True where the fence stands.
-    pub async fn is_set(&self, within: Duration) -> Result<bool, FenceError> {
-        let found = self.inspect(within).await?;
-        Ok(found.read_only || found.super_read_only == Some(true))
+    /// Sets `read_only` alone: what has to hold while rows are applied to a fenced backend.
+    async fn set_low(&self, within: Duration) -> Result<(), FenceError> {
+        self.run("setting read_only", within, async |conn| {
+            conn.query_drop(format!("SET GLOBAL read_only = ON {MARK}")).await
+        })
+        .await
     }
 
     /// Closes the kept connection.
@@ -175,19 +186,39 @@ impl Fence {
 }
 
 /// Keeps `fence` standing until told to stop: whenever the server is found without it, it is set again and an event
-/// says so. What was written in between is in that server's binlog.
-pub async fn keep(fence: &Fence, stop: &CancellationToken) {
+/// says so. What was written in between is in that server's binlog. With `applied_to` rows are applied to that server, so
+/// the fence is `read_only`; else nobody writes.
+///
+/// Returns at once when told to stop: a statement that is under way then may still take effect, which [`Fence::unset`]
+/// ends first.
+pub async fn keep(fence: &Fence, applied_to: bool, stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = keep_on(fence, applied_to) => {}
+    }
+}
+
+async fn keep_on(fence: &Fence, applied_to: bool) {
     if fence.policy == FencePolicy::None {
         return;
     }
     let mut reachable = true;
     loop {
-        match fence.is_set(WATCH_WITHIN).await {
-            Ok(true) => reachable = true,
-            Ok(false) => {
+        match fence.inspect(WATCH_WITHIN).await {
+            Ok(found) if found.writable() => {
                 reachable = true;
-                refence(fence).await;
+                refence(fence, applied_to).await;
             }
+            Ok(found) if applied_to && found.super_read_only == Some(true) => {
+                reachable = true;
+                if let Err(error) = fence.lower(WATCH_WITHIN).await {
+                    tracing::warn!(
+                        area = "cutover",
+                        "rows can't be applied to the fenced backend yet: {error}"
+                    );
+                }
+            }
+            Ok(_) => reachable = true,
             Err(error) => {
                 // The connection may be one of a server that was restarted since: the next look dials.
                 fence.forget().await;
@@ -196,17 +227,16 @@ pub async fn keep(fence: &Fence, stop: &CancellationToken) {
                 }
             }
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = sleep(if reachable { WATCH_EVERY } else { RETRY_EVERY }) => {}
-        }
+        sleep(if reachable { WATCH_EVERY } else { RETRY_EVERY }).await;
     }
 }
 
-async fn refence(fence: &Fence) {
+async fn refence(fence: &Fence, applied_to: bool) {
     let address = fence.backend.address();
-    match fence.set(WATCH_WITHIN).await {
-        Ok(_) => tracing::warn!(
+    let set =
+        if applied_to { fence.set_low(WATCH_WITHIN).await } else { fence.set(WATCH_WITHIN).await.map(drop) };
+    match set {
+        Ok(()) => tracing::warn!(
             area = "cutover",
             "{address} had come back without its fence and was fenced again; what was written there in between \
              is in its binlog and nowhere else"
@@ -249,6 +279,16 @@ async fn set(conn: &mut Conn) -> Result<FenceLevel, mysql_async::Error> {
     }
     conn.query_drop(format!("SET GLOBAL read_only = ON {MARK}")).await?;
     Ok(FenceLevel::ReadOnly)
+}
+
+async fn lower(conn: &mut Conn) -> Result<(), mysql_async::Error> {
+    end_pending(conn).await?;
+    // Only where it is known and set: it is not a statement of MariaDB, and the lesser fence must stand before.
+    if read(conn).await?.super_read_only == Some(true) {
+        conn.query_drop(format!("SET GLOBAL read_only = ON {MARK}")).await?;
+        conn.query_drop("SET GLOBAL super_read_only = OFF").await?;
+    }
+    Ok(())
 }
 
 async fn unset(conn: &mut Conn, before: FenceBefore) -> Result<(), mysql_async::Error> {

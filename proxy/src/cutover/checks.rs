@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use config::{FencePolicy, OpenTransactions, SentHeader, Side};
+use tokio::time::timeout;
 
-use super::coordinator::Coordinator;
+use super::coordinator::{Asked, Coordinator};
+use super::phase::Direction;
 use super::step::Stage;
 use crate::auth::inventory::{Survey, survey};
 use crate::backend::connect::probe;
-use crate::backend::fence::Fence;
 
 pub(super) const ANOTHER: &str = "another cutover is under way";
 
@@ -31,13 +32,24 @@ fn row(step: &'static str, outcome: Result<String, String>) -> DryRunRow {
     DryRunRow { step, ok, note: outcome.unwrap_or_else(|why| why) }
 }
 
+/// What was found, and whether there would be a way back.
+pub(super) struct Found {
+    pub(super) rows: Vec<DryRunRow>,
+    pub(super) way_back: bool,
+}
+
 /// What decides whether a cutover starts.
-pub(super) async fn all(of: &Coordinator) -> Vec<DryRunRow> {
-    let from = of.serving();
-    if from == Side::Target {
+pub(super) async fn all(of: &Coordinator, asked: Asked) -> Found {
+    let (from, to) = (of.serving(), of.serving().other());
+    if asked.direction.from() != from {
         // Nothing else matters then, and the rest would be said of the wrong direction.
-        let why = "the target serves already; SHOW CUTOVERS says since when".to_owned();
-        return vec![row("journal", Err(why))];
+        let why = match from {
+            Side::Target => {
+                "the target serves already; SHOW CUTOVERS says since when, and ROLLBACK CUTOVER leads back"
+            }
+            Side::Source => "the source serves, so there is nothing to roll back",
+        };
+        return Found { rows: vec![row("journal", Err(why.to_owned()))], way_back: false };
     }
     let mut rows = vec![row("journal", journal(of))];
     let refusals = of.replication.refusals(of.config.max_lag_ms);
@@ -46,34 +58,56 @@ pub(super) async fn all(of: &Coordinator) -> Vec<DryRunRow> {
         rows.push(row("replication", Ok(format!("it follows and the verifier has no objection{lag}"))));
     }
     rows.extend(refusals.into_iter().map(|why| row("replication", Err(why))));
-    let (target, header, fence, accounts) = tokio::join!(
-        writable(of.fence(from.other())),
-        takes_header(of, from.other()),
+    let (there, header, fence, accounts, back) = tokio::join!(
+        writable(of, to),
+        takes_header(of, to),
         fence(of, from),
         survey(&of.routes, &of.registry, WITHIN),
+        way_back(of),
     );
-    rows.push(row("target", target));
-    rows.extend(header.err().map(|why| row("target", Err(why))));
+    let way_back = back == Ok(true) && !asked.without_rollback;
+    rows.push(row(to.as_str(), there));
+    rows.extend(header.err().map(|why| row(to.as_str(), Err(why))));
     rows.push(row("fence", fence));
-    rows.push(row("accounts", said_of_accounts(accounts)));
-    rows
+    rows.push(row("accounts", said_of_accounts(accounts, to)));
+    rows.push(row("reverse", said_of_way_back(back, asked, to)));
+    Found { rows, way_back }
 }
 
 /// All that, and what the pause would meet.
-pub(super) async fn dry_run(of: &Coordinator) -> Vec<DryRunRow> {
+pub(super) async fn dry_run(of: &Coordinator, asked: Asked) -> Vec<DryRunRow> {
     if of.in_progress() {
         return vec![row("cutover", Err(ANOTHER.to_owned()))];
     }
-    let mut rows = all(of).await;
+    let mut rows = all(of, asked).await.rows;
     let sessions = of.registry.len();
+    let pause_ms = asked.timeout.map_or(u128::from(of.config.pause_ms), |timeout| timeout.as_millis());
     rows.push(row("prepare", Ok(format!("{sessions} session(s) to move"))));
     rows.push(row("drain", drain(of)));
-    rows.push(row(
-        "reverse",
-        Ok("reverse replication is not built yet: after the swap there is no way back".to_owned()),
-    ));
-    rows.push(row("pause", Ok(format!("the gate would be closed for at most {} ms", of.config.pause_ms))));
+    rows.push(row("pause", Ok(format!("the gate would be closed for at most {pause_ms} ms"))));
     rows
+}
+
+async fn way_back(of: &Coordinator) -> Result<bool, String> {
+    match timeout(WITHIN, of.replication.way_back()).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("that couldn't be found out within {} ms", WITHIN.as_millis())),
+    }
+}
+
+/// A way that can't be gone back has to be wanted. Back on the source, or where the configuration says so, it is.
+fn said_of_way_back(back: Result<bool, String>, asked: Asked, to: Side) -> Result<String, String> {
+    match back {
+        Ok(_) if asked.without_rollback => Ok("there will be no way back, as asked for".to_owned()),
+        Ok(false) => Ok("there will be no way back: migration.reverse is false".to_owned()),
+        Ok(true) => Ok(format!("the {to} will be followed into the {}, so there is a way back", to.other())),
+        Err(why) if asked.without_rollback || asked.direction == Direction::Rollback => {
+            Ok(format!("there will be no way back: {why}"))
+        }
+        Err(why) => {
+            Err(format!("there would be no way back: {why}. Mend that, or say CUTOVER WITHOUT ROLLBACK"))
+        }
+    }
 }
 
 fn journal(of: &Coordinator) -> Result<String, String> {
@@ -86,7 +120,7 @@ fn journal(of: &Coordinator) -> Result<String, String> {
     }
     match state.unfinished {
         Some(unfinished) if unfinished.stage == Stage::Switched => Err(format!(
-            "cutover {} has switched and isn't finished; restart Changeover, which finishes it",
+            "cutover {} has switched and isn't finished: what is left failed, see SHOW EVENTS; try again",
             unfinished.id
         )),
         Some(unfinished) if !of.in_progress() => {
@@ -96,12 +130,16 @@ fn journal(of: &Coordinator) -> Result<String, String> {
     }
 }
 
-async fn writable(fence: &Fence) -> Result<String, String> {
-    let found = fence.inspect(WITHIN).await.map_err(|error| format!("the target can't be asked: {error}"))?;
-    if found.writable() {
-        Ok("it answers and takes writes".to_owned())
-    } else {
-        Err("the target is read-only: SET GLOBAL read_only = OFF on it first".to_owned())
+async fn writable(of: &Coordinator, to: Side) -> Result<String, String> {
+    let found =
+        of.fence(to).inspect(WITHIN).await.map_err(|error| format!("the {to} can't be asked: {error}"))?;
+    let ours = of.state().fenced.filter(|(side, _)| *side == to);
+    match ours {
+        _ if found.writable() => Ok("it answers and takes writes".to_owned()),
+        Some((_, before)) if before.writable() => {
+            Ok("it answers, and its fence will be taken off".to_owned())
+        }
+        _ => Err(format!("the {to} is read-only: SET GLOBAL read_only = OFF on it first")),
     }
 }
 
@@ -135,16 +173,16 @@ async fn fence(of: &Coordinator, from: Side) -> Result<String, String> {
 }
 
 /// Sessions that surely can't log in on the target refuse the cutover; everything else is for the operator to weigh.
-fn said_of_accounts(found: Result<Survey, String>) -> Result<String, String> {
+fn said_of_accounts(found: Result<Survey, String>, to: Side) -> Result<String, String> {
     let found = match found {
         Ok(found) => found,
-        Err(why) => return Ok(format!("not known whether every session can log in on the target: {why}")),
+        Err(why) => return Ok(format!("not known whether every session can log in on the {to}: {why}")),
     };
-    if !found.absent.is_empty() {
-        let users =
-            listed(found.absent.iter().map(|(user, sessions)| format!("{user:?} ({sessions} session(s))")));
+    let absent = found.absent_on(to);
+    if !absent.is_empty() {
+        let users = listed(absent.iter().map(|(user, sessions)| format!("{user:?} ({sessions} session(s))")));
         return Err(format!(
-            "users with live sessions have no account on the target: {users}; create them there. SHOW ACCOUNTS \
+            "users with live sessions have no account on the {to}: {users}; create them there. SHOW ACCOUNTS \
              lists all accounts"
         ));
     }

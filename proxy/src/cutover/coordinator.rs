@@ -3,18 +3,19 @@
 //! One at a time, each in a task of its own that no dropped admin client can cancel. What may start is decided by
 //! [`super::checks`], what happens next by [`super::step`], and [`super::run`] carries it out.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use config::progress::Repaired;
 use config::{CutoverConfig, FencePolicy, Side, TableName};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::checks::{self, DryRunRow};
 use super::journal::{CutoverRow, Journal, JournalState, Record};
-use super::phase::{CutoverId, Plan};
+use super::phase::{CutoverId, Direction, Plan};
 use super::port::{PortError, Replication};
 use super::run::{self, Run};
 use super::step::{Stage, begin, resume};
@@ -45,12 +46,27 @@ pub struct CutoverParts {
     pub config: CutoverConfig,
 }
 
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// CUTOVER or ROLLBACK CUTOVER.
+    pub direction: Direction,
+    /// Stands in for `cutover.pause_ms` this once.
+    pub timeout: Option<Duration>,
+    /// WITHOUT ROLLBACK: the operator knows that there will be no way back.
+    pub without_rollback: bool,
+}
+
 /// Every reason why a cutover doesn't start. Nothing was touched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the cutover is refused: {}", listed(.reasons))]
+#[error("it is refused: {}", listed(.reasons))]
 pub struct Refused {
     /// In sentences.
     pub reasons: Vec<String>,
+}
+
+fn refused(reason: String) -> Refused {
+    Refused { reasons: vec![reason] }
 }
 
 fn listed(reasons: &[String]) -> String {
@@ -74,21 +90,35 @@ pub struct Coordinator {
     pub(super) config: CutoverConfig,
     source_fence: Arc<Fence>,
     target_fence: Arc<Fence>,
-    running: AtomicBool,
+    /// [`IDLE`], or what is under way.
+    running: AtomicU8,
     repairing: AtomicBool,
     unfencing: AtomicBool,
-    keeper: Mutex<Option<CancellationToken>>,
+    keeper: Mutex<Option<Keeper>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
+
+const IDLE: u8 = 0;
+const CUTTING_OVER: u8 = 1;
+const ROLLING_BACK: u8 = 2;
+/// FINISH or ABANDON MIGRATION.
+const ENDING: u8 = 3;
 
 /// Says that a cutover is under way for as long as it lives.
 struct Running(Arc<Coordinator>);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.running.store(false, Ordering::SeqCst);
+        self.0.running.store(IDLE, Ordering::SeqCst);
     }
+}
+
+/// The task that keeps a fence.
+#[derive(Debug)]
+struct Keeper {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
 }
 
 /// Says that rows of the target are being repaired for as long as it lives.
@@ -115,7 +145,7 @@ impl Coordinator {
             registry: parts.registry,
             replication: parts.replication,
             config: parts.config,
-            running: AtomicBool::new(false),
+            running: AtomicU8::new(IDLE),
             repairing: AtomicBool::new(false),
             unfencing: AtomicBool::new(false),
             keeper: Mutex::new(None),
@@ -137,50 +167,97 @@ impl Coordinator {
             if let Err(error) = self.fence(side).set(BACKEND_WITHIN).await {
                 tracing::warn!(area = "cutover", "the {side} can't be fenced yet: {error}");
             }
-            self.keep_fence(side);
+            self.keep_fence(side, state.way_back).await;
         }
         if state.unfinished.is_some() {
             self.take_up().await;
         }
     }
 
-    /// Moves the application to the target; returns when that is done or undone. `timeout` stands in for
-    /// `cutover.pause_ms` this once.
+    /// Moves the application to the other side; returns when that is done or undone.
     ///
     /// Cancel safety: dropping it only stops the waiting; the cutover goes on.
-    pub async fn cutover(self: &Arc<Self>, timeout: Option<Duration>) -> Result<CutoverRow, Refused> {
-        if self.running.swap(true, Ordering::SeqCst) {
-            return Err(Refused { reasons: vec![checks::ANOTHER.to_owned()] });
-        }
-        let running = Running(Arc::clone(self));
+    pub async fn cutover(self: &Arc<Self>, asked: Asked) -> Result<CutoverRow, Refused> {
+        let what = match asked.direction {
+            Direction::Forward => CUTTING_OVER,
+            Direction::Rollback => ROLLING_BACK,
+        };
+        let running = self.begin(what)?;
         // A repair says that it runs before it looks for a cutover, and a cutover the other way round, so at least
         // one of two that begin at once sees the other.
         if self.repairing.load(Ordering::SeqCst) {
-            return Err(Refused { reasons: vec!["a REPAIR is running; wait for its end".to_owned()] });
+            return Err(refused("a REPAIR is running; wait for its end".to_owned()));
         }
         let this = Arc::clone(self);
         let whole = self.tasks.spawn(async move {
             let _running = running;
             this.clear_unfinished().await;
-            let found = checks::all(&this).await;
-            let reasons: Vec<String> = found.into_iter().filter(|row| !row.ok).map(|row| row.note).collect();
+            let found = checks::all(&this, asked).await;
+            let reasons: Vec<String> =
+                found.rows.into_iter().filter(|row| !row.ok).map(|row| row.note).collect();
             if !reasons.is_empty() {
                 return Err(Refused { reasons });
             }
-            let pause = timeout.unwrap_or(Duration::from_millis(this.config.pause_ms));
-            Ok(this.carry_out(pause).await)
+            let pause = asked.timeout.unwrap_or(Duration::from_millis(this.config.pause_ms));
+            Ok(this.carry_out(pause, found.way_back).await)
         });
         match whole.await {
             Ok(Ok(Some(row))) => Ok(row),
             Ok(Err(refused)) => Err(refused),
-            Ok(Ok(None)) => Err(Refused { reasons: vec!["the journal could not be written".to_owned()] }),
-            Err(_) => Err(Refused { reasons: vec!["the cutover ended in a bug; see the log".to_owned()] }),
+            Ok(Ok(None)) => Err(refused("the journal could not be written".to_owned())),
+            Err(_) => Err(refused("the cutover ended in a bug; see the log".to_owned())),
+        }
+    }
+
+    fn begin(self: &Arc<Self>, what: u8) -> Result<Running, Refused> {
+        match self.running.compare_exchange(IDLE, what, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => Ok(Running(Arc::clone(self))),
+            Err(_) => Err(refused(checks::ANOTHER.to_owned())),
         }
     }
 
     /// Every check that a cutover begins with, and what it would meet. Touches nothing.
-    pub async fn dry_run(self: &Arc<Self>) -> Vec<DryRunRow> {
-        checks::dry_run(self).await
+    pub async fn dry_run(self: &Arc<Self>, asked: Asked) -> Vec<DryRunRow> {
+        checks::dry_run(self, asked).await
+    }
+
+    /// FINISH MIGRATION while the target serves, ABANDON MIGRATION while the source does: nothing follows the side that
+    /// serves any more. The other side stays as it is, read-only where a cutover made it so, and isn't watched any more.
+    ///
+    /// Cancel safety: dropping it only stops the waiting.
+    pub async fn end_migration(self: &Arc<Self>, serving: Side) -> Result<(), Refused> {
+        let running = self.begin(ENDING)?;
+        let this = Arc::clone(self);
+        let whole = self.tasks.spawn(async move {
+            let _running = running;
+            this.clear_unfinished().await;
+            let state = this.state();
+            if state.serving != serving {
+                return Err(refused(format!("the {} serves", state.serving)));
+            }
+            if state.unfinished.is_some() || this.unfencing() {
+                return Err(refused("the last cutover isn't finished yet; see SHOW EVENTS".to_owned()));
+            }
+            let ended = match serving {
+                Side::Target => this.replication.finish().await,
+                Side::Source => this.replication.abandon().await,
+            };
+            ended.map_err(|error| refused(error.to_string()))?;
+            this.release_other_side(&state).await
+        });
+        whole.await.unwrap_or_else(|_| Err(refused("it ended in a bug; see the log".to_owned())))
+    }
+
+    async fn release_other_side(self: &Arc<Self>, state: &JournalState) -> Result<(), Refused> {
+        let (Some((side, _)), Some(last)) = (state.fenced, state.history.last()) else { return Ok(()) };
+        let released = run::append(self, Record::Released { id: last.id }).await;
+        released.map_err(|error| refused(error.to_string()))?;
+        self.let_fence_go().await;
+        tracing::info!(
+            area = "cutover",
+            "the {side} stays read-only and isn't watched any more; SET GLOBAL read_only = OFF there gives it back"
+        );
+        Ok(())
     }
 
     /// REPAIR, which only writes to the target while that doesn't serve: no cutover runs at the same time.
@@ -198,7 +275,7 @@ impl Coordinator {
             return Err(PortError("another REPAIR is running; wait for its end".to_owned()));
         }
         let repairing = Repairing(Arc::clone(self));
-        if self.running.load(Ordering::SeqCst) {
+        if self.running.load(Ordering::SeqCst) != IDLE {
             return Err(PortError("a cutover is under way; wait for its end".to_owned()));
         }
         if self.serving() != Side::Source {
@@ -229,10 +306,20 @@ impl Coordinator {
         self.lock_journal().state().serving
     }
 
-    /// True while a cutover is under way.
+    /// True while a cutover is under way, in either direction.
     #[must_use]
     pub fn in_progress(&self) -> bool {
-        self.running.load(Ordering::SeqCst)
+        self.under_way().is_some()
+    }
+
+    /// The cutover that is under way.
+    #[must_use]
+    pub fn under_way(&self) -> Option<Direction> {
+        match self.running.load(Ordering::SeqCst) {
+            CUTTING_OVER => Some(Direction::Forward),
+            ROLLING_BACK => Some(Direction::Rollback),
+            _ => None,
+        }
     }
 
     /// True where an abort could not give the serving backend back yet.
@@ -263,7 +350,7 @@ impl Coordinator {
         self.lock_journal().state().clone()
     }
 
-    fn plan(&self, id: CutoverId, from: Side, release: Option<FenceBefore>) -> Plan {
+    fn plan(&self, id: CutoverId, from: Side, release: Option<FenceBefore>, way_back: bool) -> Plan {
         Plan {
             id,
             from,
@@ -271,15 +358,16 @@ impl Coordinator {
             fenced: self.config.fence != FencePolicy::None,
             open_transactions: self.config.open_transactions,
             release,
+            way_back,
         }
     }
 
     /// Runs the machine to its end. `None`: not even the start could be journalled.
-    async fn carry_out(self: &Arc<Self>, pause: Duration) -> Option<CutoverRow> {
+    async fn carry_out(self: &Arc<Self>, pause: Duration, way_back: bool) -> Option<CutoverRow> {
         let state = self.state();
         let (id, from) = (state.next_id(), state.serving);
         let release = state.fenced.and_then(|(side, before)| (side != from).then_some(before));
-        let plan = self.plan(id, from, release);
+        let plan = self.plan(id, from, release, way_back);
         let this = Arc::clone(self);
         let run = self.tasks.spawn(async move {
             let run = Run::new(&this, plan.clone(), Some(pause));
@@ -300,7 +388,8 @@ impl Coordinator {
     async fn take_up(self: &Arc<Self>) {
         let state = self.state();
         let Some(unfinished) = state.unfinished else { return };
-        let mut plan = self.plan(unfinished.id, unfinished.from, unfinished.release);
+        let way_back = unfinished.stage == Stage::Switched && state.way_back;
+        let mut plan = self.plan(unfinished.id, unfinished.from, unfinished.release, way_back);
         // What counts is what that cutover did, not what the configuration says by now.
         plan.fenced = unfinished.before.is_some();
         tracing::warn!(
@@ -321,24 +410,26 @@ impl Coordinator {
         }
     }
 
-    /// Starts the task that keeps `side` fenced, in place of the one before.
-    pub(super) fn keep_fence(self: &Arc<Self>, side: Side) {
-        let stop = self.stop.child_token();
-        self.swap_keeper(Some(stop.clone()));
-        let fence = Arc::clone(self.fence(side));
-        self.tasks.spawn(async move { fence::keep(&fence, &stop).await });
+    /// Starts the task that keeps `side` fenced, in place of the one before. With `applied_to` it lets rows be applied.
+    pub(super) async fn keep_fence(self: &Arc<Self>, side: Side, applied_to: bool) {
+        self.let_fence_go().await;
+        let (stop, fence) = (self.stop.child_token(), Arc::clone(self.fence(side)));
+        let stopped = stop.clone();
+        let task = self.tasks.spawn(async move { fence::keep(&fence, applied_to, &stopped).await });
+        *self.lock_keeper() = Some(Keeper { stop, task });
     }
 
-    /// Stops the task that keeps a fence.
-    pub(super) fn let_fence_go(&self) {
-        self.swap_keeper(None);
-    }
-
-    fn swap_keeper(&self, with: Option<CancellationToken>) {
-        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(before) = std::mem::replace(&mut *keeper, with) {
-            before.cancel();
+    /// Stops the task that keeps a fence, and waits for its end: what it was about to set isn't set any more.
+    pub(super) async fn let_fence_go(&self) {
+        let keeper = self.lock_keeper().take();
+        if let Some(Keeper { stop, task }) = keeper {
+            stop.cancel();
+            drop(task.await);
         }
+    }
+
+    fn lock_keeper(&self) -> MutexGuard<'_, Option<Keeper>> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tries, for as long as it takes, to give `side` back as it was, and journals when that is done.

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use config::Side;
 use serde::{Deserialize, Serialize};
 
-use super::phase::{CutoverId, Outcome};
+use super::phase::{CutoverId, Direction, Outcome};
 use super::step::Stage;
 use crate::backend::fence::FenceBefore;
 
@@ -29,9 +29,9 @@ pub struct CutoverRow {
     pub sessions_moved: u64,
     /// Sessions that were closed because their transactions outlived the drain deadline.
     pub transactions_killed: u64,
-    /// Where the old side ended.
+    /// Where the source ended, or was at the swap back to it.
     pub source_position: Option<String>,
-    /// Where the new side began.
+    /// Where the target was at the swap, or ended before the one back.
     pub target_position: Option<String>,
     /// Why it was undone, or what is worth knowing; may be empty.
     pub reason: String,
@@ -46,6 +46,8 @@ pub struct JournalState {
     pub unfinished: Option<Unfinished>,
     /// The side that doesn't serve, and how it was before a cutover fenced it. Kept fenced.
     pub fenced: Option<(Side, FenceBefore)>,
+    /// True where the side that serves is followed into the other one, so that a rollback is possible.
+    pub way_back: bool,
     /// The serving side, where an abort could not take the fence off it yet.
     pub fence_left: Option<(CutoverId, Side, FenceBefore)>,
     /// The cutovers, oldest first.
@@ -89,9 +91,12 @@ pub enum Record {
     Switched {
         id: CutoverId,
         at_ms: u64,
-        source_position: String,
+        /// A plain text in files of the first version.
+        source_position: Option<String>,
         target_position: Option<String>,
         note: String,
+        #[serde(default)]
+        way_back: bool,
     },
     Finished {
         id: CutoverId,
@@ -109,6 +114,9 @@ pub enum Record {
         source_position: Option<String>,
     },
     Unfenced {
+        id: CutoverId,
+    },
+    Released {
         id: CutoverId,
     },
 }
@@ -133,7 +141,14 @@ mod side {
 
 impl JournalState {
     pub(super) fn new() -> Self {
-        Self { serving: Side::Source, unfinished: None, fenced: None, fence_left: None, history: Vec::new() }
+        Self {
+            serving: Side::Source,
+            unfinished: None,
+            fenced: None,
+            way_back: false,
+            fence_left: None,
+            history: Vec::new(),
+        }
     }
 
     /// The number of the next cutover.
@@ -153,6 +168,9 @@ impl JournalState {
                 None => Err("nothing was left fenced by that cutover"),
             };
         }
+        if let Record::Released { id } = record {
+            return self.release(*id);
+        }
         let Some(unfinished) = self.unfinished.as_mut() else {
             return Err("no cutover is under way");
         };
@@ -168,14 +186,15 @@ impl JournalState {
                 unfinished.before = Some(*before);
             }
             (
-                Record::Switched { source_position, target_position, note, .. },
+                Record::Switched { source_position, target_position, note, way_back, .. },
                 Stage::Started | Stage::Fenced(_),
             ) => {
                 self.serving = unfinished.to;
                 self.fenced = unfinished.before.map(|before| (unfinished.from, before));
+                self.way_back = *way_back;
                 unfinished.stage = Stage::Switched;
                 row.outcome = Outcome::Switched;
-                row.source_position = Some(source_position.clone());
+                row.source_position.clone_from(source_position);
                 row.target_position.clone_from(target_position);
                 row.reason.clone_from(note);
             }
@@ -206,7 +225,7 @@ impl JournalState {
         }
         self.history.push(CutoverRow {
             id,
-            direction: if from == Side::Source { "forward" } else { "rollback" },
+            direction: Direction::begins_at(from).as_str(),
             started_at: SystemTime::UNIX_EPOCH + Duration::from_millis(at_ms),
             outcome: Outcome::Running,
             pause_ms: None,
@@ -218,6 +237,15 @@ impl JournalState {
         });
         let release = self.fenced.and_then(|(side, before)| (side == to).then_some(before));
         self.unfinished = Some(Unfinished { id, from, to, stage: Stage::Started, before: None, release });
+        Ok(())
+    }
+
+    /// The side that doesn't serve is nobody's business any more, behind the last cutover.
+    fn release(&mut self, id: CutoverId) -> Result<(), &'static str> {
+        if self.unfinished.is_some() || self.history.last().is_none_or(|row| row.id != id) {
+            return Err("it isn't behind the last cutover");
+        }
+        (self.fenced, self.way_back) = (None, false);
         Ok(())
     }
 
@@ -250,7 +278,8 @@ impl Record {
             | Record::Switched { id, .. }
             | Record::Finished { id, .. }
             | Record::Aborted { id, .. }
-            | Record::Unfenced { id } => *id,
+            | Record::Unfenced { id }
+            | Record::Released { id } => *id,
         }
     }
 
@@ -278,9 +307,10 @@ pub(super) mod samples {
         Record::Switched {
             id: CutoverId(id),
             at_ms: 6,
-            source_position: "0-1-5 (bin.000001:44)".into(),
-            target_position: None,
-            note: "no way back yet".into(),
+            source_position: Some("0-1-5 (bin.000001:44)".into()),
+            target_position: Some("0-2-9 (bin.000002:7)".into()),
+            note: String::new(),
+            way_back: true,
         }
     }
 
@@ -304,7 +334,7 @@ pub(super) mod samples {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use super::samples::{aborted, finished, started, switched};
+    use super::samples::{aborted, before, finished, started, switched};
     use super::*;
 
     #[test]
@@ -325,5 +355,24 @@ mod tests {
         check(&[started(1, Side::Source), switched(1)], &aborted(1, false));
         check(&[started(1, Side::Source), aborted(1, false)], &Record::Unfenced { id: CutoverId(1) });
         check(&[started(1, Side::Source), switched(1), finished(1)], &started(2, Side::Source));
+        check(&[], &Record::Released { id: CutoverId(1) });
+        check(&[started(1, Side::Source), switched(1)], &Record::Released { id: CutoverId(1) });
+        check(&[started(1, Side::Source), aborted(1, false)], &Record::Released { id: CutoverId(2) });
+    }
+
+    #[test]
+    fn what_is_kept_between_two_cutovers() {
+        let mut state = JournalState::new();
+        let fenced = Record::Fenced { id: CutoverId(1), before: before() };
+        for record in [started(1, Side::Source), fenced, switched(1), finished(1)] {
+            state.apply(&record).unwrap();
+        }
+        assert_eq!((state.fenced, state.way_back), (Some((Side::Source, before())), true));
+        state.apply(&started(2, Side::Target)).unwrap();
+        assert_eq!(state.unfinished.as_ref().unwrap().release, Some(before()), "a rollback takes it off");
+        state.apply(&aborted(2, false)).unwrap();
+        assert_eq!((state.fenced, state.way_back), (Some((Side::Source, before())), true));
+        state.apply(&Record::Released { id: CutoverId(2) }).unwrap();
+        assert_eq!((state.fenced, state.way_back, state.serving), (None, false, Side::Target));
     }
 }

@@ -14,13 +14,14 @@
 //! |---|---|---|
 //! | `started` | id, at_ms, from, to | a cutover began; nothing was touched |
 //! | `fenced` | id, before | `from` was found like that and may be read-only because of us |
-//! | `switched` | id, at_ms, source_position, target_position, note | the point of no return: `to` serves |
+//! | `switched` | id, at_ms, source_position, target_position, note, way_back | the point of no return: `to` serves, and with `way_back` is followed into `from` |
 //! | `finished` | id, pause_ms, sessions_moved, transactions_killed | everything behind the swap is done |
 //! | `aborted` | id, at_ms, reason, fence_left, pause_ms, transactions_killed, source_position | undone: `from` serves; with `fence_left` it may still be read-only because of us |
 //! | `unfenced` | id | what `fence_left` left behind is gone |
+//! | `released` | id | the migration was finished or abandoned behind that cutover: the other side isn't watched any more |
 //!
-//! Ids count from 1. A cutover is `started fenced? (switched finished | aborted unfenced?)`, and one begins only
-//! behind the end of the one before. A record counts once its append was fsynced.
+//! Ids count from 1. A cutover is `started fenced? (switched finished | aborted unfenced?) released?`, and one begins
+//! only behind the end of the one before. A `switched` without `way_back` is one of an earlier version: without. A record counts once its append was fsynced.
 //!
 //! # Damage
 //!
@@ -273,6 +274,7 @@ mod tests {
             Record::Fenced { id: CutoverId(2), before: before() },
             switched(2),
             finished(2),
+            Record::Released { id: CutoverId(2) },
             started(3, Side::Target),
         ]
     }
@@ -289,7 +291,7 @@ mod tests {
         }
         let (_, state) = Journal::open(folder.path()).unwrap();
         assert_eq!(state.serving, Side::Target);
-        assert_eq!(state.fenced, Some((Side::Source, before())));
+        assert_eq!(state.fenced, None);
         assert_eq!(state.fence_left, None);
         assert_eq!(state.unfinished.unwrap().stage, Stage::Started);
         let outcomes: Vec<_> = state.history.iter().map(|row| (row.id.0, row.outcome)).collect();
@@ -311,6 +313,16 @@ mod tests {
     }
 
     #[test]
+    fn a_switch_that_an_earlier_version_wrote_has_no_way_back() {
+        let json = r#"{"record":"switched","id":1,"at_ms":6,"source_position":"0-1-5 (b:44)","target_position":null,"note":"n"}"#;
+        let line = format!("{:08x} {json}", crc32fast::hash(json.as_bytes()));
+        let Record::Switched { source_position, way_back, .. } = parse(line.as_bytes()).unwrap() else {
+            panic!("it is another record")
+        };
+        assert_eq!((source_position.as_deref(), way_back), (Some("0-1-5 (b:44)"), false));
+    }
+
+    #[test]
     fn the_version_and_the_first_line_are_checked() {
         let check = |bytes: &[u8], part: &str| {
             let folder = tempfile::tempdir().unwrap();
@@ -326,7 +338,7 @@ mod tests {
     proptest! {
         /// A crash in the middle of an append leaves any prefix of it, perhaps with zeros behind.
         #[test]
-        fn a_torn_tail_is_cut(records in 0usize..9, cut in 1usize..400, zeros in 0usize..20) {
+        fn a_torn_tail_is_cut(records in 0usize..10, cut in 1usize..400, zeros in 0usize..20) {
             let folder = tempfile::tempdir().unwrap();
             let (mut journal, _) = Journal::open(folder.path()).unwrap();
             let all = full();

@@ -21,6 +21,53 @@ impl fmt::Display for CutoverId {
     }
 }
 
+/// Which way a cutover leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// CUTOVER: from the source to the target.
+    Forward,
+    /// ROLLBACK CUTOVER: from the target back to the source.
+    Rollback,
+}
+
+impl Direction {
+    /// The one that begins at this side.
+    #[must_use]
+    pub fn begins_at(from: Side) -> Self {
+        match from {
+            Side::Source => Direction::Forward,
+            Side::Target => Direction::Rollback,
+        }
+    }
+
+    /// The side that serves before it.
+    #[must_use]
+    pub fn from(self) -> Side {
+        match self {
+            Direction::Forward => Side::Source,
+            Direction::Rollback => Side::Target,
+        }
+    }
+
+    /// The word in SHOW CUTOVERS.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Direction::Forward => "forward",
+            Direction::Rollback => "rollback",
+        }
+    }
+
+    /// The statement that asks for it.
+    #[must_use]
+    pub fn statement(self) -> &'static str {
+        match self {
+            Direction::Forward => "CUTOVER",
+            Direction::Rollback => "ROLLBACK CUTOVER",
+        }
+    }
+}
+
 /// What a cutover was asked to do. Both directions are the same machine with the sides exchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -36,6 +83,8 @@ pub struct Plan {
     pub open_transactions: OpenTransactions,
     /// How `to` was before an earlier cutover fenced it, where one did: a rollback takes that fence off again.
     pub release: Option<FenceBefore>,
+    /// Whether `to` is followed into `from` behind the swap, so that there is a way back.
+    pub way_back: bool,
 }
 
 /// What the machine asks for, one at a time. Every effect is answered by exactly one [`Event`].
@@ -62,7 +111,11 @@ pub enum Effect {
     WaitApplied(ReplicationPosition),
     /// Compare what changed since it was last compared. Answer: `Verdict`.
     AskVerdict,
-    /// Begin to capture on `to` for the way back. Answer: `Note`.
+    /// Nothing is applied to `to` any more. Answer: `Done` or `Failed`.
+    Hold,
+    /// Make what acts on its own on `to`. Answer: `Done` or `Failed`.
+    Activate,
+    /// Take the position from which `to` is followed behind the swap, and make it durable. Answer: `Position`.
     StartReverse,
 
     /// Give `from` back as it was found. Answer: `Done` or `Failed`.
@@ -71,6 +124,8 @@ pub enum Effect {
     UnfenceLater(FenceBefore),
     /// Open the gate; the pause ends here. Answer: `Done`.
     OpenGate,
+    /// Let replication go on from `from` to `to`. Answer: `Done` or `Failed`.
+    TurnBack,
     /// Let go of what sessions prepared and did not use. Answer: `Done`.
     LetGo,
 
@@ -82,7 +137,7 @@ pub enum Effect {
     KeepFence,
     /// Wait, for a bounded time, until every session has moved. Answer: `Settled`.
     Settle,
-    /// End the replication of this direction for good. Answer: `Done` or `Failed`.
+    /// End the replication of this direction for good, and begin that of the other one. Answer: `Done` or `Failed`.
     Seal,
 
     /// The journal's disk can't say what it holds: end the process, so that a restart reads what is there.
@@ -100,8 +155,8 @@ pub enum Entry {
     Switched {
         /// Where `from` ended.
         position: ReplicationPosition,
-        /// What the reverse step had to say.
-        note: String,
+        /// Where `to` ended, and is followed from; `None` where there is no way back.
+        reverse: Option<ReplicationPosition>,
     },
     /// Everything after the swap is done.
     Finished {
@@ -128,12 +183,10 @@ pub enum Event {
     DrainDeadline(usize),
     /// Answer to `KillHolders`: that many sessions were closed.
     Killed(u64),
-    /// Answer to `ReadPosition`.
+    /// Answer to `ReadPosition` and `StartReverse`.
     Position(ReplicationPosition),
     /// Answer to `AskVerdict`.
     Verdict(Verdict),
-    /// Answer to `StartReverse`.
-    Note(String),
     /// Answer to `Settle`: that many sessions moved.
     Settled(u64),
     /// It failed, or the pause's deadline passed while it ran. Nothing is known of how far it came.
@@ -185,7 +238,10 @@ impl Effect {
             Effect::ReadPosition => "position",
             Effect::WaitApplied(_) => "wait",
             Effect::AskVerdict => "verdict",
+            Effect::Hold => "hold",
+            Effect::Activate => "activate",
             Effect::StartReverse => "reverse",
+            Effect::TurnBack => "turn back",
             Effect::Unfence(_) | Effect::UnfenceLater(_) => "unfence",
             Effect::OpenGate => "open",
             Effect::LetGo => "let go",

@@ -4,7 +4,9 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use config::progress::{Difference, MigrationStatus, Repaired, ReplicationPosition, TableStatus, Verdict};
+use config::progress::{
+    Conversion, Difference, MigrationStatus, Repaired, ReplicationPosition, TableStatus, Verdict,
+};
 use config::{Side, TableName};
 
 /// A boxed future, so that the trait can stand behind `dyn`.
@@ -15,7 +17,7 @@ pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, PortError>> +
 #[error("{0}")]
 pub struct PortError(pub String);
 
-/// Replication from the backend that serves to the other one.
+/// Replication from the backend that serves to the other one, in whichever direction that is.
 pub trait Replication: Send + Sync + 'static {
     /// For SHOW MIGRATION STATUS. Cheap: no query.
     fn status(&self) -> MigrationStatus;
@@ -23,6 +25,8 @@ pub trait Replication: Send + Sync + 'static {
     fn tables(&self) -> Vec<TableStatus>;
     /// For SHOW DIFFERENCES. Cheap: no query.
     fn differences(&self) -> Vec<Difference>;
+    /// For SHOW CONVERSIONS. Asks both servers as long as nothing was started.
+    fn conversions(&self) -> PortFuture<'_, Vec<Conversion>>;
 
     /// START MIGRATION: preflight, then everything in the background. Every fatal finding in one error.
     fn start(&self) -> PortFuture<'_, ()>;
@@ -47,10 +51,24 @@ pub trait Replication: Send + Sync + 'static {
     /// The verdict for everything, while both sides stand still behind the fence: what was touched since its
     /// last comparison is compared now.
     fn verdict(&self) -> PortFuture<'_, Verdict>;
-    /// Starts capturing on the other side for the way back. Returns a note for the operator; today: that there
-    /// is no way back yet.
-    fn start_reverse(&self) -> PortFuture<'_, String>;
+    /// Whether the side that rows are applied to will be followed, once it serves, into the other one: false where the
+    /// configuration doesn't want it. `Err` says why it can't be.
+    fn way_back(&self) -> PortFuture<'_, bool>;
+    /// Ends the present direction, behind the fence: nothing is applied any more. `turn_back` undoes it.
+    fn hold(&self) -> PortFuture<'_, ()>;
+    /// Makes what acts on its own (triggers, events) on `side`, which is about to serve. Behind `hold`. There is no call
+    /// that undoes it: replication takes away what acts on its own before it applies a row to that side.
+    fn activate(&self, side: Side) -> PortFuture<'_, ()>;
+    /// Takes the position at which the side that is about to serve ends, and makes it durable as the start of the other
+    /// direction, which begins with `seal`. Behind `hold` and `activate`.
+    fn start_reverse(&self) -> PortFuture<'_, ReplicationPosition>;
+    /// The cutover was undone before its journal entry: the present direction goes on. Idempotent.
+    fn turn_back(&self) -> PortFuture<'_, ()>;
     /// After the journal says that `serving` serves: replication that led there is over, and what was prepared for the way
     /// back begins. Idempotent, also called after a restart in that phase.
     fn seal(&self, serving: Side) -> PortFuture<'_, ()>;
+    /// FINISH MIGRATION, while the target serves: nothing follows it any more.
+    fn finish(&self) -> PortFuture<'_, ()>;
+    /// ABANDON MIGRATION, while the source serves: nothing follows it any more.
+    fn abandon(&self) -> PortFuture<'_, ()>;
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use config::progress::ReplicationPosition;
+use config::{Side, failpoint};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -27,7 +28,12 @@ const LAG_GOOD_MS: u64 = 20;
 const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 /// The undo's part of the pause, at most.
 const UNDO_RESERVE_MAX: Duration = Duration::from_millis(500);
-const SEAL_TRIES: usize = 3;
+/// What SHOW CUTOVERS says where that is so.
+const NO_WAY_BACK: &str = "nothing follows the new side into the old one: there is no way back";
+/// How often replication is asked for what has to be done in the end.
+const TRIES: usize = 3;
+/// How long replication may take over what is asked of it outside the pause.
+const REPLICATION_WITHIN: Duration = Duration::from_secs(40);
 
 /// The deadlines of one pause. All count from the closing of the gate.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +93,9 @@ impl<'a> Run<'a> {
             let began = Instant::now();
             let name = effect.name();
             let event = self.carry_out(effect).await;
+            if self.pause.is_some() {
+                failpoint::hit(&format!("cutover.behind.{name}"));
+            }
             let ms = began.elapsed().as_millis();
             match &event {
                 Event::Failed(why) | Event::Uncertain(why) => {
@@ -94,9 +103,6 @@ impl<'a> Run<'a> {
                 }
                 Event::DrainDeadline(held) => {
                     tracing::warn!(area = "cutover", "cutover {id}: {name}: {held} left after {ms} ms");
-                }
-                Event::Note(note) if !note.is_empty() => {
-                    tracing::info!(area = "cutover", "cutover {id}: {name} took {ms} ms: {note}");
                 }
                 _ => tracing::info!(area = "cutover", "cutover {id}: {name} took {ms} ms"),
             }
@@ -147,19 +153,26 @@ impl<'a> Run<'a> {
             Effect::WaitApplied(position) => {
                 let port = Arc::clone(&by.replication);
                 let wait = async move { port.wait_applied(&position).await };
-                self.ask("the target to apply the final position", wait)
-                    .await
-                    .map_or_else(failed, |()| Event::Done)
+                self.asked(&format!("the {} to apply the final position", self.plan.to), wait).await
             }
             Effect::AskVerdict => {
                 let port = Arc::clone(&by.replication);
                 let verdict = async move { port.verdict().await };
                 self.ask("the verifier's verdict", verdict).await.map_or_else(failed, Event::Verdict)
             }
+            Effect::Hold => {
+                let port = Arc::clone(&by.replication);
+                self.asked("replication to end", async move { port.hold().await }).await
+            }
+            Effect::Activate => {
+                let (port, to) = (Arc::clone(&by.replication), self.plan.to);
+                let activate = async move { port.activate(to).await };
+                self.asked(&format!("triggers and events of the {to}"), activate).await
+            }
             Effect::StartReverse => {
                 let port = Arc::clone(&by.replication);
-                let note = async move { port.start_reverse().await };
-                self.ask("the reverse step", note).await.map_or_else(failed, Event::Note)
+                let start = async move { port.start_reverse().await };
+                self.ask("the start of the way back", start).await.map_or_else(failed, Event::Position)
             }
             Effect::Unfence(found) => done(by.fence(self.plan.from).unset(found, self.undo_left()).await),
             Effect::UnfenceLater(found) => {
@@ -179,8 +192,18 @@ impl<'a> Run<'a> {
                 self.pause_ms = self.deadlines.take().map(|pause| ceil_ms(pause.closed.elapsed()));
             }
             Effect::LetGo => by.routes.prepare(None),
+            Effect::TurnBack => {
+                let port = Arc::clone(&by.replication);
+                return self
+                    .try_often("replication to go on", || {
+                        let port = Arc::clone(&port);
+                        async move { port.turn_back().await }
+                    })
+                    .await;
+            }
             Effect::Release(found) => {
-                by.let_fence_go();
+                // A keeper that is about to set the fence again must not do so behind its release.
+                by.let_fence_go().await;
                 let released = by.fence(self.plan.to).unset(found, BACKEND_WITHIN).await;
                 if released.is_err() {
                     sleep(Duration::from_millis(100)).await;
@@ -192,7 +215,14 @@ impl<'a> Run<'a> {
                 debug_assert!(self.deadlines.is_none() || by.gate.is_closed());
                 by.routes.swap(self.plan.to);
             }
-            Effect::KeepFence => by.keep_fence(self.plan.from),
+            Effect::KeepFence => {
+                let from = self.plan.from;
+                // Rows that come back have to get in. Where that fails the keeper tries again, and so do the appliers.
+                let lowered =
+                    if self.plan.way_back { by.fence(from).lower(BACKEND_WITHIN).await } else { Ok(()) };
+                by.keep_fence(from, self.plan.way_back).await;
+                return done(lowered);
+            }
             Effect::Settle => return self.settle().await,
             Effect::Seal => return self.seal().await,
             Effect::Halt(why) => {
@@ -236,11 +266,22 @@ impl<'a> Run<'a> {
     ) -> Result<T, String> {
         let mut task = JoinSet::new();
         task.spawn(answer);
-        match timeout_at(Instant::now() + self.left(), task.join_next()).await {
+        // Outside the pause there is time: replication ends its batches before it turns around.
+        let within = if self.deadlines.is_some() { self.left() } else { REPLICATION_WITHIN };
+        match timeout_at(Instant::now() + within, task.join_next()).await {
             Ok(Some(Ok(answer))) => answer.map_err(|error| error.to_string()),
             Ok(_) => Err(format!("{waiting_for} ended in a bug; see the log")),
             Err(_) => Err(self.late(waiting_for)),
         }
+    }
+
+    /// The same where the answer is only yes or no.
+    async fn asked(
+        &self,
+        waiting_for: &str,
+        answer: impl Future<Output = Result<(), PortError>> + Send + 'static,
+    ) -> Event {
+        self.ask(waiting_for, answer).await.map_or_else(failed, |()| Event::Done)
     }
 
     async fn prepare(&mut self) -> Event {
@@ -326,16 +367,33 @@ impl<'a> Run<'a> {
     }
 
     async fn seal(&self) -> Event {
+        let (port, to) = (Arc::clone(&self.by.replication), self.plan.to);
+        let sealed = self.try_often("replication to turn around", || {
+            let port = Arc::clone(&port);
+            async move { port.seal(to).await }
+        });
+        match sealed.await {
+            Event::Failed(why) => {
+                Event::Failed(format!("{why}; the next cutover or the next start of Changeover does it"))
+            }
+            event => event,
+        }
+    }
+
+    /// Asks replication for what has to be done in the end.
+    async fn try_often<F>(&self, waiting_for: &str, ask: impl Fn() -> F) -> Event
+    where
+        F: Future<Output = Result<(), PortError>> + Send + 'static,
+    {
         let mut why = String::new();
-        for _ in 0..SEAL_TRIES {
-            let (port, to) = (Arc::clone(&self.by.replication), self.plan.to);
-            match self.ask("replication to be sealed", async move { port.seal(to).await }).await {
+        for _ in 0..TRIES {
+            match self.ask(waiting_for, ask()).await {
                 Ok(()) => return Event::Done,
                 Err(error) => why = error,
             }
             sleep(Duration::from_millis(200)).await;
         }
-        Event::Failed(format!("{why}; the next start of Changeover seals it"))
+        Event::Failed(why)
     }
 
     async fn record(&self, entry: Entry) -> Event {
@@ -343,19 +401,19 @@ impl<'a> Run<'a> {
         let record = match entry {
             Entry::Started => Record::Started { id, at_ms: now_ms(), from: self.plan.from, to: self.plan.to },
             Entry::Fenced(before) => Record::Fenced { id, before },
-            Entry::Switched { position, note } => {
+            Entry::Switched { position, reverse } => {
                 if self.left().is_zero() {
                     return Event::Failed(self.late("the journal"));
                 }
                 // invariant 2: whoever takes the next write is decided here, with no permit out.
                 debug_assert!(self.by.gate.is_closed());
-                Record::Switched {
-                    id,
-                    at_ms: now_ms(),
-                    source_position: position.to_string(),
-                    target_position: None,
-                    note: shorten(&note),
-                }
+                let way_back = reverse.is_some();
+                let (ended, begins) = (Some(position.to_string()), reverse.map(|start| start.to_string()));
+                let forward = self.plan.from == Side::Source;
+                let (source_position, target_position) =
+                    if forward { (ended, begins) } else { (begins, ended) };
+                let note = if way_back { "" } else { NO_WAY_BACK }.to_owned();
+                Record::Switched { id, at_ms: now_ms(), source_position, target_position, note, way_back }
             }
             Entry::Finished { sessions_moved } => Record::Finished {
                 id,

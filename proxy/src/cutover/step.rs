@@ -5,11 +5,13 @@
 //! [`Before::abort`]; [`After`] it has no way to say "undo", so a mistake of that kind doesn't compile.
 //!
 //! ```text
-//! Before  started · prepare · inspect · journal fenced · close · drain (· kill · drain) · fence · position · wait
-//!         · verdict · reverse · position · journal switched ── done ──▶ After   release · swap · open · keep · settle
-//!            │ failed                                                · let go · seal · finished
-//!            ▼
-//! Undoing unfence · open · let go · journal aborted
+//! Before  started · prepare · inspect · journal fenced · close · drain (· kill · drain) · fence
+//!         · position · wait · verdict · position (moved: wait again)
+//!         · hold · activate · reverse · position (moved: undo) · journal switched
+//!            │ failed                                                 │ done
+//!            ▼                                                        ▼
+//! Undoing unfence · open · turn back · let go · journal aborted    After release · swap · open · keep · seal · settle
+//!                                                                        · let go · journal finished
 //! ```
 
 use config::OpenTransactions;
@@ -48,8 +50,11 @@ enum Doing {
     Position,
     Wait,
     Verdict,
-    Reverse,
     Confirm,
+    Hold,
+    Activate,
+    Reverse,
+    Recheck,
     Switch,
 }
 
@@ -61,8 +66,8 @@ pub struct Before {
     /// What `Inspect` found; from `Intend` on the journal holds it too.
     found: Option<FenceBefore>,
     position: Option<ReplicationPosition>,
-    /// What the reverse step had to say, once it was asked.
-    note: Option<String>,
+    /// Where `to` is followed from behind the swap.
+    reverse: Option<ReplicationPosition>,
     owed: Owed,
 }
 
@@ -72,6 +77,7 @@ pub struct Before {
 struct Owed {
     unfence: Option<FenceBefore>,
     open: bool,
+    turn_back: bool,
     let_go: bool,
     record: bool,
 }
@@ -90,6 +96,7 @@ enum Undo {
     Unfence,
     Open,
     UnfenceLater,
+    TurnBack,
     LetGo,
     Record,
 }
@@ -103,9 +110,9 @@ enum Forward {
     Swap,
     Open,
     Keep,
+    Seal,
     Settle,
     LetGo,
-    Seal,
     Finish,
 }
 
@@ -116,6 +123,8 @@ pub struct After {
     doing: Forward,
     /// After a restart there are no sessions to wait for and the route was built as the journal says.
     restarted: bool,
+    /// The other direction of replication began. Without that the cutover stays unfinished in the journal.
+    sealed: bool,
     sessions_moved: u64,
 }
 
@@ -138,7 +147,7 @@ pub fn begin(plan: Plan) -> (State, Option<Effect>) {
         doing: Doing::Announce,
         found: None,
         position: None,
-        note: None,
+        reverse: None,
         owed: Owed::default(),
     };
     // Owed already: a write that failed may still have reached the disk.
@@ -152,13 +161,15 @@ pub fn resume(plan: Plan, stage: Stage) -> (State, Option<Effect>) {
     match stage {
         Stage::Started | Stage::Fenced(_) => {
             let unfence = if let Stage::Fenced(found) = stage { Some(found) } else { None };
-            let owed = Owed { unfence, open: false, let_go: false, record: true };
+            // How far replication came towards the other direction isn't journalled: turning back is harmless.
+            let owed = Owed { unfence, open: false, turn_back: true, let_go: false, record: true };
             let reason = "Changeover ended before the point of no return; the restart undid it".to_owned();
             Undoing { reason, owed, fence_left: false, doing: Undo::Unfence }.next()
         }
         Stage::Switched => {
             let fenced = plan.fenced;
-            let after = After { plan, doing: Forward::Refence, restarted: true, sessions_moved: 0 };
+            let after =
+                After { plan, doing: Forward::Refence, restarted: true, sealed: false, sessions_moved: 0 };
             if fenced { after.ask(Forward::Refence, Effect::Fence) } else { after.follow(Forward::Refence) }
         }
     }
@@ -182,6 +193,7 @@ impl Before {
             Effect::Prepare => self.owed.let_go = true,
             Effect::CloseGate => self.owed.open = true,
             Effect::Fence => self.owed.unfence = self.found,
+            Effect::Hold => self.owed.turn_back = true,
             _ => {}
         }
         self.doing = doing;
@@ -227,23 +239,39 @@ impl Before {
             }
             (Doing::Wait, Event::Done) => self.ask(Doing::Verdict, Effect::AskVerdict),
             (Doing::Verdict, Event::Verdict(verdict)) => match objection(&verdict) {
-                None if self.note.is_none() => self.ask(Doing::Reverse, Effect::StartReverse),
                 None => self.ask(Doing::Confirm, Effect::ReadPosition),
                 Some(why) => self.abort(why),
             },
-            // An account that may write in spite of the fence would be lost in silence: where the source has moved
-            // on, what it wrote is waited for and compared as well, until it stands still or time is up.
-            (Doing::Reverse, Event::Note(note)) => {
-                self.note = Some(note);
-                self.ask(Doing::Confirm, Effect::ReadPosition)
-            }
+            // An account that may write in spite of the fence would be lost in silence: where `from` has moved on, what
+            // it wrote is waited for and compared as well, until it stands still or time is up.
             (Doing::Confirm, Event::Position(position)) if self.position.as_ref() == Some(&position) => {
-                let note = self.note.clone().unwrap_or_default();
-                self.ask(Doing::Switch, Effect::Record(Entry::Switched { position, note }))
+                self.ask(Doing::Hold, Effect::Hold)
             }
             (Doing::Confirm, Event::Position(position)) => {
                 self.position = Some(position.clone());
                 self.ask(Doing::Wait, Effect::WaitApplied(position))
+            }
+            // From here on nothing is applied to `to`: what acts on its own there acts on the application's rows alone,
+            // and everything that replication wrote is before the position that it is followed from.
+            (Doing::Hold, Event::Done) => self.ask(Doing::Activate, Effect::Activate),
+            (Doing::Activate, Event::Done) if self.plan.way_back => {
+                self.ask(Doing::Reverse, Effect::StartReverse)
+            }
+            (Doing::Activate, Event::Done) => self.ask(Doing::Recheck, Effect::ReadPosition),
+            (Doing::Reverse, Event::Position(start)) => {
+                self.reverse = Some(start);
+                self.ask(Doing::Recheck, Effect::ReadPosition)
+            }
+            (Doing::Recheck, Event::Position(position)) if self.position.as_ref() == Some(&position) => {
+                let reverse = self.reverse.clone();
+                self.ask(Doing::Switch, Effect::Record(Entry::Switched { position, reverse }))
+            }
+            (Doing::Recheck, Event::Position(_)) => {
+                let from = self.plan.from;
+                self.abort(format!(
+                    "the {from} was written to past its fence at the last moment, by an account that may; keep such \
+                     accounts away (SHOW ACCOUNTS names them) and try again"
+                ))
             }
             (Doing::Switch, Event::Done) => self.commit(),
             (doing, event) => self.abort(format!(
@@ -255,8 +283,14 @@ impl Before {
 
     /// The journal holds `switched`. From here on there is only forward.
     fn commit(self) -> (State, Option<Effect>) {
-        After { plan: self.plan, doing: Forward::Refence, restarted: false, sessions_moved: 0 }
-            .follow(Forward::Refence)
+        let after = After {
+            plan: self.plan,
+            doing: Forward::Refence,
+            restarted: false,
+            sealed: false,
+            sessions_moved: 0,
+        };
+        after.follow(Forward::Refence)
     }
 }
 
@@ -269,6 +303,8 @@ impl Undoing {
             (Undo::Open, Effect::OpenGate)
         } else if let Some(found) = self.owed.unfence.take() {
             (Undo::UnfenceLater, Effect::UnfenceLater(found))
+        } else if std::mem::take(&mut self.owed.turn_back) {
+            (Undo::TurnBack, Effect::TurnBack)
         } else if std::mem::take(&mut self.owed.let_go) {
             (Undo::LetGo, Effect::LetGo)
         } else if std::mem::take(&mut self.owed.record) {
@@ -289,7 +325,7 @@ impl Undoing {
             Undo::Unfence if failed => self.fence_left = true,
             Undo::Unfence => self.owed.unfence = None,
             // An abort that isn't on the disk is undone once more after a restart, which changes nothing.
-            Undo::Open | Undo::UnfenceLater | Undo::LetGo | Undo::Record => {}
+            Undo::Open | Undo::UnfenceLater | Undo::TurnBack | Undo::LetGo | Undo::Record => {}
         }
         self.next()
     }
@@ -312,8 +348,11 @@ impl After {
                 Some(found) => self.ask(Forward::Release, Effect::Release(found)),
                 None => self.follow(Forward::Release),
             },
-            // Unfinished in the journal: the next start seals and finishes.
-            (Forward::Seal | Forward::Finish, true) => (State::Ended(Outcome::Switched), None),
+            (Forward::Seal, failed) => {
+                self.sealed = !failed;
+                self.follow(Forward::Seal)
+            }
+            (Forward::Finish, true) => (State::Ended(Outcome::Switched), None),
             (doing, _) => self.follow(doing),
         }
     }
@@ -329,11 +368,13 @@ impl After {
             Forward::Swap => self.ask(Forward::Open, Effect::OpenGate),
             Forward::Open if self.plan.fenced => self.ask(Forward::Keep, Effect::KeepFence),
             Forward::Open => self.follow(Forward::Keep),
-            Forward::Keep if self.restarted => self.follow(Forward::LetGo),
-            Forward::Keep => self.ask(Forward::Settle, Effect::Settle),
+            Forward::Keep => self.ask(Forward::Seal, Effect::Seal),
+            Forward::Seal if self.restarted => self.follow(Forward::LetGo),
+            Forward::Seal => self.ask(Forward::Settle, Effect::Settle),
             Forward::Settle => self.ask(Forward::LetGo, Effect::LetGo),
-            Forward::LetGo => self.ask(Forward::Seal, Effect::Seal),
-            Forward::Seal => {
+            // Unfinished in the journal: the next start, or the next cutover, seals and finishes.
+            Forward::LetGo if !self.sealed => (State::Ended(Outcome::Switched), None),
+            Forward::LetGo => {
                 let entry = Entry::Finished { sessions_moved: self.sessions_moved };
                 self.ask(Forward::Finish, Effect::Record(entry))
             }
@@ -366,7 +407,6 @@ fn kind(event: &Event) -> &'static str {
         Event::Killed(_) => "killed",
         Event::Position(_) => "position",
         Event::Verdict(_) => "verdict",
-        Event::Note(_) => "note",
         Event::Settled(_) => "settled",
         Event::Failed(_) => "failed",
         Event::Uncertain(_) => "uncertain",

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::binlog::transaction::{RowChange, RowsChange, SpoolItem};
 use crate::error::Result;
+use crate::schema::transfer;
 use crate::spool::reader::Reader;
 use crate::value::Value;
 
@@ -49,7 +50,7 @@ pub(super) async fn pump<S: SpoolSource>(
     let bytes = Arc::new(Semaphore::new(BYTES_MAX as usize));
     let reading = async {
         loop {
-            let item = match source.next().await {
+            let item = match source.next().await.and_then(on_target) {
                 Ok(item) => item,
                 Err(error) => {
                     drop(to.send(Err(error)).await);
@@ -71,6 +72,18 @@ pub(super) async fn pump<S: SpoolSource>(
         () = cancel.cancelled() => {}
         () = reading => {}
     }
+}
+
+/// Everything behind the intake works in the terms of the target's tables.
+fn on_target(item: SpoolItem) -> Result<SpoolItem> {
+    Ok(match item {
+        SpoolItem::Transaction { meta, changes } => {
+            let changes: Result<Vec<RowsChange>> = changes.into_iter().map(transfer::on_target).collect();
+            SpoolItem::Transaction { meta, changes: changes? }
+        }
+        SpoolItem::LargeRows(change) => SpoolItem::LargeRows(transfer::on_target(change)?),
+        other => other,
+    })
 }
 
 /// The channel between [`pump`] and the scheduler.

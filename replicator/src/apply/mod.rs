@@ -58,7 +58,7 @@ pub struct Setup {
     pub origin: Origin,
     /// `apply.workers`; 0 counts as 1.
     pub workers: usize,
-    /// The migration's tables.
+    /// The migration's tables, as the source has them.
     pub schemas: SchemaSet,
     /// [`crate::server::ServerInfo::cascades_in_binlog`] of the source.
     pub cascades_in_binlog: bool,
@@ -116,7 +116,7 @@ where
         migration: setup.origin.migration,
         epoch: recovered.epoch,
         max_allowed_packet: target.max_allowed_packet,
-        plans: Plans::new(&setup.schemas, setup.cascades_in_binlog),
+        plans: Plans::new(&setup.schemas.on_target(), setup.cascades_in_binlog),
         touched: setup.touched,
     });
     let scheduler = Scheduler::new(context, setup.progress, setup.copied_at, &recovered);

@@ -70,12 +70,12 @@ impl Grants {
         place.extend(privileges);
     }
 
-    fn has_global(&self, privilege: &str) -> bool {
+    pub(super) fn has_global(&self, privilege: &str) -> bool {
         let all = |set: &BTreeSet<String>| set.contains("ALL PRIVILEGES") || set.contains("ALL");
         all(&self.global) || self.global.contains(privilege)
     }
 
-    fn has(&self, privilege: &str, schema: &str) -> bool {
+    pub(super) fn has(&self, privilege: &str, schema: &str) -> bool {
         let holds = |set: &BTreeSet<String>| {
             set.contains("ALL PRIVILEGES") || set.contains("ALL") || set.contains(privilege)
         };

@@ -5,10 +5,12 @@
 //! as long as it takes the target to look whether it sees it: two addresses of one server can't hide that.
 
 mod grants;
+mod pair;
 mod settings;
 mod tables;
+pub(crate) mod way_back;
 
-use config::progress::{Finding, Severity};
+use config::progress::{Conversion, Finding, Severity};
 use config::{BackendConfig, Config, Flavor, Side};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
@@ -16,6 +18,7 @@ use mysql_async::prelude::Queryable as _;
 use self::grants::Grants;
 use self::settings::Settings;
 use crate::error::{Error, ErrorKind, Result};
+use crate::schema::convert::Dialects;
 use crate::schema::discover::{Discovery, discover};
 use crate::server::{ServerInfo, connect, end_position, inspect, start_position};
 
@@ -29,6 +32,10 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
     );
     let mut source = findings.backend(Side::Source, &config.source, source);
     let mut target = findings.backend(Side::Target, &config.target, target);
+    let dialects = source
+        .as_ref()
+        .zip(target.as_ref())
+        .map(|(source, target)| Dialects { source: source.info.dialect(), target: target.info.dialect() });
     let mut one_server = false;
     if let (Some(source), Some(target)) = (&mut source, &mut target) {
         one_server = check_pair(&mut findings, source, target).await;
@@ -49,9 +56,13 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
     }
     // Of one server under two names there is only that to say.
     if let Some(target) = target.as_mut().filter(|_| !one_server) {
-        findings.all(settings::judge_target(&target.settings));
-        if let Some(found) = &discovery {
+        findings.all(settings::judge_target(&target.settings, target.info.version.ocean_base));
+        if let (Some(found), Some(dialects)) = (&discovery, dialects) {
             findings.all(target.grants.judge_target(&config.target.user, found));
+            if let Some(source) = &source {
+                findings.0.extend(settings::judge_names(&source.settings, &target.settings, found));
+            }
+            findings.all(pair::judge_definitions(config, found, dialects));
             let trusts =
                 !target.settings.is_on("log_bin") || target.settings.is_on("log_bin_trust_function_creators");
             if !trusts && found.objects.iter().any(|object| object.kind == "function") {
@@ -64,7 +75,7 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
                     message.to_owned(),
                 );
             }
-            match tables::check_target(&mut target.conn, config, found, resuming).await {
+            match tables::check_target(&mut target.conn, config, found, dialects, resuming).await {
                 Ok(there) => findings.all(there),
                 Err(error) => findings.error("the target's schema", &error),
             }
@@ -75,6 +86,22 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
         drop(backend.conn.disconnect().await);
     }
     Ok(findings.finish(discovery.as_ref()))
+}
+
+/// What is defined otherwise on the target, without the rest of the check.
+pub async fn conversions(config: &Config) -> Result<Vec<Conversion>> {
+    let (source, target) =
+        tokio::join!(connect(Side::Source, &config.source), connect(Side::Target, &config.target));
+    let (mut source, mut target) = (source?, target?);
+    let dialects = Dialects {
+        source: inspect(Side::Source, &mut source).await?.dialect(),
+        target: inspect(Side::Target, &mut target).await?.dialect(),
+    };
+    let found = discover(Side::Source, &mut source, &config.migration).await?;
+    for conn in [source, target] {
+        drop(conn.disconnect().await);
+    }
+    crate::schema::convert::conversions(&found, dialects)
 }
 
 /// A server that answered, and what it said of itself.
@@ -98,29 +125,7 @@ impl Backend {
 /// What both have to be together. True where they are one.
 async fn check_pair(findings: &mut Findings, source: &mut Backend, target: &mut Backend) -> bool {
     let (from, to) = (source.info.version, target.info.version);
-    let supported = match (from.flavor, to.flavor) {
-        (Flavor::MariaDb, Flavor::MariaDb) => from.at_least(Flavor::MariaDb, 10, 11),
-        (Flavor::MySql, Flavor::MySql) => {
-            from.at_least(Flavor::MySql, 8, 0) && to.at_least(Flavor::MySql, 8, 0)
-        }
-        _ => false,
-    };
-    if !supported {
-        findings.add(
-            Severity::Fatal,
-            "source and target",
-            format!(
-                "Moving from {from} to {to} isn't supported yet: MariaDB 10.11 or later to MariaDB, and MySQL 8.0 \
-                 or later to MySQL."
-            ),
-        );
-    } else if (to.major, to.minor) < (from.major, from.minor) {
-        findings.add(
-            Severity::Warning,
-            "target",
-            format!("It is {to}, older than the source ({from}); types or collations may be missing there."),
-        );
-    }
+    findings.all(pair::judge(from, to));
     match is_one_server(source, target).await {
         Ok(true) => {
             let message = "It is the same server as the source; source.url and target.url must name two servers.";
@@ -148,7 +153,6 @@ async fn check_pair(findings: &mut Findings, source: &mut Backend, target: &mut 
             ),
         );
     }
-    findings.all(settings::judge_pair(&source.settings, &target.settings));
     false
 }
 

@@ -8,6 +8,7 @@ use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
 
 use crate::error::{Error, Result};
+use crate::schema::discover::Discovery;
 
 /// Logs that are kept for less than this may be gone after a longer interruption.
 const KEPT_SHORT_S: f64 = 86_400.0;
@@ -116,7 +117,7 @@ fn kept_s(settings: &Settings) -> Option<f64> {
 }
 
 /// The target must take writes, and take them as they are.
-pub(super) fn judge_target(settings: &Settings) -> Vec<Finding> {
+pub(super) fn judge_target(settings: &Settings, ocean_base: bool) -> Vec<Finding> {
     let mut found = Vec::new();
     for name in ["super_read_only", "read_only"] {
         if settings.get(name).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("OFF")) {
@@ -136,6 +137,9 @@ pub(super) fn judge_target(settings: &Settings) -> Vec<Finding> {
             "It is STATEMENT, with which the copy can't be loaded; SET GLOBAL binlog_format = 'ROW'.",
         ));
     }
+    if ocean_base {
+        return found;
+    }
     if !settings.is_on("log_bin") {
         found.push(finding(
             Severity::Note,
@@ -154,24 +158,32 @@ pub(super) fn judge_target(settings: &Settings) -> Vec<Finding> {
     found
 }
 
-/// What both have to have in common.
-pub(super) fn judge_pair(source: &Settings, target: &Settings) -> Vec<Finding> {
-    let mut found = Vec::new();
+/// One name must mean one table on both.
+pub(super) fn judge_names(source: &Settings, target: &Settings, moved: &Discovery) -> Option<Finding> {
     let folding = |settings: &Settings| settings.get("lower_case_table_names").map(str::to_owned);
     let (from, to) = (folding(source), folding(target));
-    if from != to {
-        found.push(finding(
-            Severity::Fatal,
-            "target, lower_case_table_names",
-            format!(
-                "It is {} and the source's is {}, so one name could mean two things; it can be chosen only when \
-                 the target's data folder is made.",
-                to.unwrap_or_default(),
-                from.unwrap_or_default()
-            ),
-        ));
+    if from == to {
+        return None;
     }
-    found
+    let lowered = |name: &str| name.chars().all(|c| !c.is_uppercase());
+    let tables = moved.tables.iter().map(|table| &table.schema.name);
+    let all_lowered = tables.clone().all(|name| lowered(&name.schema) && lowered(&name.table));
+    let (severity, what) = if all_lowered {
+        (
+            Severity::Warning,
+            "every name that is moved is in small letters, so that none is ambiguous; statements that write them \
+             otherwise are taken on one side only",
+        )
+    } else {
+        (
+            Severity::Fatal,
+            "so one name could mean two things; it can be chosen only when the target's data folder is made, or \
+             rename what has capital letters",
+        )
+    };
+    let message =
+        format!("It is {} and the source's is {}: {what}.", to.unwrap_or_default(), from.unwrap_or_default());
+    Some(finding(severity, "target, lower_case_table_names", message))
 }
 
 /// A server may leave schemas out of its binlog; what is written there would be lost.
@@ -255,7 +267,7 @@ mod tests {
     #[test]
     fn a_target_must_take_writes() {
         let check = |pairs: &[(&str, &str)], expected: &[&str]| {
-            assert_eq!(subjects(&judge_target(&settings(pairs))), expected);
+            assert_eq!(subjects(&judge_target(&settings(pairs), false)), expected);
         };
         check(&[("log_bin", "ON"), ("local_infile", "ON"), ("read_only", "OFF")], &[]);
         check(

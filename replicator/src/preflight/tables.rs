@@ -8,8 +8,8 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
 use crate::error::{Error, Result};
-use crate::schema::convert::differences;
-use crate::schema::discover::{Discovery, discover};
+use crate::schema::convert::{Dialects, collation_on, differences, same_name};
+use crate::schema::discover::{Discovery, SchemaDefaults, discover};
 use crate::schema::table::TableSchema;
 
 /// Names in one message at most; the rest is a number.
@@ -145,6 +145,7 @@ pub(super) async fn check_target(
     target: &mut Conn,
     config: &Config,
     source: &Discovery,
+    dialects: Dialects,
     resuming: bool,
 ) -> Result<Vec<Finding>> {
     if resuming {
@@ -178,7 +179,7 @@ pub(super) async fn check_target(
         );
         findings.push(finding(Severity::Fatal, format!("target, schema {schema}"), message));
     }
-    for (name, what) in differences(&source.schema_set(), &there.schema_set()) {
+    for (name, what) in differences(&source.schema_set(), &there.schema_set(), dialects) {
         if empty.contains(&name) {
             let message = format!(
                 "It is on the target, empty, but not as it is on the source: {what}; drop it there, it is made again."
@@ -187,12 +188,14 @@ pub(super) async fn check_target(
         }
     }
     for schema in &source.schemas {
-        if let Some(other) = there.schemas.iter().find(|other| other.name == schema.name && *other != schema)
-        {
+        let wanted = collation_on(&schema.collation, dialects.target);
+        let differs =
+            |other: &&SchemaDefaults| other.name == schema.name && !same_name(&other.collation, &wanted);
+        if let Some(other) = there.schemas.iter().find(differs) {
             let message = format!(
                 "It is on the target with another default ({}, not {}), which tables made later would get; ALTER \
                  DATABASE there to make it the same.",
-                other.collation, schema.collation
+                other.collation, wanted
             );
             findings.push(finding(Severity::Warning, format!("schema {}", schema.name), message));
         }

@@ -14,9 +14,11 @@ use super::pattern::like;
 use super::selection::is_own_schema;
 use super::table::{Column, ColumnKind, ForeignKey, SchemaSet, TableSchema, UniqueKey};
 use crate::error::{Error, Result};
+use crate::server;
 
 const PLACE: &str = "reading the schema";
-
+/// Engines whose rows are read and logged like InnoDB's; on the target every table is InnoDB's (OceanBase: its own).
+const ENGINES: [&str; 7] = ["InnoDB", "MyISAM", "Aria", "MEMORY", "ROCKSDB", "TokuDB", "OceanBase"];
 /// Everything found in the schemas of a migration.
 #[derive(Debug, Clone, Default)]
 pub struct Discovery {
@@ -206,6 +208,7 @@ impl Reader<'_> {
                 has_cascading_children: false,
                 rows_estimate: rows_estimate.unwrap_or(0),
                 create_sql: String::new(),
+                target: None,
             };
             drafts.insert(name, DiscoveredTable { schema, engine: engine.unwrap_or_default(), problems });
         }
@@ -217,16 +220,21 @@ impl Reader<'_> {
         let rows: Vec<Row> = self
             .rows(&format!(
                 "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, COLUMN_TYPE, CHARACTER_SET_NAME, \
-                 COLLATION_NAME, IS_NULLABLE, EXTRA, GENERATION_EXPRESSION \
+                 COLLATION_NAME, IS_NULLABLE, EXTRA \
                  FROM information_schema.COLUMNS WHERE TABLE_SCHEMA IN ({list}) \
                  ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION"
             ))
             .await?;
+        let ocean_base = self.conn.server_version() == server::OCEANBASE_SAYS;
         for row in rows {
             let name = TableName::new(self.text(&row, 0)?, self.text(&row, 1)?);
             let Some(draft) = drafts.get_mut(&name) else { continue };
             let column_type = self.text(&row, 3)?;
-            let kind = column::kind(&column_type);
+            let kind = match column::kind(&column_type) {
+                // OceanBase prints a document as the text that it was made of, and knows no marks for its types.
+                ColumnKind::Json if ocean_base => ColumnKind::Text,
+                kind => kind,
+            };
             let column_name = self.text(&row, 2)?;
             if kind == ColumnKind::Unknown {
                 draft.problems.push(format!(
@@ -236,12 +244,17 @@ impl Reader<'_> {
             }
             let extra = self.text(&row, 7)?.to_ascii_uppercase();
             let text = matches!(kind, ColumnKind::Text | ColumnKind::Enum { .. } | ColumnKind::Set { .. });
+            let document = text && column_type.eq_ignore_ascii_case("json");
+            let of_text = |said: Option<String>, of_document: &str| {
+                let said = if document { Some(of_document.to_owned()) } else { said };
+                said.filter(|name| text && name != "binary")
+            };
             draft.schema.columns.push(Column {
                 name: column_name,
                 kind,
                 column_type,
-                charset: self.optional_text(&row, 4)?.filter(|charset| text && charset != "binary"),
-                collation: self.optional_text(&row, 5)?.filter(|collation| text && collation != "binary"),
+                charset: of_text(self.optional_text(&row, 4)?, "utf8mb4"),
+                collation: of_text(self.optional_text(&row, 5)?, "utf8mb4_bin"),
                 nullable: self.text(&row, 6)?.eq_ignore_ascii_case("YES"),
                 // MySQL also says DEFAULT_GENERATED of a column whose default is an expression.
                 generated: extra.split(' ').any(|word| word == "GENERATED")
@@ -345,12 +358,24 @@ impl Reader<'_> {
                 "SELECT LOWER(ROUTINE_TYPE), ROUTINE_SCHEMA, ROUTINE_NAME FROM information_schema.ROUTINES \
                  WHERE ROUTINE_SCHEMA IN ({list}) \
                  UNION ALL SELECT 'trigger', TRIGGER_SCHEMA, TRIGGER_NAME FROM information_schema.TRIGGERS \
-                 WHERE TRIGGER_SCHEMA IN ({list}) \
-                 UNION ALL SELECT 'event', EVENT_SCHEMA, EVENT_NAME FROM information_schema.EVENTS \
-                 WHERE EVENT_SCHEMA IN ({list})"
+                 WHERE TRIGGER_SCHEMA IN ({list})"
             ))
             .await?;
-        Ok(rows.into_iter().map(|(kind, schema, name)| OtherObject { kind, schema, name }).collect())
+        let events = self.events(list).await?;
+        let rows = rows.into_iter().chain(events);
+        Ok(rows.map(|(kind, schema, name)| OtherObject { kind, schema, name }).collect())
+    }
+
+    /// OceanBase hasn't got any in its information_schema.
+    async fn events(&mut self, list: &str) -> Result<Vec<(String, String, String)>> {
+        const UNKNOWN_TABLE: u16 = 1109;
+        let sql = format!(
+            "SELECT 'event', EVENT_SCHEMA, EVENT_NAME FROM information_schema.EVENTS WHERE EVENT_SCHEMA IN ({list})"
+        );
+        match self.conn.query(sql).await {
+            Err(mysql_async::Error::Server(error)) if error.code == UNKNOWN_TABLE => Ok(Vec::new()),
+            rows => rows.map_err(|error| Error::database(self.side, PLACE, &error)),
+        }
     }
 
     async fn create_table(&mut self, table: &TableName) -> Result<String> {
@@ -409,9 +434,9 @@ fn finish(mut draft: DiscoveredTable) -> DiscoveredTable {
                 .to_owned(),
         ),
     }
-    if !engine.eq_ignore_ascii_case("InnoDB") {
+    if !ENGINES.iter().any(|known| engine.eq_ignore_ascii_case(known)) {
         problems.push(format!(
-            "Its storage engine is {}, which has no transactions; change it to InnoDB (ALTER TABLE … ENGINE = \
+            "Its storage engine is {}, whose rows can't be moved; change it to InnoDB (ALTER TABLE … ENGINE = \
              InnoDB) or exclude the table with exclude_tables.",
             if engine.is_empty() { "unknown" } else { engine }
         ));
@@ -479,6 +504,7 @@ mod tests {
                 has_cascading_children: false,
                 rows_estimate: 0,
                 create_sql: String::new(),
+                target: None,
             };
             let done = finish(DiscoveredTable { schema, engine: "InnoDB".to_owned(), problems: Vec::new() });
             let names: Vec<_> = done.schema.unique_keys.iter().map(|k| k.name.as_str()).collect();

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use config::{BinlogPosition, TableName, durable};
 use serde::{Deserialize, Serialize};
@@ -98,6 +99,12 @@ impl Definitions {
         self.pending = None;
         for definition in &mut self.tables {
             definition.begin = Begin::FirstCopy;
+            // The side that was written is the one that is read.
+            if let Some(written) = definition.table.target.take() {
+                let read = std::mem::replace(&mut definition.table, TableSchema::clone(&written));
+                definition.table.target = Some(Arc::new(read));
+                continue;
+            }
             let Some(found) = found else { continue };
             let name = &definition.table.name;
             let table = found.tables.iter().find(|table| table.schema.name == *name);
@@ -235,6 +242,7 @@ mod tests {
             has_cascading_children: false,
             rows_estimate: 0,
             create_sql: sql.to_owned(),
+            target: None,
         };
         DiscoveredTable { schema, engine: "InnoDB".to_owned(), problems: Vec::new() }
     }

@@ -9,5 +9,6 @@ pub(crate) mod objects;
 mod pattern;
 pub mod selection;
 pub mod table;
+pub(crate) mod transfer;
 
 pub(crate) use pattern::like;

@@ -27,6 +27,31 @@ pub struct TableSchema {
     pub rows_estimate: u64,
     /// SHOW CREATE TABLE on the source.
     pub create_sql: String,
+    /// The table as it is where it is copied to, if its columns aren't defined alike there. `None`: they are.
+    #[serde(with = "boxed", default)]
+    pub target: Option<Arc<TableSchema>>,
+}
+
+/// A table inside of a table, for serde.
+mod boxed {
+    use std::sync::Arc;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::TableSchema;
+
+    pub(super) fn serialize<S: Serializer>(
+        table: &Option<Arc<TableSchema>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        table.as_deref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Arc<TableSchema>>, D::Error> {
+        Ok(Option::<Box<TableSchema>>::deserialize(deserializer)?.map(Arc::from))
+    }
 }
 
 /// A column.
@@ -218,6 +243,13 @@ impl SchemaSet {
         all
     }
 
+    /// The tables as the target has them.
+    #[must_use]
+    pub fn on_target(&self) -> Self {
+        let tables = self.tables.iter().map(|(name, table)| (name.clone(), table.on_target()));
+        Self { tables: Arc::new(tables.collect()), passed_over: Arc::clone(&self.passed_over) }
+    }
+
     /// Number of tables.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -242,6 +274,18 @@ impl TableSchema {
     #[must_use]
     pub fn row_key(&self) -> Option<&UniqueKey> {
         self.unique_keys.first()
+    }
+
+    /// The table as the target has it.
+    #[must_use]
+    pub fn on_target(self: &Arc<Self>) -> Arc<TableSchema> {
+        self.target.clone().unwrap_or_else(|| Arc::clone(self))
+    }
+
+    /// The columns with what each of them is on the target.
+    pub fn column_pairs(&self) -> impl Iterator<Item = (&Column, &Column)> {
+        let there = self.target.as_ref().map_or(&self.columns, |target| &target.columns);
+        self.columns.iter().zip(there)
     }
 
     /// Indexes of the columns that are written: all but the generated ones.

@@ -1,16 +1,18 @@
 //! Rows of the source's text protocol as what a loader sends: LOAD DATA's fields, or literals of an INSERT.
 //!
-//! The same columns, the same exact texts ([`select_expression`]), and for each column what the target has to do
+//! The same columns, the same exact texts ([`select_list`]), and for each column what the target has to do
 //! with them. In LOAD DATA's form a cell is copied without being looked at, but for its separators.
 
 use bytes::{BufMut as _, BytesMut};
+use config::Side;
 use config::names::quote_identifier;
 use mysql_async::Row;
 
-use super::cell::{cell_of, select_expression, value_of_cell};
-use crate::error::Result;
+use super::cell::{cell_of, value_of_cell};
+use crate::error::{Error, Result};
 use crate::literal::write_literal;
 use crate::schema::table::{Column, ColumnKind, TableSchema};
+use crate::schema::transfer::Transfer;
 
 /// How rows travel to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +32,20 @@ impl Form {
     }
 }
 
-/// The list of expressions that reads the stored columns of a table exactly.
-pub(super) fn select_list(table: &TableSchema) -> String {
-    stored(table).map(select_expression).collect::<Vec<_>>().join(", ")
+/// The list of expressions that reads the stored columns of a table of the source exactly, in the target's terms.
+pub(super) fn select_list(table: &TableSchema) -> Result<String> {
+    let mut list = Vec::new();
+    for (column, there) in table.column_pairs().filter(|(column, _)| !column.generated) {
+        let transfer = Transfer::between(column, there).map_err(|why| {
+            Error::definite(
+                Side::Target,
+                table.name.to_string(),
+                format!("the column {}: {why}", column.name),
+            )
+        })?;
+        list.push(transfer.read(column));
+    }
+    Ok(list.join(", "))
 }
 
 /// The statement that the rows belong to. For LOAD DATA it is whole; for INSERT the rows follow it.
@@ -54,6 +67,8 @@ pub(super) fn statement(table: &TableSchema, form: Form, replace: bool) -> Strin
 fn load_data(table: &TableSchema, name: &str, replace: bool) -> String {
     let mut fields = Vec::new();
     let mut sets = Vec::new();
+    // Where there is a SET, servers but MySQL's of late take a zero in the file for "the next value".
+    let counter = auto_increment(table).filter(|_| stored(table).any(|column| is_set(&column.kind)));
     for (index, column) in stored(table).enumerate() {
         let quoted = quote_identifier(&column.name);
         // In a file a number for these columns would be taken as text, and UUID and INET take binary text for
@@ -65,6 +80,7 @@ fn load_data(table: &TableSchema, name: &str, replace: bool) -> String {
             ColumnKind::Uuid | ColumnKind::Inet4 | ColumnKind::Inet6 => {
                 format!("CONVERT(@c{index} USING latin1)")
             }
+            _ if counter == Some(column.name.as_str()) => format!("@c{index}"),
             _ => {
                 fields.push(quoted);
                 continue;
@@ -82,7 +98,26 @@ fn load_data(table: &TableSchema, name: &str, replace: bool) -> String {
     )
 }
 
-/// Appends a row, whose cells are those of [`select_list`].
+/// Types that a file's text has to be made something of.
+fn is_set(kind: &ColumnKind) -> bool {
+    use ColumnKind as K;
+    matches!(kind, K::Bit { .. } | K::Enum { .. } | K::Set { .. } | K::Json | K::Uuid | K::Inet4 | K::Inet6)
+}
+
+/// The column that counts, by the table's own definition.
+fn auto_increment(table: &TableSchema) -> Option<&str> {
+    let counts = |column: &&Column| {
+        let begin = format!("{} ", quote_identifier(&column.name));
+        table
+            .create_sql
+            .lines()
+            .map(str::trim_start)
+            .any(|line| line.starts_with(&begin) && line.to_ascii_uppercase().contains(" AUTO_INCREMENT"))
+    };
+    table.columns.iter().find(counts).map(|column| column.name.as_str())
+}
+
+/// Appends a row for the target's `table`, whose cells are those of [`select_list`].
 pub(super) fn write_row(out: &mut BytesMut, table: &TableSchema, form: Form, row: &Row) -> Result<()> {
     match form {
         Form::LoadData => {

@@ -31,15 +31,20 @@ impl KeyRange {
     /// for the whole table. Bytes, since a literal of a binary key isn't UTF-8.
     #[must_use]
     pub fn condition(&self) -> Vec<u8> {
+        self.condition_over(&key_columns(&self.table).collect::<Vec<_>>())
+    }
+
+    /// The same with literals for other columns of these names: those of the other side.
+    pub(crate) fn condition_over(&self, key: &[&Column]) -> Vec<u8> {
         let mut sql = Vec::new();
         if let Some(after) = &self.after {
-            write_bound(&mut sql, &self.table, after, Bound::After);
+            write_bound(&mut sql, key, after, Bound::After);
         }
         if let Some(upto) = &self.upto {
             if !sql.is_empty() {
                 sql.extend_from_slice(b" AND ");
             }
-            write_bound(&mut sql, &self.table, upto, Bound::Upto);
+            write_bound(&mut sql, key, upto, Bound::Upto);
         }
         if sql.is_empty() {
             sql.extend_from_slice(b"TRUE");
@@ -75,8 +80,8 @@ enum Bound {
 
 /// `(a, b) > (1, 2)` as `(a >= 1 AND (a > 1 OR (a = 1 AND b > 2)))`: neither family's optimizer turns a row
 /// comparison into an index range, both do it with this form.
-fn write_bound(sql: &mut Vec<u8>, table: &TableSchema, values: &[Value], bound: Bound) {
-    let columns: Vec<(&Column, &Value)> = key_columns(table).zip(values).collect();
+fn write_bound(sql: &mut Vec<u8>, key: &[&Column], values: &[Value], bound: Bound) {
+    let columns: Vec<(&Column, &Value)> = key.iter().copied().zip(values).collect();
     let (strict, last): (&[u8], &[u8]) = match bound {
         Bound::After => (b" > ", b" > "),
         Bound::Upto => (b" < ", b" <= "),
@@ -140,6 +145,7 @@ mod tests {
             has_cascading_children: false,
             rows_estimate: 0,
             create_sql: String::new(),
+            target: None,
         })
     }
 

@@ -11,7 +11,8 @@ use super::encode::{Form, select_list, write_row};
 use super::limit::RateLimit;
 use super::range::{KeyRange, force_row_key, key_list};
 use crate::error::{Error, Result};
-use crate::schema::table::TableSchema;
+use crate::schema::table::{Column, TableSchema};
+use crate::schema::transfer::Transfer;
 use crate::value::Value;
 
 /// A batch is handed on when it has this many bytes, or a row that is larger.
@@ -60,7 +61,8 @@ pub(super) async fn read_chunk(
     let database = |e: mysql_async::Error| {
         Error::database(Side::Source, format!("reading a chunk of {}", table.name), &e)
     };
-    let mut result = source.query_iter(select(range)).await.map_err(database)?;
+    let there = table.on_target();
+    let mut result = source.query_iter(select(range)?).await.map_err(database)?;
     let mut totals = ReadTotals::default();
     let mut batch = BytesMut::with_capacity(BATCH_BYTES + 4096);
     let mut rows = 0;
@@ -69,7 +71,7 @@ pub(super) async fn read_chunk(
         if form == Form::Insert && rows > 0 {
             batch.extend_from_slice(b",");
         }
-        write_row(&mut batch, table, form, &row)?;
+        write_row(&mut batch, &there, form, &row)?;
         rows += 1;
         if batch.len() >= BATCH_BYTES {
             totals.rows += rows;
@@ -100,9 +102,17 @@ pub(super) async fn read_chunk(
     Ok(batches.send(Batch::End).await.is_ok().then_some(totals))
 }
 
-/// The row key of a row as it was selected; `None` where a column of it is generated and so isn't.
+/// The row key of a row as it was selected; `None` where a column of it is generated and so isn't, or was read in the
+/// target's terms.
 fn key_of(table: &TableSchema, row: &Row) -> Result<Option<Vec<Value>>> {
     let positions = table.row_key().map(|key| key.columns.as_slice()).unwrap_or_default();
+    let as_it_is = |(column, there): (&Column, &Column)| {
+        Transfer::between(column, there).is_ok_and(|transfer| transfer == Transfer::Same)
+    };
+    let pairs: Vec<(&Column, &Column)> = table.column_pairs().collect();
+    if !positions.iter().all(|position| pairs.get(*position).copied().is_some_and(as_it_is)) {
+        return Ok(None);
+    }
     let mut key = Vec::with_capacity(positions.len());
     for position in positions {
         let selected = table.stored_columns().position(|stored| stored == *position);
@@ -115,9 +125,13 @@ fn key_of(table: &TableSchema, row: &Row) -> Result<Option<Vec<Value>>> {
 }
 
 /// In the order of the row key, which is how the target's own tree grows cheapest.
-fn select(range: &KeyRange) -> Vec<u8> {
+fn select(range: &KeyRange) -> Result<Vec<u8>> {
     let table = &range.table;
-    let head =
-        format!("SELECT {} FROM {} {} WHERE ", select_list(table), table.name.quoted(), force_row_key(table));
-    [head.as_bytes(), &range.condition(), format!(" ORDER BY {}", key_list(table)).as_bytes()].concat()
+    let head = format!(
+        "SELECT {} FROM {} {} WHERE ",
+        select_list(table)?,
+        table.name.quoted(),
+        force_row_key(table)
+    );
+    Ok([head.as_bytes(), &range.condition(), format!(" ORDER BY {}", key_list(table)).as_bytes()].concat())
 }

@@ -164,7 +164,7 @@ impl Worker {
             Some(pair) => pair,
             None => self.connect_target().await?,
         };
-        let table = &chunk.range.table;
+        let table = &chunk.range.table.on_target();
         let of_table = (form.0.of_table(table), form.1);
         // A second unique key lets rows of two chunks, read at two moments, claim one value.
         let replace = chunk.again || table.unique_keys.len() > 1;

@@ -6,12 +6,12 @@
 //! MySQL 9.6 and later have no MD5() of their own; with the CPU's own SHA instructions it costs the same.
 
 use config::names::quote_identifier;
-use config::{Flavor, ServerVersion};
+use config::{Flavor, ServerVersion, Side};
 
 use super::key::{Key, RowKey};
 use crate::error::{Error, Result};
 use crate::schema::table::{Column, ColumnKind, TableSchema};
-use crate::snapshot::cell::select_expression;
+use crate::schema::transfer::Transfer;
 use crate::snapshot::range::{KeyRange, force_row_key, key_list};
 
 /// How a server combines the hashes of rows.
@@ -38,33 +38,75 @@ pub(super) struct ChunkSum {
     pub(super) hash: u128,
 }
 
-/// The SQL of one table.
+/// The SQL of one table, for either side. Keys and values are in the terms of the target's columns.
 pub(super) struct TableSql<'a> {
     table: &'a TableSchema,
+    /// The row key, as values are read and shown.
     pub(super) key: Key<'a>,
+    source: SideSql<'a>,
+    target: SideSql<'a>,
+}
+
+/// What depends on the side.
+struct SideSql<'a> {
+    /// The row key, as literals are compared with it.
+    key: Key<'a>,
+    /// The expressions that read the columns.
+    reads: Vec<String>,
     /// SHA2 over the row: 64 hexadecimal digits.
     hash: String,
 }
 
 impl<'a> TableSql<'a> {
+    /// `table` is the source's.
     pub(super) fn of(table: &'a TableSchema) -> Result<Self> {
-        let mut parts = Vec::new();
-        for column in &table.columns {
-            parts.push(canonical(column).ok_or_else(|| {
-                let what = format!(
-                    "the column {} has a type that isn't understood: {}",
-                    column.name, column.column_type
-                );
-                Error::definite(None, table.name.to_string(), what)
-            })?);
+        let there = table.target.as_deref().unwrap_or(table);
+        let wrong = |column: &Column, why: String| {
+            Error::definite(None, table.name.to_string(), format!("the column {}: {why}", column.name))
+        };
+        let mut transfers = Vec::with_capacity(table.columns.len());
+        for (column, other) in table.column_pairs() {
+            transfers.push(Transfer::between(column, other).map_err(|why| wrong(column, why))?);
         }
-        let hash = format!("SHA2(CONCAT({}),256)", parts.join(","));
-        Ok(Self { table, key: Key::of(table)?, hash })
+        let mut sides = [(table, Vec::new(), Vec::new()), (there, Vec::new(), Vec::new())];
+        for (on_source, (schema, reads, parts)) in [true, false].into_iter().zip(&mut sides) {
+            for ((column, form), transfer) in schema.columns.iter().zip(&there.columns).zip(&transfers) {
+                let transfer = if on_source { *transfer } else { Transfer::Same };
+                let unknown =
+                    || wrong(column, format!("it has a type that isn't understood: {}", column.column_type));
+                reads.push(transfer.read(column));
+                parts.push(canonical(form, &value_expression(column, transfer)).ok_or_else(unknown)?);
+            }
+        }
+        let [source, target] = sides;
+        let side = |(_, reads, parts): (&TableSchema, Vec<String>, Vec<String>), key| SideSql {
+            key,
+            reads,
+            hash: format!("SHA2(CONCAT({}),256)", parts.join(",")),
+        };
+        // A literal in the source's own charset is what its index is in.
+        let own = |at: usize| match transfers.get(at) {
+            Some(Transfer::Same) => table.columns.get(at),
+            _ => there.columns.get(at),
+        };
+        Ok(Self {
+            table: there,
+            key: Key::of(there)?,
+            source: side(source, Key::with(table, own)?),
+            target: side(target, Key::of(there)?),
+        })
+    }
+
+    fn side(&self, side: Side) -> &SideSql<'a> {
+        match side {
+            Side::Source => &self.source,
+            Side::Target => &self.target,
+        }
     }
 
     /// Count and combined hash of a range.
-    pub(super) fn checksum(&self, combining: Combining, range: &KeyRange) -> Vec<u8> {
-        let hash = &self.hash;
+    pub(super) fn checksum(&self, side: Side, combining: Combining, range: &KeyRange) -> Vec<u8> {
+        let hash = &self.side(side).hash;
         let combined = match combining {
             Combining::Binary => format!("HEX(BIT_XOR(UNHEX(LEFT({hash},32))))"),
             // The variable saves the second SHA2. Were the halves ever taken from two rows, equal chunks could look
@@ -74,27 +116,28 @@ impl<'a> TableSql<'a> {
                  BIT_XOR(CAST(CONV(SUBSTR(@changeover_hash,17,16),16,10) AS UNSIGNED))"
             ),
         };
-        self.select(&format!("COUNT(*),{combined}"), &range.condition())
+        self.select(&format!("COUNT(*),{combined}"), &self.within(side, range))
     }
 
     /// Key and hash of each row of a range, in order, at most `limit`.
-    pub(super) fn hashes_in_range(&self, range: &KeyRange, limit: usize) -> Vec<u8> {
-        let mut sql = self.select(&self.key_and_hash(), &range.condition());
+    pub(super) fn hashes_in_range(&self, side: Side, range: &KeyRange, limit: usize) -> Vec<u8> {
+        let mut sql = self.select(&self.key_and_hash(side), &self.within(side, range));
         self.order_and_limit(&mut sql, &format!("{limit}"));
         sql
     }
 
     /// Key and hash of the rows that have one of these keys.
-    pub(super) fn hashes_of(&self, keys: &[RowKey]) -> Vec<u8> {
-        self.select(&self.key_and_hash(), &self.key.one_of(keys))
+    pub(super) fn hashes_of(&self, side: Side, keys: &[RowKey]) -> Vec<u8> {
+        self.select(&self.key_and_hash(side), &self.side(side).key.one_of(keys))
     }
 
     /// For each key its index and the hash of its row, so that the server alone decides which row a key means.
-    pub(super) fn hash_of_each(&self, keys: &[RowKey]) -> Vec<u8> {
+    pub(super) fn hash_of_each(&self, side: Side, keys: &[RowKey]) -> Vec<u8> {
+        let SideSql { hash, key: own, .. } = self.side(side);
         let mut sql = Vec::new();
         for (i, key) in keys.iter().enumerate() {
             sql.extend_from_slice(if i == 0 { b"" } else { b" UNION ALL " });
-            let row = self.select(&format!("{i},LEFT({},32)", self.hash), &self.key.equals(key));
+            let row = self.select(&format!("{i},LEFT({hash},32)"), &own.equals(key));
             sql.extend_from_slice(&row);
         }
         sql
@@ -116,24 +159,31 @@ impl<'a> TableSql<'a> {
     }
 
     /// The key of the row `offset` rows into a range.
-    pub(super) fn bound(&self, range: &KeyRange, offset: u64) -> Vec<u8> {
-        let mut sql = self.select(&self.key_values(), &range.condition());
+    pub(super) fn bound(&self, side: Side, range: &KeyRange, offset: u64) -> Vec<u8> {
+        let mut sql = self.select(&self.key_values(side), &self.within(side, range));
         self.order_and_limit(&mut sql, &format!("1 OFFSET {offset}"));
         sql
     }
 
-    /// Every column of one row, as [`crate::snapshot::cell::value_of_cell`] reads them.
-    pub(super) fn row(&self, key: &RowKey) -> Vec<u8> {
-        let columns: Vec<String> = self.table.columns.iter().map(select_expression).collect();
-        self.select(&columns.join(","), &self.key.equals(key))
+    /// Every column of one row, as [`crate::snapshot::cell::value_of_cell`] reads those of the target.
+    pub(super) fn row(&self, side: Side, key: &RowKey) -> Vec<u8> {
+        let SideSql { reads, key: own, .. } = self.side(side);
+        self.select(&reads.join(","), &own.equals(key))
     }
 
-    fn key_values(&self) -> String {
-        self.key.columns().iter().map(|column| select_expression(column)).collect::<Vec<_>>().join(",")
+    fn within(&self, side: Side, range: &KeyRange) -> Vec<u8> {
+        range.condition_over(self.side(side).key.columns())
     }
 
-    fn key_and_hash(&self) -> String {
-        format!("{},LEFT({},32)", self.key_values(), self.hash)
+    fn key_values(&self, side: Side) -> String {
+        let reads = &self.side(side).reads;
+        let positions = self.table.row_key().map(|key| key.columns.as_slice()).unwrap_or_default();
+        let list: Vec<&str> = positions.iter().filter_map(|at| reads.get(*at)).map(String::as_str).collect();
+        list.join(",")
+    }
+
+    fn key_and_hash(&self, side: Side) -> String {
+        format!("{},LEFT({},32)", self.key_values(side), self.side(side).hash)
     }
 
     fn select(&self, what: &str, condition: &[u8]) -> Vec<u8> {
@@ -151,7 +201,7 @@ impl<'a> TableSql<'a> {
 }
 
 /// The same text for the same value, whatever the definition says of how it is shown.
-fn value_expression(column: &Column) -> String {
+fn value_expression(column: &Column, transfer: Transfer) -> String {
     let name = quote_identifier(&column.name);
     match column.kind {
         // How many zeros ZEROFILL prints is a matter of the definition, not of the value.
@@ -160,13 +210,17 @@ fn value_expression(column: &Column) -> String {
         {
             format!("{name}+0")
         }
-        _ => select_expression(column),
+        // OceanBase's.
+        ColumnKind::Text if column.column_type.eq_ignore_ascii_case("json") => {
+            format!("CAST({name} AS CHAR CHARACTER SET utf8mb4)")
+        }
+        _ => transfer.read(column),
     }
 }
 
-/// The arguments of CONCAT for one column; `None` for a type that isn't understood.
-fn canonical(column: &Column) -> Option<String> {
-    let value = value_expression(column);
+/// The arguments of CONCAT for one column of the target, whose value is `value`; `None` for a type that isn't
+/// understood.
+fn canonical(column: &Column, value: &str) -> Option<String> {
     Some(match column.kind {
         ColumnKind::Unknown => return None,
         ColumnKind::Integer { .. }
@@ -240,6 +294,7 @@ pub(super) mod tests {
             has_cascading_children: false,
             rows_estimate: 0,
             create_sql: String::new(),
+            target: None,
         }
     }
 
@@ -247,7 +302,8 @@ pub(super) mod tests {
     fn canonical_forms() {
         let check = |kind: ColumnKind, column_type: &str, expected: &str| {
             let column = Column { column_type: column_type.to_owned(), ..column("c", kind) };
-            assert_eq!(canonical(&column).as_deref(), (!expected.is_empty()).then_some(expected));
+            let value = value_expression(&column, Transfer::Same);
+            assert_eq!(canonical(&column, &value).as_deref(), (!expected.is_empty()).then_some(expected));
         };
         let int = ColumnKind::Integer { bytes: 4, unsigned: true };
         check(int.clone(), "int(10) unsigned", "IFNULL(`c`,'N'),','");

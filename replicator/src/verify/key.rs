@@ -87,11 +87,16 @@ pub(super) struct Key<'a> {
 
 impl<'a> Key<'a> {
     pub(super) fn of(table: &'a TableSchema) -> Result<Self> {
+        Self::with(table, |at| table.columns.get(at))
+    }
+
+    /// The key of `table` with other columns than its own.
+    pub(super) fn with(table: &TableSchema, column: impl Fn(usize) -> Option<&'a Column>) -> Result<Self> {
         let key = table.row_key().ok_or_else(|| {
             let what = "the table has no unique key, so its rows can't be compared one by one";
             Error::definite(None, table.name.to_string(), what)
         })?;
-        let columns: Option<Vec<&Column>> = key.columns.iter().map(|&i| table.columns.get(i)).collect();
+        let columns: Option<Vec<&Column>> = key.columns.iter().map(|&i| column(i)).collect();
         let columns = columns.filter(|columns| !columns.is_empty()).ok_or_else(|| {
             Error::bug(table.name.to_string(), format!("the key {} has no columns", key.name))
         })?;

@@ -103,6 +103,8 @@ impl Verifier {
         keys: Vec<RowKey>,
     ) -> Result<Vec<Repaired>> {
         let sql = TableSql::of(table)?;
+        // Rows are read, written and shown in the terms of the side that is written.
+        let table = &table.on_target();
         let mut todo: Vec<(Vec<RowKey>, usize)> =
             keys.chunks(BATCH_KEYS).rev().map(|keys| (keys.to_vec(), 0)).collect();
         let mut repaired = Vec::new();
@@ -278,7 +280,7 @@ impl Locked<'_> {
             return Ok(Vec::new());
         }
         let mut found = vec![None; keys.len()];
-        for row in self.query(self.sql.hash_of_each(keys)).await? {
+        for row in self.query(self.sql.hash_of_each(Side::Target, keys)).await? {
             let slot = side::number::<usize>(&row, 0).and_then(|i| found.get_mut(i));
             match (slot, side::hash(&row, 1)) {
                 (Some(slot), Some(hash)) => *slot = Some(hash),
@@ -289,7 +291,7 @@ impl Locked<'_> {
     }
 
     async fn row(&mut self, key: &RowKey) -> Result<Option<Vec<Value>>> {
-        let rows = self.query(self.sql.row(key)).await?;
+        let rows = self.query(self.sql.row(Side::Target, key)).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let columns = self.table.columns.iter().enumerate();
         let values: Option<Vec<Value>> =

@@ -111,7 +111,7 @@ impl Backend {
         self.open().await?;
         let combining =
             self.open.as_ref().map_or(Combining::Halves, |(_, info)| Combining::of(&info.version));
-        let rows = self.query(place, sql.checksum(combining, range)).await?;
+        let rows = self.query(place, sql.checksum(self.side, combining, range)).await?;
         let sum = rows.first().and_then(|row| {
             let count: u64 = number(row, 0)?;
             let hash = match combining {
@@ -135,7 +135,7 @@ impl Backend {
         range: &KeyRange,
         offset: u64,
     ) -> Result<Option<Vec<Value>>> {
-        let rows = self.query(place, sql.bound(range, offset)).await?;
+        let rows = self.query(place, sql.bound(self.side, range, offset)).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         key_values(sql, row).map(Some).ok_or_else(|| self.strange(place))
     }
@@ -148,7 +148,7 @@ impl Backend {
         range: &KeyRange,
         limit: usize,
     ) -> Result<Hashes> {
-        let rows = self.query(place, sql.hashes_in_range(range, limit)).await?;
+        let rows = self.query(place, sql.hashes_in_range(self.side, range, limit)).await?;
         self.hashes(place, sql, &rows)
     }
 
@@ -161,7 +161,7 @@ impl Backend {
     ) -> Result<Hashes> {
         let mut all = Hashes::with_capacity(keys.len());
         for part in parts(keys, STATEMENT_KEYS_MAX) {
-            let rows = self.query(place, sql.hashes_of(part)).await?;
+            let rows = self.query(place, sql.hashes_of(self.side, part)).await?;
             all.extend(self.hashes(place, sql, &rows)?);
         }
         Ok(all)
@@ -177,7 +177,7 @@ impl Backend {
         let mut all = Vec::with_capacity(keys.len());
         for part in parts(keys, SUBSELECTS_MAX) {
             let mut found = vec![None; part.len()];
-            for row in self.query(place, sql.hash_of_each(part)).await? {
+            for row in self.query(place, sql.hash_of_each(self.side, part)).await? {
                 let slot = number::<usize>(&row, 0).and_then(|i| found.get_mut(i));
                 match (slot, hash(&row, 1)) {
                     (Some(slot), Some(hash)) => *slot = Some(hash),
@@ -197,7 +197,7 @@ impl Backend {
         columns: &[Column],
         key: &RowKey,
     ) -> Result<Option<Vec<Value>>> {
-        let rows = self.query(place, sql.row(key)).await?;
+        let rows = self.query(place, sql.row(self.side, key)).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let values: Option<Vec<Value>> = columns
             .iter()

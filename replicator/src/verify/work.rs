@@ -68,7 +68,8 @@ impl Verifier {
         self.differences.recount(&table.name);
         // From here on a touch is kept; what was touched before is seen by every read behind `source_shows_all`.
         self.touched.track(&table.name);
-        let compare = self.comparison(table, &sql);
+        let there = table.on_target();
+        let compare = self.comparison(&there, &sql);
         let mut walk = Walk::new();
         let mut shown = false;
         while !walk.done {
@@ -166,7 +167,7 @@ impl Verifier {
                 if !standing {
                     pair.source_shows_all().await?;
                 }
-                self.comparison(table, &sql).of_keys(pair, &taken.keys).await
+                self.comparison(&table.on_target(), &sql).of_keys(pair, &taken.keys).await
             };
             let again = compared.await.map_err(|error| (Arc::clone(table), error))?;
             let moving = !again.is_empty();
@@ -186,7 +187,7 @@ impl Verifier {
                 let compared = async {
                     let sql = TableSql::of(table)?;
                     pair.source_shows_all().await?;
-                    self.comparison(table, &sql).of_listed(pair, keys).await
+                    self.comparison(&table.on_target(), &sql).of_listed(pair, keys).await
                 };
                 compared.await.map_err(|error| (Arc::clone(table), error))?;
             }
@@ -223,7 +224,8 @@ impl Verifier {
         let pass = self.progress.begin(&table.name);
         self.differences.recount(&table.name);
         self.touched.track(&table.name);
-        let compare = self.comparison(table, &sql);
+        let there = table.on_target();
+        let compare = self.comparison(&there, &sql);
         let mut walk = Walk::new();
         while !walk.done {
             let (rows, again) = walk.step(pair, &compare).await?;
@@ -234,6 +236,7 @@ impl Verifier {
         Ok(())
     }
 
+    /// `table` is the side's that is written: keys and values are compared and shown in its terms.
     pub(super) fn comparison<'a>(
         &'a self,
         table: &'a Arc<TableSchema>,

@@ -24,8 +24,20 @@ const NO_SUCH_TABLE: u16 = 1146;
 pub(crate) struct Survey {
     /// A row for each application account of the source.
     pub(crate) rows: Vec<AccountRow>,
-    /// Users with live sessions and no account on the target, and how many sessions.
-    pub(crate) absent: Vec<(String, usize)>,
+    /// Users with live sessions and no account on the source, and how many sessions.
+    absent_on_source: Vec<(String, usize)>,
+    /// The same of the target.
+    absent_on_target: Vec<(String, usize)>,
+}
+
+impl Survey {
+    /// Users with live sessions and no account on that side, and how many sessions.
+    pub(crate) fn absent_on(&self, side: Side) -> &[(String, usize)] {
+        match side {
+            Side::Source => &self.absent_on_source,
+            Side::Target => &self.absent_on_target,
+        }
+    }
 }
 
 /// Looks at the accounts of both servers and at the live sessions. The error is a sentence for the operator.
@@ -44,8 +56,14 @@ pub(crate) async fn survey(
 }
 
 fn weigh(source: &Roster, target: &Roster, live: &[LiveUser], adopted: &AdoptedAccounts) -> Survey {
-    let absent = absent(target, live).into_iter().map(|live| (live.user.clone(), live.sessions)).collect();
-    Survey { rows: compare(source, target, live, adopted), absent }
+    let absent = |from: &Roster| -> Vec<(String, usize)> {
+        absent(from, live).into_iter().map(|live| (live.user.clone(), live.sessions)).collect()
+    };
+    Survey {
+        rows: compare(source, target, live, adopted),
+        absent_on_source: absent(source),
+        absent_on_target: absent(target),
+    }
 }
 
 /// The accounts of one server. The error is a sentence for the operator.

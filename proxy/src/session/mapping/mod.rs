@@ -4,59 +4,18 @@
 //! What has no counterpart and changes what statements do pins the session; what has none and changes nothing
 //! is left behind, and said in SHOW SESSIONS (`mapped`). docs/sessions.md has the tables for people.
 
-mod collations;
 mod sql_modes;
 mod variables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use config::{Flavor, ServerVersion};
+use config::collation;
+pub(crate) use config::dialect::{Dialect, Family};
 
 use super::pins::Pins;
 use super::replay::{Context, Snapshot, UserValue, Variables};
 use super::surroundings::SystemZone;
 pub(crate) use variables::may_be_left;
-
-/// Whose server it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
-    /// MariaDB.
-    MariaDb,
-    /// MySQL.
-    MySql,
-    /// OceanBase, which says it is a MySQL 5.7.
-    OceanBase,
-}
-
-/// A server as far as session variables and their values differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Dialect {
-    pub(crate) family: Family,
-    /// First and second number.
-    pub(crate) version: (u16, u16),
-}
-
-impl Dialect {
-    /// Of a server.
-    pub(crate) fn of(version: ServerVersion) -> Self {
-        let family = match version.flavor {
-            Flavor::MariaDb => Family::MariaDb,
-            Flavor::MySql if version.ocean_base => Family::OceanBase,
-            Flavor::MySql => Family::MySql,
-        };
-        Self { family, version: (version.major, version.minor) }
-    }
-
-    /// MySQL 8 or newer: words and names of old were removed then.
-    pub(crate) fn is_mysql_8(self) -> bool {
-        self.family == Family::MySql && self.version >= (8, 0)
-    }
-
-    /// Nothing has to be put in other terms.
-    pub(crate) fn is_same(self, other: Self) -> bool {
-        self == other || (self.is_mysql_8() && other.is_mysql_8())
-    }
-}
 
 /// What can't be said in the other server's terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,17 +135,17 @@ fn all_variables(
 /// Whether the server has the character set or the collation.
 fn has_text(name: Option<&[u8]>, to: Dialect) -> bool {
     let name = name.and_then(|name| std::str::from_utf8(name).ok());
-    name.is_none_or(|name| collations::collation(name, to).is_some())
+    name.is_none_or(|name| collation::collation(name, to).is_some())
 }
 
 fn map_charset(name: &str, to: Dialect) -> Result<String, Unmapped> {
     let unmapped = || Unmapped { pin: Pins::FOREIGN_CHARSET, what: format!("the character set {name}") };
-    collations::charset(name, to).ok_or_else(unmapped)
+    collation::charset(name, to).ok_or_else(unmapped)
 }
 
 fn map_collation(name: &str, to: Dialect) -> Result<String, Unmapped> {
     let unmapped = || Unmapped { pin: Pins::FOREIGN_CHARSET, what: format!("the collation {name}") };
-    collations::collation(name, to).ok_or_else(unmapped)
+    collation::collation(name, to).ok_or_else(unmapped)
 }
 
 #[cfg(test)]
@@ -196,21 +155,9 @@ mod tests {
     use super::*;
 
     pub(super) const MARIADB: Dialect = Dialect { family: Family::MariaDb, version: (10, 11) };
-    pub(super) const MARIADB_10_5: Dialect = Dialect { family: Family::MariaDb, version: (10, 5) };
     pub(super) const MYSQL_9_7: Dialect = Dialect { family: Family::MySql, version: (9, 7) };
     pub(super) const MYSQL_5_6: Dialect = Dialect { family: Family::MySql, version: (5, 6) };
     pub(super) const OCEANBASE: Dialect = Dialect { family: Family::OceanBase, version: (5, 7) };
-
-    #[test]
-    fn servers_are_told_apart() {
-        let check = |text: &str, dialect: Dialect| {
-            assert_eq!(Dialect::of(ServerVersion::parse(text).unwrap()), dialect, "{text}");
-        };
-        check("5.5.5-10.11.19-MariaDB-log", MARIADB);
-        check("9.7.0", MYSQL_9_7);
-        check("5.6.24-log", MYSQL_5_6);
-        check("5.7.25-OceanBase seekdb-v1.4.0.0", OCEANBASE);
-    }
 
     #[test]
     fn a_whole_snapshot() {

@@ -1,6 +1,6 @@
 //! Character sets and collations as the other server calls them, or its nearest.
 
-use super::{Dialect, Family};
+use crate::dialect::{Dialect, Family};
 
 /// Languages as MySQL 8 and as MariaDB (and MySQL before) write them in the names of collations.
 const LANGUAGES: &[(&str, &str)] = &[
@@ -27,7 +27,8 @@ const LANGUAGES: &[(&str, &str)] = &[
 ];
 
 /// The character set's name on `to`; `None` where it has none that could stand in.
-pub(crate) fn charset(name: &str, to: Dialect) -> Option<String> {
+#[must_use]
+pub fn charset(name: &str, to: Dialect) -> Option<String> {
     let name = if name == "utf8" { "utf8mb3" } else { name };
     let there = match (to.family, name) {
         // Every text of utf8mb3 is one of utf8mb4.
@@ -45,7 +46,8 @@ pub(crate) fn charset(name: &str, to: Dialect) -> Option<String> {
 
 /// The collation on `to` that is the same, or compares most like it. `None` where its character set isn't
 /// there.
-pub(crate) fn collation(name: &str, to: Dialect) -> Option<String> {
+#[must_use]
+pub fn collation(name: &str, to: Dialect) -> Option<String> {
     let (of, rest) = name.split_once('_').unwrap_or((name, ""));
     let there = charset(of, to)?;
     if rest.is_empty() {
@@ -138,8 +140,8 @@ fn from_uca1400(rest: &str, knows_0900: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{MARIADB, MARIADB_10_5, MYSQL_5_6, MYSQL_9_7, OCEANBASE};
     use super::*;
+    use crate::dialect::tests::{MARIADB, MARIADB_10_5, MYSQL_5_6, MYSQL_9_7, OCEANBASE};
 
     #[test]
     fn collations() {

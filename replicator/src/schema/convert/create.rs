@@ -1,7 +1,5 @@
-//! The source's schemas and tables, made on the target.
-//!
-//! Between two servers of one family the source's own CREATE TABLE is what the target gets; conversions between
-//! families are a later step. What is there already is compared, never changed.
+//! The source's schemas and tables, made on the target in its own terms. What is there already is compared, never
+//! changed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,9 +9,11 @@ use config::{MigrationConfig, Side, TableName};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
-use super::discover::{Discovery, SchemaDefaults, discover};
-use super::table::{Column, SchemaSet, TableSchema};
+use super::{Conversion, Converted, Dialects, collation_on, same_name, schema_defaults, table_definition};
 use crate::error::{Error, Result};
+use crate::schema::discover::{Discovery, SchemaDefaults, discover};
+use crate::schema::table::{Column, ColumnKind, SchemaSet, TableSchema};
+use crate::schema::transfer::Transfer;
 
 /// What a session needs to make tables as they are, each of it unknown to some server: tables without a primary
 /// key have another unique one, and the target must not invent columns or refuse foreign keys that the source has.
@@ -24,50 +24,114 @@ const TABLE_SESSION: [&str; 3] = [
 ];
 const UNKNOWN_VARIABLE: u16 = 1193;
 
-/// Makes the schemas and tables of `source` on the target, and checks that what is there then is the same.
+/// Makes the schemas and tables of `source` on the target, checks that what is there then is what was meant, and
+/// returns the tables with what each of them is on the target ([`TableSchema::target`]).
 ///
 /// It can be repeated: a restart in the middle finds part of it done. AUTO_INCREMENT comes with the CREATE TABLE,
 /// so that it can't start below a value the source has given out. Triggers aren't made here: row events carry
 /// their effects already.
 pub async fn create_on_target(
     target: &mut Conn,
-    source: &Discovery,
+    source: Discovery,
+    dialects: Dialects,
     migration: &MigrationConfig,
-) -> Result<()> {
-    let result = create_all(target, source).await;
+) -> Result<Discovery> {
+    let result = create_all(target, &source, dialects).await;
     let left =
         run(target, "leaving the schema session", "SET NAMES binary, SESSION foreign_key_checks = 1").await;
     result.and(left)?;
     let made = discover(Side::Target, target, migration).await?;
-    let differences = differences(&source.schema_set(), &made.schema_set());
-    match differences.first() {
-        None => Ok(()),
-        Some((table, what)) => Err(Error::definite(
-            Side::Target,
-            table.to_string(),
-            format!(
-                "the table on the target isn't what it is on the source: {what}; drop it there, or make it the \
-                 same ({} tables differ)",
-                differences.len()
-            ),
-        )),
-    }
+    pair_up(source, &made, dialects, Side::Source)
 }
 
-async fn create_all(target: &mut Conn, source: &Discovery) -> Result<()> {
+/// Puts the tables of the side that is written beside those of the side that is read.
+///
+/// # Errors
+/// One of them isn't there, or the target's isn't what the source's is in the target's terms, whichever is read.
+pub fn pair_up(
+    mut read: Discovery,
+    written: &Discovery,
+    dialects: Dialects,
+    reads: Side,
+) -> Result<Discovery> {
+    let (here, there) = (read.schema_set(), written.schema_set());
+    let differences = match reads {
+        Side::Source => differences(&here, &there, dialects),
+        Side::Target => {
+            let mut differences = differences(&there, &here, dialects);
+            differences.retain(|(table, _)| here.get(table).is_some());
+            differences
+        }
+    };
+    let fails = |table: &TableName, what: &str| {
+        let what = format!(
+            "the table on the target isn't what it is on the source: {what}; drop it there, or make it the same"
+        );
+        Error::definite(Side::Target, table.to_string(), what)
+    };
+    if let Some((table, what)) = differences.first() {
+        return Err(fails(table, what));
+    }
+    for table in &mut read.tables {
+        let schema = &mut table.schema;
+        let other = there.get(&schema.name).ok_or_else(|| fails(&schema.name, "it isn't there"))?;
+        let alike = schema.columns == other.columns && schema.unique_keys == other.unique_keys;
+        schema.target = (!alike).then(|| Arc::clone(other));
+        for (column, other) in schema.column_pairs() {
+            Transfer::between(column, other).map_err(|why| fails(&schema.name, &why))?;
+        }
+    }
+    Ok(read)
+}
+
+/// The definitions of every table in the target's terms, in the order of [`Discovery::tables`].
+pub fn definitions(source: &Discovery, dialects: Dialects) -> Result<Vec<Converted>> {
+    let convert = |table: &TableSchema| {
+        table_definition(&table.create_sql, &table.name, dialects.source, dialects.target)
+    };
+    source.tables.iter().map(|table| convert(&table.schema)).collect()
+}
+
+/// Everything that is defined otherwise on the target: schemas first, then tables.
+pub fn conversions(source: &Discovery, dialects: Dialects) -> Result<Vec<Conversion>> {
+    let mut all = Vec::new();
+    for schema in &source.schemas {
+        let (charset, collation) = schema_defaults(&schema.charset, &schema.collation, dialects.target);
+        if !same_name(&collation, &schema.collation) {
+            all.push(Conversion {
+                schema: schema.name.clone(),
+                object: schema.name.clone(),
+                kind: "collation".to_owned(),
+                source_definition: format!(
+                    "DEFAULT CHARACTER SET {} COLLATE {}",
+                    schema.charset, schema.collation
+                ),
+                target_definition: format!("DEFAULT CHARACTER SET {charset} COLLATE {collation}"),
+                lossy: false,
+            });
+        }
+    }
+    all.extend(definitions(source, dialects)?.into_iter().flat_map(|converted| converted.conversions));
+    Ok(all)
+}
+
+async fn create_all(target: &mut Conn, source: &Discovery, dialects: Dialects) -> Result<()> {
     // Literals in a CREATE TABLE (defaults, members, comments) are text of the source's SHOW in UTF-8.
     run(target, "preparing the schema session", "SET NAMES utf8mb4").await?;
     run(target, "preparing the schema session", "SET SESSION foreign_key_checks = 0").await?;
     prepare_table_session(target).await?;
     for schema in &source.schemas {
         let place = format!("creating the schema {}", schema.name);
-        run(target, &place, &create_schema(schema)).await?;
+        run(target, &place, &create_schema(schema, dialects)).await?;
     }
-    for table in &source.tables {
+    for (table, converted) in source.tables.iter().zip(definitions(source, dialects)?) {
         let name = &table.schema.name;
+        if let Some(problem) = converted.problems.first() {
+            return Err(Error::definite(Side::Source, name.to_string(), problem.clone()));
+        }
         let place = format!("creating the table {name}");
         run(target, &place, &format!("USE {}", quote_identifier(&name.schema))).await?;
-        run(target, &place, &create_table(&table.schema)?).await?;
+        run(target, &place, &create_table(name, &converted.sql)?).await?;
     }
     Ok(())
 }
@@ -89,22 +153,21 @@ async fn run(target: &mut Conn, place: &str, statement: &str) -> Result<()> {
     target.query_drop(statement).await.map_err(|e| Error::database(Side::Target, place, &e))
 }
 
-fn create_schema(schema: &SchemaDefaults) -> String {
+fn create_schema(schema: &SchemaDefaults, dialects: Dialects) -> String {
+    let (charset, collation) = schema_defaults(&schema.charset, &schema.collation, dialects.target);
     format!(
-        "CREATE DATABASE IF NOT EXISTS {} DEFAULT CHARACTER SET {} DEFAULT COLLATE {}",
+        "CREATE DATABASE IF NOT EXISTS {} DEFAULT CHARACTER SET {charset} DEFAULT COLLATE {collation}",
         quote_identifier(&schema.name),
-        schema.charset,
-        schema.collation
     )
 }
 
-/// The source's CREATE TABLE, for the schema in use, doing nothing where the table exists.
-fn create_table(table: &TableSchema) -> Result<String> {
-    match table.create_sql.strip_prefix("CREATE TABLE ") {
+/// CREATE TABLE for the schema in use, doing nothing where the table exists.
+fn create_table(name: &TableName, create_sql: &str) -> Result<String> {
+    match create_sql.strip_prefix("CREATE TABLE ") {
         Some(rest) => Ok(format!("CREATE TABLE IF NOT EXISTS {rest}")),
         None => Err(Error::definite(
             Side::Source,
-            table.name.to_string(),
+            name.to_string(),
             "SHOW CREATE TABLE doesn't begin with CREATE TABLE; exclude it with exclude_tables",
         )),
     }
@@ -113,11 +176,11 @@ fn create_table(table: &TableSchema) -> Result<String> {
 /// The tables of `source` that aren't the same among `target`'s, each with the first thing that differs: what the
 /// rows of a table depend on, not how a server prints it.
 #[must_use]
-pub fn differences(source: &SchemaSet, target: &SchemaSet) -> Vec<(TableName, String)> {
+pub fn differences(source: &SchemaSet, target: &SchemaSet, dialects: Dialects) -> Vec<(TableName, String)> {
     let mut found = Vec::new();
     for table in source.sorted() {
         let what = match target.get(&table.name) {
-            Some(other) => table_difference(&table, other),
+            Some(other) => table_difference(&table, other, dialects),
             None => Some("it isn't there".to_owned()),
         };
         found.extend(what.map(|what| (table.name.clone(), what)));
@@ -125,7 +188,7 @@ pub fn differences(source: &SchemaSet, target: &SchemaSet) -> Vec<(TableName, St
     found
 }
 
-fn table_difference(source: &Arc<TableSchema>, target: &Arc<TableSchema>) -> Option<String> {
+fn table_difference(source: &TableSchema, target: &TableSchema, dialects: Dialects) -> Option<String> {
     if source.columns.len() != target.columns.len() {
         return Some(format!("it has {} columns, not {}", target.columns.len(), source.columns.len()));
     }
@@ -133,8 +196,8 @@ fn table_difference(source: &Arc<TableSchema>, target: &Arc<TableSchema>) -> Opt
         if a.name != b.name {
             return Some(format!("the column {} stands where {} should", b.name, a.name));
         }
-        if !same_column(a, b) {
-            return Some(format!("the column {} is {} there, not {}", a.name, describe(b), describe(a)));
+        if let Some(what) = column_difference(a, b, dialects) {
+            return Some(format!("the column {}: {what}", a.name));
         }
     }
     let by_name = |table: &TableSchema| -> BTreeMap<String, _> {
@@ -149,17 +212,28 @@ fn table_difference(source: &Arc<TableSchema>, target: &Arc<TableSchema>) -> Opt
     key.map(|(name, _)| format!("the unique key {name} isn't the same"))
 }
 
-fn same_column(a: &Column, b: &Column) -> bool {
-    let members =
-        matches!(a.kind, super::table::ColumnKind::Enum { .. } | super::table::ColumnKind::Set { .. });
-    a.kind == b.kind
-        && a.charset == b.charset
-        && a.collation == b.collation
-        && a.nullable == b.nullable
-        && a.generated == b.generated
-        // Display widths come and go between versions; lengths and members must be the same.
-        && (a.column_type == b.column_type
-            || !(members || a.column_type.contains("char") || a.column_type.contains("binary")))
+/// Why `there` can't stand for `column`.
+fn column_difference(column: &Column, there: &Column, dialects: Dialects) -> Option<String> {
+    if let Err(why) = Transfer::between(column, there) {
+        return Some(why);
+    }
+    let same_collation = match (&column.collation, &there.collation) {
+        (Some(collation), Some(other)) => same_name(&collation_on(collation, dialects.target), other),
+        (a, b) => a.is_none() == b.is_none() || column.kind != there.kind,
+    };
+    // A generated column of MariaDB's takes no NOT NULL.
+    let same_null = column.nullable == there.nullable || column.generated;
+    let like = same_collation && same_null && column.generated == there.generated && same_size(column, there);
+    (!like).then(|| format!("it is {} there, not {}", describe(there), describe(column)))
+}
+
+/// Display widths come and go between versions; lengths and members must be the same.
+fn same_size(a: &Column, b: &Column) -> bool {
+    let members = matches!(a.kind, ColumnKind::Enum { .. } | ColumnKind::Set { .. });
+    let sized = members || a.column_type.contains("char") || a.column_type.contains("binary");
+    // Another type has another size, chosen so that every value fits.
+    let another_type = a.kind != b.kind;
+    another_type || !sized || a.column_type.eq_ignore_ascii_case(&b.column_type)
 }
 
 fn describe(column: &Column) -> String {
@@ -214,7 +288,11 @@ async fn auto_increments(
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::schema::table::{ColumnKind, UniqueKey};
+    use crate::schema::table::UniqueKey;
+    use config::{Dialect, Family};
+
+    const MYSQL: Dialect = Dialect { family: Family::MySql, version: (9, 7) };
+    const SAME: Dialects = Dialects { source: MYSQL, target: MYSQL };
 
     fn table(column_type: &str, kind: ColumnKind, key: &str) -> TableSchema {
         TableSchema {
@@ -233,6 +311,7 @@ mod tests {
             has_cascading_children: false,
             rows_estimate: 0,
             create_sql: "CREATE TABLE `t` (\n  `a` int\n) COMMENT='CREATE TABLE `t`'".to_owned(),
+            target: None,
         }
     }
 
@@ -241,7 +320,7 @@ mod tests {
         let int = || ColumnKind::Integer { bytes: 4, unsigned: false };
         let check = |target: Vec<TableSchema>, expected: &str| {
             let source = SchemaSet::new(vec![table("int(11)", int(), "PRIMARY")]);
-            let found = differences(&source, &SchemaSet::new(target));
+            let found = differences(&source, &SchemaSet::new(target), SAME);
             let shown: Vec<_> = found.iter().map(|(table, what)| format!("{table}: {what}")).collect();
             assert_eq!(shown.join("; "), expected);
         };
@@ -249,14 +328,15 @@ mod tests {
         check(vec![], "s.t: it isn't there");
         check(
             vec![table("int(10) unsigned", ColumnKind::Integer { bytes: 4, unsigned: true }, "PRIMARY")],
-            "s.t: the column a is int(10) unsigned NOT NULL there, not int(11) NOT NULL",
+            "s.t: the column a: it is int(10) unsigned there, not int(11)",
         );
         check(vec![table("int", int(), "u")], "s.t: the unique key PRIMARY isn't the same");
     }
 
     #[test]
     fn only_the_head_of_a_create_table_changes() {
-        let sql = create_table(&table("int", ColumnKind::Year, "PRIMARY")).unwrap();
+        let table = table("int", ColumnKind::Year, "PRIMARY");
+        let sql = create_table(&table.name, &table.create_sql).unwrap();
         assert_eq!(sql, "CREATE TABLE IF NOT EXISTS `t` (\n  `a` int\n) COMMENT='CREATE TABLE `t`'");
     }
 }
