@@ -292,7 +292,7 @@ fn impossible_values() {
         "[migration]\nschemas = [\"MySQL\", \"a\", \"a\", \"\"]",
         &["C:2: MySQL is", "C:2: twice", "C:2: 1 to 64"],
     );
-    refused("[migration]\nallow_lossy = 1", &["true, false or a list"]);
+    refused("[migration]\nallow_lossy = 1", &["C:2: true, false or a list"]);
     refused("[migration]\nallow_lossy = [\"tmp\"]", &["C:2: migration.allow_lossy: \"tmp\""]);
     refused("[migration]\nexclude_tables = [\"tmp\", \"a.b\", \".x\"]", &["C:2: \"tmp\"", "C:2: \".x\""]);
     refused("[cutover]\nfence = \"accounts\"", &["C:2: isn't built yet"]);
@@ -333,10 +333,7 @@ fn backends() {
         &format!("{encrypted}cert = \"/dev/null\"\nkey = \"/dev/null\""),
         "C:4: source.cert can't be used with source.key",
     );
-    tls(
-        &format!("{encrypted}certificate = \"x\""),
-        "C:4: [source] has no key certificate; did you mean cert?",
-    );
+    tls(&format!("{encrypted}certs = \"x\""), "C:4: [source] has no key certs; did you mean cert?");
     tls("tls = \"required\"\nca = \"/dev/null\"", "C:3: source.ca can't be used: it holds no");
     check(
         "[source]\nproxy_protocol = \"v3\"\n[target]\nurl = \"mysql://b@h\"\nproxy_protocol = 1",

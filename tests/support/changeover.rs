@@ -319,8 +319,13 @@ impl Changeover {
 
     /// Cuts over, asking again while it is refused for lag or a row that is still being compared.
     pub async fn cut_over(&self) -> Record {
+        self.cut_over_by("CUTOVER").await
+    }
+
+    /// The same by another statement than the usual one.
+    pub async fn cut_over_by(&self, statement: &str) -> Record {
         until("a cutover", Duration::from_secs(60), async || {
-            let row = self.try_admin("CUTOVER").await?.remove(0);
+            let row = self.try_admin(statement).await?.remove(0);
             let route = self.status_of("route").await;
             if route == "target" { Ok(row) } else { Err(format!("route {route}: {row:?}")) }
         })

@@ -2,7 +2,7 @@
 //! the one that is followed now would be written to.
 
 use config::progress::Severity;
-use config::{Config, Flavor, Side};
+use config::{Config, Dialect, Family, Flavor, Side};
 
 use super::Backend;
 use super::settings;
@@ -27,6 +27,11 @@ pub(crate) async fn obstacles(
         Backend::open(serves, leg::backend(config, serves)),
         Backend::open(serves.other(), leg::backend(config, serves.other()))
     )?;
+    if Dialect::of(followed.info.version).family == Family::OceanBase {
+        return Ok(vec![format!(
+            "the {serves} is OceanBase, which has no binary log that could be followed"
+        )]);
+    }
     let mut found: Vec<String> = settings::judge_source(&followed.settings)
         .into_iter()
         .filter(|finding| finding.severity == Severity::Fatal)
