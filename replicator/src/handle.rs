@@ -8,11 +8,12 @@ use config::progress::{
     TableStatus, Verdict,
 };
 use config::{Config, Side, TableName};
+use mysql_async::Conn;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::activation;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::leg::{self, Leg};
 use crate::live::{self, Live};
 use crate::pipeline::{self, Context};
@@ -31,7 +32,7 @@ pub struct Replicator {
     /// The running pipeline. Its lock also makes the verbs follow one another.
     running: tokio::sync::Mutex<Option<Running>>,
     /// Connections that ask for positions, source and target, so that the pause of a cutover needn't pay for dialling.
-    asking: [tokio::sync::Mutex<Option<(mysql_async::Conn, ServerInfo)>>; 2],
+    asking: [tokio::sync::Mutex<Option<(Conn, ServerInfo)>>; 2],
 }
 
 #[derive(Debug)]
@@ -261,11 +262,16 @@ impl Replicator {
                 return Ok(position);
             }
         }
-        let mut conn = server::connect(side, leg::backend(&self.context.config, side)).await?;
-        let info = server::inspect(side, &mut conn).await?;
+        let (mut conn, info) = self.dial(side).await?;
         let position = server::end_position(side, &info, &mut conn).await?;
         *kept = Some((conn, info));
         Ok(position)
+    }
+
+    async fn dial(&self, side: Side) -> Result<(Conn, ServerInfo)> {
+        let mut conn = server::connect(side, leg::backend(&self.context.config, side)).await?;
+        let info = server::inspect(side, &mut conn).await?;
+        Ok((conn, info))
     }
 
     /// Returns when `position` is applied. Cancel safety: dropping it only stops the waiting.
@@ -298,19 +304,26 @@ impl Replicator {
         Ok(verdict)
     }
 
+    /// On the connections that are kept for positions: to dial in the pause would lengthen it.
     async fn raise_auto_increment(&self) -> Result<usize> {
-        let (config, leg) = (&self.context.config, self.context.leg());
-        let (from, to) = tokio::join!(
-            server::connect(leg.reads(), leg.from(config)),
-            server::connect(leg.writes(), leg.to(config))
-        );
-        let (mut from, mut to) = (from?, to?);
-        let raised = convert::raise_auto_increment(&mut from, &mut to, &self.context.live.schema())
-            .await
-            .map_err(|error| error.in_leg(leg))?;
-        from.disconnect().await.ok();
-        to.disconnect().await.ok();
-        Ok(raised)
+        let leg = self.context.leg();
+        let [source, target] = &self.asking;
+        let (mut source, mut target) = tokio::join!(source.lock(), target.lock());
+        let (from, to) = match leg.reads() {
+            Side::Source => (&mut *source, &mut *target),
+            Side::Target => (&mut *target, &mut *source),
+        };
+        let schema = self.context.live.schema();
+        if let (Some((from, _)), Some((to, _))) = (&mut *from, &mut *to) {
+            match convert::raise_auto_increment(from, to, &schema).await {
+                // One that broke meanwhile is dialled again.
+                Err(error) if error.kind == ErrorKind::Transient => {}
+                done => return done.map_err(|error| error.in_leg(leg)),
+            }
+        }
+        let dialled = tokio::try_join!(self.dial(leg.reads()), self.dial(leg.writes()))?;
+        let ((from, _), (to, _)) = (from.insert(dialled.0), to.insert(dialled.1));
+        convert::raise_auto_increment(from, to, &schema).await.map_err(|error| error.in_leg(leg))
     }
 
     /// Whether the side that is written now will be followed into the other one, once it serves. False: the configuration

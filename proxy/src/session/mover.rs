@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -37,6 +38,13 @@ const RETRY: Duration = Duration::from_millis(20);
 const REDIAL: Duration = Duration::from_millis(500);
 /// Moves are tried so often before the session is given up.
 const ATTEMPTS: u32 = 3;
+/// So many sessions dial, and so many restore themselves, at the same time while they are prepared. A thousand at once
+/// would take the machine, and the servers, away from the statements that go on meanwhile.
+const AT_ONCE: usize = 16;
+static DIALLING: Semaphore = Semaphore::const_new(AT_ONCE);
+static RESTORING: Semaphore = Semaphore::const_new(AT_ONCE);
+/// A silent session that found all turns taken looks again after this and up to twice as long, each at its own moment.
+const TURN_AGAIN: Duration = Duration::from_millis(50);
 
 /// The connection to the other backend that a session has ready.
 pub(super) enum Standby {
@@ -117,8 +125,17 @@ impl Session {
         if self.state.looks_back {
             return Ok(());
         }
-        if Instant::now() < silent_at || !self.try_enter() {
+        if Instant::now() < silent_at {
             self.look_at = Some(silent_at.max(Instant::now() + RETRY));
+            return Ok(());
+        }
+        let Ok(_turn) = RESTORING.try_acquire() else {
+            let own_moment = Duration::from_millis(u64::from(self.registered.entry.id % 50));
+            self.look_at = Some(Instant::now() + TURN_AGAIN + own_moment);
+            return Ok(());
+        };
+        if !self.try_enter() {
+            self.look_at = Some(Instant::now() + RETRY);
             return Ok(());
         }
         self.note_outcome().await.map_err(|error| Self::backend_end(&error))?;
@@ -187,7 +204,11 @@ impl Session {
         let (login, credential) = (self.login.clone(), self.credential.clone());
         let mut dial = JoinSet::new();
         // The epoch is the route's after the swap, and is set then.
-        dial.spawn(async move { Connection::dial(&backend, Epoch(u64::MAX), &login, &credential).await });
+        dial.spawn(async move {
+            // A closed semaphore would be no reason not to dial.
+            let _turn = DIALLING.acquire().await;
+            Connection::dial(&backend, Epoch(u64::MAX), &login, &credential).await
+        });
         self.standby = Standby::Dialling(dial);
     }
 
@@ -224,6 +245,8 @@ impl Session {
             return self.move_to(&route).await;
         }
         if matches!(self.standby, Standby::Dialled(_)) && !looks_back && self.state.is_movable() {
+            // The client waits: where all turns are taken, the next statement's moment, or a silence, will do.
+            let Ok(_turn) = RESTORING.try_acquire() else { return Ok(()) };
             return self.restore_ahead().await;
         }
         match &mut self.until_move {

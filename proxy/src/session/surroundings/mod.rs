@@ -144,7 +144,9 @@ impl Between {
 #[derive(Debug, Default)]
 pub(crate) struct Servers {
     latest: [ArcSwapOption<Surroundings>; 2],
-    between: Mutex<Option<Arc<Between>>>,
+    between: ArcSwapOption<Between>,
+    /// Held by the one session that asks for what lies between.
+    asking: Mutex<()>,
     /// Counts what may have changed stored code.
     generation: AtomicU64,
     changed: Notify,
@@ -205,24 +207,39 @@ impl Servers {
     ///
     /// Cancel safety: yes; what was asked in vain is asked again.
     pub(crate) async fn between(&self, routes: &RouteTable, to: Side) -> Result<Arc<Between>, QuestionError> {
-        let mut between = self.between.lock().await;
-        let from = self.of(routes.backend(to.other()), SHARED_FOR).await?;
-        let there = self.of(routes.backend(to), SHARED_FOR).await?;
-        if let Some(known) = &*between
-            && known.towards == to
-            && Arc::ptr_eq(&known.from, &from)
-            && Arc::ptr_eq(&known.to, &there)
-        {
-            return Ok(Arc::clone(known));
+        let wanted_at = Instant::now();
+        if let Some(known) = self.fresh(to, wanted_at) {
+            return Ok(known);
         }
+        let _asking = self.asking.lock().await;
+        // Whoever held it before has asked for all that waited, however long the answer took.
+        if let Some(known) = self.fresh(to, wanted_at) {
+            return Ok(known);
+        }
+        let (from, there) = tokio::try_join!(
+            self.of(routes.backend(to.other()), SHARED_FOR),
+            self.of(routes.backend(to), SHARED_FOR)
+        )?;
         let zone = system_zone(&from.zone, &there.zone, routes.backend(to)).await?;
         let differs = |(name, value): &(&String, &Option<Vec<u8>>)| {
             there.globals.get(*name).is_some_and(|other| other != *value)
         };
         let differing = from.globals.iter().filter(differs).map(|(name, _)| name.clone()).collect();
         let known = Arc::new(Between { from, differing, zone, to: there, towards: to });
-        *between = Some(Arc::clone(&known));
+        self.between.store(Some(Arc::clone(&known)));
         Ok(known)
+    }
+
+    /// What lies between, where both servers were asked a moment before it was wanted, or later, and nothing has changed
+    /// stored code since.
+    fn fresh(&self, to: Side, wanted_at: Instant) -> Option<Arc<Between>> {
+        let known = self.between.load_full()?;
+        let generation = self.generation.load(Ordering::Acquire);
+        let is_fresh = |server: &Surroundings| {
+            server.generation == generation
+                && wanted_at.saturating_duration_since(server.read_at) < SHARED_FOR
+        };
+        (known.towards == to && is_fresh(&known.from) && is_fresh(&known.to)).then_some(known)
     }
 }
 
