@@ -252,8 +252,10 @@ fn run(shelf: &Shelf) -> io::Result<()> {
                 left.closed.iter().for_each(|key| here.driver.close(*key));
             });
         }
-        turn(shelf, &mut woken)?;
+        let turned = turn(shelf, &mut woken);
+        // Also where the ring has failed: what was done before that is waited for.
         woken.drain(..).for_each(Waker::wake);
+        turned?;
     }
 }
 

@@ -4,9 +4,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use config::TableName;
 use tokio::sync::Mutex;
 
 use super::checksum::TableSql;
+use super::key::RowKey;
 use super::pass::Walk;
 use super::recheck::{Comparison, Pair};
 use super::{LISTED_AGAIN, REVIVED_AGAIN, Verifier};
@@ -96,12 +98,26 @@ impl Verifier {
                 Err(error) => return Err(error),
             }
         }
+        self.look_at_listed(table).await;
         pass.end();
         let differing = self.differences.count(&table.name);
         if differing > 0 {
             tracing::warn!(area = "verify", table = %table.name, differing, "{} has {differing} rows that differ", table.name);
         }
         Ok(())
+    }
+
+    /// Chunks that are equal say nothing of rows in them that were listed before a repair.
+    async fn look_at_listed(&self, table: &Arc<TableSchema>) {
+        let mut listed = self.differences.keys();
+        listed.retain(|(name, _)| *name == table.name);
+        self.while_standing_still().await;
+        let mut pair = self.walker.lock().await;
+        let compared = self.unless_standing_still(self.compare_those(&mut pair, listed)).await;
+        if let Some(Err((_, error))) = compared {
+            // They stay listed, and are looked at again by the other loop.
+            tracing::debug!("listed differences of {} couldn't be looked at: {error}", table.name);
+        }
     }
 
     fn say_when_covered(&self) {
@@ -156,10 +172,13 @@ impl Verifier {
         }
     }
 
-    /// Compares touched keys until there are none, or until a batch left rows that are still moving. `standing`: the
-    /// source shows all it has already.
+    /// Compares touched keys until there are none, until a batch left rows that are still moving, or, under traffic that
+    /// touches faster than this compares, for so long that listed differences have their turn. `standing`: the source
+    /// shows all it has already.
     async fn compare_touched(&self, pair: &mut Pair, keys_max: usize, standing: bool) -> Failed<()> {
-        while let Some(taken) = self.touched.take(keys_max) {
+        let begun = tokio::time::Instant::now();
+        while standing || begun.elapsed() < LISTED_AGAIN {
+            let Some(taken) = self.touched.take(keys_max) else { break };
             // Only tables of ours are tracked.
             let Some(table) = self.tables.iter().find(|table| table.name == taken.table) else { break };
             let compared = async {
@@ -181,7 +200,11 @@ impl Verifier {
 
     /// Looks whether listed differences were repaired.
     async fn compare_listed(&self, pair: &mut Pair) -> Failed<()> {
-        for (name, keys) in self.differences.keys() {
+        self.compare_those(pair, self.differences.keys()).await
+    }
+
+    async fn compare_those(&self, pair: &mut Pair, listed: Vec<(TableName, Vec<RowKey>)>) -> Failed<()> {
+        for (name, keys) in listed {
             let Some(table) = self.tables.iter().find(|table| table.name == name) else { continue };
             for keys in keys.chunks(BATCH_KEYS) {
                 let compared = async {
