@@ -143,8 +143,9 @@ async fn headers_to_the_backends() {
         settings.push(("target.proxy_protocol", format!("\"{version}\"")));
         let changeover = changeover(&pair, &settings).await;
         let mut conn = changeover.app(None).await;
+        let seen = host_seen(&mut conn).await;
         let sessions = changeover.admin("SHOW SESSIONS").await;
-        assert_eq!(host_seen(&mut conn).await, sessions[0]["client"]);
+        assert_eq!(seen, sessions[0]["client"]);
         for header in [hex(V1), hex(&v2())] {
             let said = says(changeover.port(), "admitted", &header);
             assert_eq!(said, format!("{NAMED} app@203.0.113.7"));

@@ -3,17 +3,16 @@
 import json
 import shlex
 import shutil
-import tempfile
 import time
-from pathlib import Path
 from statistics import median
 
 import machine
+from choices import names
 from migration import Migration
-from process import Processes, Trouble, bound_in_time, free_ports, keep_logs, run, say
-from proxy import names
+from process import Trouble, bound_in_time, free_ports, run, say
 from report import configurations, facts, table
-from servers import PASSWORD, MariaDb, make_certificates, remove
+from servers import PASSWORD, MariaDb, make_certificates
+from workplace import output_of, workplace
 from shapes import SCHEMA, SHAPES
 
 PEERS = ("dump", "mydumper", "floor", "Changeover")
@@ -34,18 +33,12 @@ def add_arguments(parser):
 
 def compare(arguments, repo):
     """The whole run. Answers the exit code."""
-    output = repo / "target" / "compare"
-    output.mkdir(parents=True, exist_ok=True)
+    output = output_of(repo)
     measurements = arguments.rounds * len(arguments.shapes) * len(arguments.peers) * len(arguments.binlog)
     bound_in_time(900 + measurements * 120)
-    folder = Path(tempfile.mkdtemp(prefix="changeover-compare-"))
-    try:
-        with Processes() as processes:
-            bench = Bench(arguments, repo, folder, processes)
-            bench.measure()
-    finally:
-        keep_logs(folder, output)
-        remove(folder)
+    with workplace(output) as (folder, processes):
+        bench = Bench(arguments, repo, folder, processes)
+        bench.measure()
     text = markdown(bench)
     (output / "copy.md").write_text(text)
     raw = [{"shape": shape, "binlog": binlog, "peer": peer, "s": values} for (shape, binlog, peer), values in bench.seconds.items()]

@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import subprocess
-import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,9 +15,10 @@ import machine
 from dots import dots
 from idle import IdleClients
 from migration import Migration
-from process import Processes, Trouble, bound_in_time, free_ports, keep_logs, kill_group, raise_open_files, say, tail
+from process import Trouble, bound_in_time, free_ports, kill_group, raise_open_files, say, tail
 from report import configurations, facts, table
-from servers import PASSWORD, SCHEMA, USER, MariaDb, MySql97, make_certificates, remove
+from servers import PASSWORD, SCHEMA, USER, MariaDb, MySql97, make_certificates
+from workplace import output_of, workplace
 
 SCRIPT = Path(__file__).resolve().parent / "write_transactions.lua"
 # sysbench says once a second how long the longest transaction of that second took.
@@ -56,8 +56,7 @@ class Case:
 
 def compare(arguments, repo):
     """The whole run. Answers the exit code."""
-    output = repo / "target" / "compare"
-    output.mkdir(parents=True, exist_ok=True)
+    output = output_of(repo)
     bound_in_time(600 + 4 * arguments.cutovers * 20)
     raise_open_files(4 * arguments.idle + 4000)
     cases = [
@@ -67,13 +66,8 @@ def compare(arguments, repo):
     ]
     setting = None
     for case in cases:
-        folder = Path(tempfile.mkdtemp(prefix="changeover-compare-"))
-        try:
-            with Processes() as processes:
-                setting = Bench(arguments, repo, folder, processes, case).measure()
-        finally:
-            keep_logs(folder, output)
-            remove(folder)
+        with workplace(output) as (folder, processes):
+            setting = Bench(arguments, repo, folder, processes, case).measure()
     text = markdown(cases, setting)
     (output / "cutover.md").write_text(text)
     rows = [(case.name, case.felt_ms) for case in cases]

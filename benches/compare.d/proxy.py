@@ -1,20 +1,20 @@
 """`benches/compare proxy`: one run, side by side, of every way to the same server."""
 
 import json
-import tempfile
 import time
 from itertools import product
-from pathlib import Path
 
 import chart
 import idle
 import load
 import machine
 import report
+from choices import names
 from peers import Changeover, Direct, HaProxy, Router
-from process import Processes, Trouble, bound_in_time, free_ports, keep_logs, raise_open_files, say, tail
+from process import Trouble, bound_in_time, free_ports, raise_open_files, say, tail
 from results import Results
-from servers import MariaDb, MySql97, make_certificates, remove
+from servers import MariaDb, MySql97, make_certificates
+from workplace import output_of, workplace
 
 TRANSPORTS = ("plain", "tls")
 PEERS = ("direct", "HAProxy", "Router", "Changeover")
@@ -36,35 +36,16 @@ def add_arguments(parser):
     parser.add_argument("--cases", type=names(keys), default=keys, metavar="A,B", help=f"of {','.join(keys)}; none: -")
 
 
-def names(known):
-    """A parser for a list of names, in the order of the known ones."""
-
-    def parse(text):
-        wanted = [] if text == "-" else text.casefold().split(",")
-        if not {name.casefold() for name in known}.issuperset(wanted):
-            raise ValueError(text)
-        return [name for name in known if name.casefold() in wanted]
-
-    parse.__name__ = "list"
-    return parse
-
-
 def compare(arguments, repo):
     """The whole run. Answers the exit code."""
-    output = repo / "target" / "compare"
-    output.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="changeover-compare-"))
+    output = output_of(repo)
     bound_in_time(time_limit_s(arguments))
-    try:
-        with Processes() as processes:
-            run = Run(arguments, repo, folder, processes)
-            run.set_up()
-            if arguments.idle > 0:
-                run.measure_idle()
-            run.measure_load()
-    finally:
-        keep_logs(folder, output)
-        remove(folder)
+    with workplace(output) as (folder, processes):
+        run = Run(arguments, repo, folder, processes)
+        run.set_up()
+        if arguments.idle > 0:
+            run.measure_idle()
+        run.measure_load()
     run.write(output)
     return 0
 

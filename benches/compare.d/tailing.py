@@ -2,19 +2,18 @@
 
 import json
 import re
-import tempfile
 import threading
 import time
-from pathlib import Path
 from statistics import median
 
 import load
 import machine
+from choices import names
 from migration import Migration
-from process import Processes, Trouble, bound_in_time, free_ports, keep_logs, run, say
-from proxy import names
+from process import Trouble, bound_in_time, free_ports, run, say
 from report import configurations, facts, table
-from servers import PASSWORD, SCHEMA, USER, MariaDb, make_certificates, remove
+from servers import PASSWORD, SCHEMA, USER, MariaDb, make_certificates
+from workplace import output_of, workplace
 
 WORKERS = 4
 LIMIT_S = 900
@@ -40,17 +39,11 @@ def add_arguments(parser):
 
 def compare(arguments, repo):
     """The whole run. Answers the exit code."""
-    output = repo / "target" / "compare"
-    output.mkdir(parents=True, exist_ok=True)
+    output = output_of(repo)
     bound_in_time(1200 + arguments.rounds * len(arguments.backlogs) * 400)
-    folder = Path(tempfile.mkdtemp(prefix="changeover-compare-"))
-    try:
-        with Processes() as processes:
-            bench = Bench(arguments, repo, folder, processes)
-            bench.measure()
-    finally:
-        keep_logs(folder, output)
-        remove(folder)
+    with workplace(output) as (folder, processes):
+        bench = Bench(arguments, repo, folder, processes)
+        bench.measure()
     text = markdown(bench)
     (output / "tail.md").write_text(text)
     raw = {"seconds": [[*key, values] for key, values in bench.seconds.items()], "lag_ms": bench.lags_ms}

@@ -341,7 +341,7 @@ impl View<'_> {
             change.names().into_iter().filter(|name| self.selection.takes(name)).collect();
         Ok(match change {
             Change::Unknown => Plan::ByHand("it isn't understood"),
-            // Both act on their own; they are read from the source when they are made.
+            // What they do arrives as rows; they themselves aren't moved.
             Change::Trigger(_) | Change::Event(_) => Plan::Nothing,
             Change::Routine(_) | Change::Views(_) => Plan::Run { sql: None },
             Change::Schema { name, dropped } => {

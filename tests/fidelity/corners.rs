@@ -26,16 +26,22 @@ async fn with_raw_user(server: &Server) {
         .await;
 }
 
-/// MariaDB's bulk execution of the statement that was prepared last, with its session moved before every command. (A
-/// client that doesn't repeat the types is refused by the server itself.)
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bulk_execution_after_a_move() {
-    let Some(server) = Server::start(Engine::MariaDb, &[]).await else { return };
+/// One server as both backends, and sessions that move before every command.
+async fn moving_at_once() -> Option<(Server, Changeover)> {
+    let server = Server::start(Engine::MariaDb, &[]).await?;
     accounts::create(&server, seed::SCHEMA).await;
     seed::fill(&server, 10).await;
     with_raw_user(&server).await;
     let settings = Settings::between(&server, &server, seed::SCHEMA).with("proxy.move_every", "1");
     let changeover = Changeover::start(settings).await;
+    Some((server, changeover))
+}
+
+/// MariaDB's bulk execution of the statement that was prepared last, with its session moved before every command. (A
+/// client that doesn't repeat the types is refused by the server itself.)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_execution_after_a_move() {
+    let Some((server, changeover)) = moving_at_once().await else { return };
     let bulk = |id: u32, flags: u16, rest: &[u8]| {
         command(0xFA, [&id.to_le_bytes()[..], &flags.to_le_bytes()[..], rest].concat())
     };
@@ -75,12 +81,7 @@ fn unnumbered(mut transcript: Vec<u8>) -> Vec<u8> {
 /// COM_PROCESS_KILL by the greeting's id, of a session that has moved since.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_kill_command_follows_a_move() {
-    let Some(server) = Server::start(Engine::MariaDb, &[]).await else { return };
-    accounts::create(&server, seed::SCHEMA).await;
-    seed::fill(&server, 10).await;
-    with_raw_user(&server).await;
-    let settings = Settings::between(&server, &server, seed::SCHEMA).with("proxy.move_every", "1");
-    let changeover = Changeover::start(settings).await;
+    let Some((server, changeover)) = moving_at_once().await else { return };
     let (mut victim, greeted) = log_in(changeover.port(), LONG_PASSWORD).await;
     for _ in 0..3 {
         victim.write_all(&query("DO 1")).await.unwrap();

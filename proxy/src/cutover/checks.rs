@@ -84,6 +84,11 @@ pub(super) async fn dry_run(of: &Coordinator, asked: Asked) -> Vec<DryRunRow> {
     let pause_ms = asked.timeout.map_or(u128::from(of.config.pause_ms), |timeout| timeout.as_millis());
     rows.push(row("prepare", Ok(format!("{sessions} session(s) to move"))));
     rows.push(row("drain", drain(of)));
+    let to = asked.direction.from().other();
+    rows.push(row(
+        "activate",
+        Ok(format!("triggers and events aren't moved: what is to act on the {to} is yours to make")),
+    ));
     rows.push(row("pause", Ok(format!("the gate would be closed for at most {pause_ms} ms"))));
     rows
 }

@@ -111,15 +111,17 @@ impl RowsEvent {
         let mut cursor = Cursor::new(rest);
         let (plan, data) = (&*self.plan, &self.data);
         let row = match self.kind {
-            RowsKind::Write => RowChange::Insert { after: image(plan, &self.after, data, &mut cursor)? },
-            RowsKind::Delete => RowChange::Delete { before: image(plan, &self.before, data, &mut cursor)? },
+            RowsKind::Write => {
+                RowChange::Insert { after: image(plan, &self.after, data, &mut cursor, None)? }
+            }
+            RowsKind::Delete => {
+                RowChange::Delete { before: image(plan, &self.before, data, &mut cursor, None)? }
+            }
             RowsKind::Update => {
-                let before = image(plan, &self.before, data, &mut cursor)?;
+                let before = image(plan, &self.before, data, &mut cursor, None)?;
                 let edited = if self.partial { EditedDocuments::parse(plan, &mut cursor)? } else { None };
-                let after = match &edited {
-                    Some(edited) => edited_image(plan, &self.after, &before, edited, data, &mut cursor)?,
-                    None => image(plan, &self.after, data, &mut cursor)?,
-                };
+                let edited = edited.as_ref().map(|edited| (edited, &*before));
+                let after = image(plan, &self.after, data, &mut cursor, edited)?;
                 RowChange::Update { before, after }
             }
         };
@@ -159,12 +161,14 @@ impl Presence {
     }
 }
 
-/// One image: a bitmap of NULLs over the present columns, then the values that aren't NULL.
+/// One image: a bitmap of NULLs over the present columns, then the values that aren't NULL. With `edited` some
+/// documents are changes of those in the image before.
 fn image(
     plan: &RowPlan,
     presence: &Presence,
     data: &Bytes,
     cursor: &mut Cursor<'_>,
+    edited: Option<(&EditedDocuments, &[Value])>,
 ) -> Result<Vec<Value>, Malformed> {
     let nulls = cursor.take(presence.count(plan.columns.len()).div_ceil(8))?;
     let mut values = Vec::with_capacity(plan.columns.len());
@@ -176,7 +180,12 @@ fn image(
         }
         let null = bit(nulls, place);
         place += 1;
-        values.push(if null { Value::Null } else { value(*decoder, data, cursor)? });
+        let edited = edited.filter(|(edited, _)| edited.contains(index));
+        values.push(match (null, edited) {
+            (true, _) => Value::Null,
+            (false, None) => value(*decoder, data, cursor)?,
+            (false, Some((_, before))) => edited_document(before.get(index), cursor)?,
+        });
     }
     Ok(values)
 }
@@ -208,43 +217,21 @@ impl EditedDocuments {
         };
         Ok(Some(Self(plan.columns.iter().map(&mut of).collect())))
     }
+
+    fn contains(&self, index: usize) -> bool {
+        self.0.get(index).copied().unwrap_or(false)
+    }
 }
 
-/// As [`image`], where some documents are changes of those in the image before.
-fn edited_image(
-    plan: &RowPlan,
-    presence: &Presence,
-    before: &[Value],
-    edited: &EditedDocuments,
-    data: &Bytes,
-    cursor: &mut Cursor<'_>,
-) -> Result<Vec<Value>, Malformed> {
-    let nulls = cursor.take(presence.count(plan.columns.len()).div_ceil(8))?;
-    let mut values = Vec::with_capacity(plan.columns.len());
-    let mut place = 0;
-    for (index, decoder) in plan.columns.iter().enumerate() {
-        if !presence.contains(index) {
-            values.push(Value::Null);
-            continue;
-        }
-        let null = bit(nulls, place);
-        place += 1;
-        let is_edited = edited.0.get(index).copied().unwrap_or(false);
-        values.push(match (null, is_edited, before.get(index)) {
-            (true, ..) => Value::Null,
-            (false, false, _) => value(*decoder, data, cursor)?,
-            (false, true, Some(Value::Text(document))) => {
-                let length = usize::try_from(cursor.uint_le(4)?).unwrap_or(usize::MAX);
-                Value::Text(edits(document, cursor.take(length)?)?)
-            }
-            (false, true, _) => {
-                return Err(Malformed::new(
-                    "an update changes parts of a document that its image before doesn't hold",
-                ));
-            }
-        });
-    }
-    Ok(values)
+/// A document of which only the changes are written.
+fn edited_document(before: Option<&Value>, cursor: &mut Cursor<'_>) -> Result<Value, Malformed> {
+    let Some(Value::Text(document)) = before else {
+        return Err(Malformed::new(
+            "an update changes parts of a document that its image before doesn't hold",
+        ));
+    };
+    let length = usize::try_from(cursor.uint_le(4)?).unwrap_or(usize::MAX);
+    Ok(Value::Text(edits(document, cursor.take(length)?)?))
 }
 
 /// Carries out the changes of one document.
