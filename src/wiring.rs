@@ -78,6 +78,10 @@ impl Replication for ReplicatorPort {
         Box::pin(async { self.0.hold().await.map_err(port_error) })
     }
 
+    fn prepare_activation(&self, side: Side) -> PortFuture<'_, String> {
+        Box::pin(async move { self.0.prepare_activation(side).await.map_err(port_error) })
+    }
+
     fn activate(&self, side: Side) -> PortFuture<'_, ()> {
         Box::pin(async move { self.0.activate(side).await.map_err(port_error) })
     }

@@ -121,6 +121,9 @@ impl Replication for Fake {
     fn hold(&self) -> PortFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }
+    fn prepare_activation(&self, _: Side) -> PortFuture<'_, String> {
+        Box::pin(async { Ok("there are none".into()) })
+    }
     fn activate(&self, _: Side) -> PortFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }
