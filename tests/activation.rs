@@ -26,7 +26,7 @@ const OBJECTS: &[&str] = &[
     "CREATE DEFINER = 'app'@'%' EVENT tick ON SCHEDULE EVERY 1 SECOND COMMENT 'it''s ENABLE' \
      DO INSERT INTO ticks (at) VALUES (NOW(6))",
     "CREATE DEFINER = 'app'@'%' EVENT idle ON SCHEDULE EVERY 1 SECOND DISABLE DO DELETE FROM shop.ticks",
-    "CREATE DEFINER = 'app'@'%' EVENT later ON SCHEDULE AT '2037-01-01 00:00:00' DO DELETE FROM shop.ticks",
+    "CREATE DEFINER = 'app'@'%' EVENT `sp\u{e4}ter` ON SCHEDULE AT '2037-01-01 00:00:00' DO DELETE FROM shop.ticks",
     "SET GLOBAL event_scheduler = ON",
 ];
 

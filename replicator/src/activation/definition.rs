@@ -113,6 +113,14 @@ async fn read_one(side: Side, conn: &mut Conn, listed: &Listed) -> Result<Defini
             Error::definite(side, &called, "its definition isn't understood; make it by hand, or drop it")
         })?),
     };
+    // It is woken by its name, in the character set of its session.
+    let name = [&listed.name.schema, &listed.name.table, &listed.definer];
+    if asleep.is_some() && !charset.starts_with("utf8") && !name.iter().all(|part| part.is_ascii()) {
+        let why = format!(
+            "its name or its definer has letters beyond ASCII, and it was made in {charset}; make it anew in utf8mb4"
+        );
+        return Err(Error::definite(side, called, why));
+    }
     Ok(Definition {
         create,
         session: Session { sql_mode, charset, collation, time_zone: zone.flatten() },
@@ -141,7 +149,9 @@ impl<'a> Maker<'a> {
             return Ok(());
         }
         self.within = None;
-        for sql in [format!("USE {}", quote_identifier(schema)), wanted.1.statement()] {
+        // Names are UTF-8, whatever the session before was.
+        let names = "SET NAMES binary".to_owned();
+        for sql in [names, format!("USE {}", quote_identifier(schema)), wanted.1.statement()] {
             self.conn.query_drop(sql).await.map_err(|error| match &error {
                 mysql_async::Error::Server(server) if server.code == 1298 => Error::definite(
                     self.side,
@@ -157,6 +167,12 @@ impl<'a> Maker<'a> {
         }
         self.within = Some(wanted);
         Ok(())
+    }
+
+    /// Goes back to where names are UTF-8.
+    pub(super) async fn leave(self) -> Result<()> {
+        let left = self.conn.query_drop("SET NAMES binary").await;
+        left.map_err(|error| Error::database(self.side, "leaving a session of definitions", &error))
     }
 
     /// Makes it; an event that is to run, disabled.

@@ -41,7 +41,8 @@ use crate::server::{self, ServerInfo};
 use crate::state::MigrationState;
 
 const PLACE: &str = "triggers and events";
-/// How long a statement waits for a table that someone holds. In the pause there is no time for more.
+/// How long a statement waits for a table that someone holds. In the pause there is no time for more, and outside of it it is
+/// tried again.
 const LOCK_WAIT_S: u32 = 2;
 /// How long a former call may take to end.
 const TURN_WAIT: Duration = Duration::from_secs(10);
@@ -90,6 +91,7 @@ pub(crate) async fn prepare(context: &Context, to: Side) -> Result<(Prepared, Ve
         let entered = maker.enter(&listed.name.schema, &definition.session, &listed.called()).await;
         obstacles.extend(entered.err().map(|error| error.to_string()));
     }
+    maker.leave().await?;
     let (from_conn, mut to_conn) = (here.conn, there.conn);
     wait_briefly(to, &mut to_conn).await?;
     let prepared = Prepared { to, from_conn, to_conn, selection, dialect, moves, found, scheduler };
@@ -173,6 +175,7 @@ async fn make(context: &Context, prepared: &mut Prepared) -> Result<usize> {
         maker.make(listed, definition).await?;
         failpoint::hit("activation.made");
     }
+    maker.leave().await?;
     let there = list(to, to_conn, selection).await?;
     for (listed, _) in &*found {
         if !there.iter().any(|there| there.kind == listed.kind && there.name == listed.name) {
@@ -262,6 +265,7 @@ async fn quiet(context: &Context, state: &MigrationState) -> Result<()> {
         let unwanted = unwanted((side, &found), &served, &book)?;
         keep(&mut book, state_dir, (side, &mut conn), &unwanted).await?;
         failpoint::hit("activation.kept");
+        wait_briefly(side, &mut conn).await?;
         definition::drop_all(side, &mut conn, &unwanted).await?;
         if !unwanted.is_empty() {
             let number = unwanted.len();
