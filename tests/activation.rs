@@ -118,6 +118,9 @@ impl Story {
         let (serving, other) = self.sides().await;
         serving.run(&["DROP EVENT shop.tick"]).await;
         self.changeover.wait_applied(serving).await;
+        let log = self.changeover.log();
+        let took = log.lines().filter_map(|line| line.split("activate took ").nth(1)).collect::<Vec<_>>();
+        println!("{:?}: made within {}", serving.engine(), took.join(", "));
         compare::assert_equal(serving, other, seed::SCHEMA).await;
         for server in [serving, other] {
             assert_eq!(server.value::<i64>("SELECT COUNT(*) FROM shop.notes").await, self.notes);

@@ -446,4 +446,21 @@ mod tests {
         // It can't act.
         check(event("a", "1", false), &[], Some(0));
     }
+
+    #[test]
+    fn nothing_strange_makes_way() {
+        let trigger = |name: &str, key: &str| Listed::sample(Kind::Trigger, name, key, false);
+        let event = |name: &str, key: &str, enabled| Listed::sample(Kind::Event, name, key, enabled);
+        let check = |there: Listed, found: &[Listed], expected: Option<usize>| {
+            let (there, found) = ([there], found.iter().collect::<Vec<_>>());
+            let decided = replaced((Side::Target, &there), &found, &Book::default()).map(|which| which.len());
+            assert_eq!(decided.ok(), expected, "{there:?} {found:?}");
+        };
+        check(trigger("a", "1"), &[trigger("a", "1")], Some(1));
+        check(trigger("a", "1"), &[trigger("a", "2")], None);
+        check(trigger("a", "1"), &[], None);
+        check(event("a", "1", true), &[], None);
+        check(event("a", "1", false), &[event("a", "2", true)], None);
+        check(event("a", "1", false), &[event("b", "2", true)], Some(0));
+    }
 }
