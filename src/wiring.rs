@@ -58,6 +58,10 @@ impl Replication for ReplicatorPort {
         self.0.refusals(max_lag_ms)
     }
 
+    fn hurry(&self) {
+        self.0.hurry();
+    }
+
     fn final_position(&self) -> PortFuture<'_, ReplicationPosition> {
         Box::pin(async { self.0.final_position().await.map_err(port_error) })
     }

@@ -296,6 +296,13 @@ impl Replicator {
         }
     }
 
+    /// A cutover prepares itself: what would be left to verify in its pause is verified as it comes.
+    pub fn hurry(&self) {
+        if let Some(verifier) = self.context.live.verifier() {
+            verifier.hurry();
+        }
+    }
+
     /// The verdict while both sides stand still: what was touched since its last comparison is compared now. Beside
     /// it AUTO_INCREMENT is raised on the side that is to serve where the other one gave out values that it rolled back, so that no
     /// value is given out twice.

@@ -106,6 +106,7 @@ impl Replication for Fake {
     fn refusals(&self, max_lag_ms: u64) -> Vec<String> {
         vec![format!("the lag is over {max_lag_ms} ms"), "1 row differs".into()]
     }
+    fn hurry(&self) {}
     fn final_position(&self) -> PortFuture<'_, ReplicationPosition> {
         Box::pin(async { Err(PortError("never asked".into())) })
     }

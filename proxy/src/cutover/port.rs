@@ -44,6 +44,8 @@ pub trait Replication: Send + Sync + 'static {
     /// Every reason why a cutover can't start now, in sentences; empty where it can. Checks phase, lag against
     /// `max_lag_ms`, the verdict and open differences.
     fn refusals(&self, max_lag_ms: u64) -> Vec<String>;
+    /// A cutover prepares itself, and its gate closes soon: what would lengthen the pause is done now. Cheap: no query.
+    fn hurry(&self);
     /// Reads the position at which the serving side ended. Called behind the fence, never before it.
     fn final_position(&self) -> PortFuture<'_, ReplicationPosition>;
     /// Returns when exactly that position is applied. Cancel safety: dropping it only stops the waiting.
