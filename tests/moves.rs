@@ -1,6 +1,5 @@
 //! A live database moves: the main job, end to end, for both server pairs.
 
-
 use crate::support::ledger::Fate;
 use crate::support::{Engine, Ledger, Pair, compare, seed};
 
