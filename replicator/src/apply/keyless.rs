@@ -38,7 +38,7 @@ impl Script {
                     sql.extend_from_slice(b"DELETE FROM ");
                     sql.extend_from_slice(table.name.as_bytes());
                     write_condition(&mut sql, &table, before);
-                    self.statement(&table, &sql, Verb::Delete, 1, Mode::Exact)?;
+                    self.statement(&table, &mut sql, Verb::Delete, 1, Mode::Exact)?;
                 }
                 RowChange::Update { before, after } => {
                     self.lenient(table.needs_lenient(after))?;
@@ -47,7 +47,7 @@ impl Script {
                     sql.extend_from_slice(b" SET ");
                     table.write_assignments(&mut sql, before, after);
                     write_condition(&mut sql, &table, before);
-                    self.statement(&table, &sql, Verb::Update, 1, Mode::Exact)?;
+                    self.statement(&table, &mut sql, Verb::Update, 1, Mode::Exact)?;
                     self.lenient(false)?;
                 }
             }
