@@ -19,6 +19,7 @@ mod fuzzing;
 mod garbage;
 mod half_closed;
 mod hidden;
+mod history;
 mod logins;
 mod matrix;
 mod metrics;
