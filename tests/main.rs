@@ -25,6 +25,7 @@ mod matrix;
 mod metrics;
 mod moves;
 mod objects;
+mod past_fence;
 mod prepared;
 mod proxy_protocol;
 mod refusals;
