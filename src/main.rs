@@ -1,6 +1,7 @@
 //! The binary: arguments in, exit code out. What happens in between stands in [`app`].
 
 mod admin_client;
+mod allocator;
 mod app;
 mod check;
 mod cli;
@@ -23,6 +24,7 @@ const EXIT_INTERRUPTED: u8 = 130;
 const EXIT_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
+    allocator::return_large_blocks();
     let cli = Cli::parse();
     let events = event_layer::install(cli.log_format);
     let config = match cli.command.migration_flags() {

@@ -58,6 +58,10 @@ impl Replication for ReplicatorPort {
         self.0.refusals(max_lag_ms)
     }
 
+    fn hurry(&self) {
+        self.0.hurry();
+    }
+
     fn final_position(&self) -> PortFuture<'_, ReplicationPosition> {
         Box::pin(async { self.0.final_position().await.map_err(port_error) })
     }
@@ -76,6 +80,10 @@ impl Replication for ReplicatorPort {
 
     fn hold(&self) -> PortFuture<'_, ()> {
         Box::pin(async { self.0.hold().await.map_err(port_error) })
+    }
+
+    fn prepare_activation(&self, side: Side) -> PortFuture<'_, String> {
+        Box::pin(async move { self.0.prepare_activation(side).await.map_err(port_error) })
     }
 
     fn activate(&self, side: Side) -> PortFuture<'_, ()> {

@@ -5,6 +5,7 @@
 mod support;
 
 mod accounts;
+mod activation;
 mod admin;
 mod adoption;
 mod certificates;

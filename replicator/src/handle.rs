@@ -33,6 +33,8 @@ pub struct Replicator {
     running: tokio::sync::Mutex<Option<Running>>,
     /// Connections that ask for positions, source and target, so that the pause of a cutover needn't pay for dialling.
     asking: [tokio::sync::Mutex<Option<(Conn, ServerInfo)>>; 2],
+    /// What a cutover that may follow makes of triggers and events.
+    prepared: tokio::sync::Mutex<Option<activation::Prepared>>,
 }
 
 #[derive(Debug)]
@@ -50,7 +52,12 @@ impl Replicator {
         let file = StateFile::open(&config.state_dir, &config.migration.name)?;
         let live = Live::new(&config, file.get());
         let context = Arc::new(Context { config, file: Mutex::new(file), live });
-        Ok(Arc::new(Self { context, running: tokio::sync::Mutex::default(), asking: Default::default() }))
+        Ok(Arc::new(Self {
+            context,
+            running: tokio::sync::Mutex::default(),
+            asking: Default::default(),
+            prepared: tokio::sync::Mutex::default(),
+        }))
     }
 
     /// Goes on where an earlier process was stopped. Does nothing for a migration that is idle, paused, failed or over.
@@ -289,6 +296,13 @@ impl Replicator {
         }
     }
 
+    /// A cutover prepares itself: what would be left to verify in its pause is verified as it comes.
+    pub fn hurry(&self) {
+        if let Some(verifier) = self.context.live.verifier() {
+            verifier.hurry();
+        }
+    }
+
     /// The verdict while both sides stand still: what was touched since its last comparison is compared now. Beside
     /// it AUTO_INCREMENT is raised on the side that is to serve where the other one gave out values that it rolled back, so that no
     /// value is given out twice.
@@ -364,12 +378,30 @@ impl Replicator {
         }
     }
 
+    /// Reads what [`Self::activate`] is to make on `side`, and says it in a sentence.
+    ///
+    /// # Errors
+    /// It couldn't be made, with every reason; or a side can't be asked.
+    pub async fn prepare_activation(&self, side: Side) -> Result<String> {
+        let mut kept = self.prepared.lock().await;
+        *kept = None;
+        if self.state().is_none() {
+            return Ok("nothing was started yet".to_owned());
+        }
+        let (prepared, obstacles) = activation::prepare(&self.context, side).await?;
+        if !obstacles.is_empty() {
+            return Err(Error::definite(None, "triggers and events", obstacles.join("; ")));
+        }
+        Ok(kept.insert(prepared).said())
+    }
+
     /// Makes what acts on its own on `side`, which is about to serve. Behind [`Self::hold`].
     ///
     /// # Errors
     /// The side can't be asked, or refuses it.
     pub async fn activate(&self, side: Side) -> Result<()> {
-        activation::activate(&self.context, side).await
+        let prepared = self.prepared.lock().await.take();
+        activation::activate(&self.context, side, prepared).await
     }
 
     /// Takes the position at which the next leg starts, where the side that is about to serve ends, and makes it durable.
@@ -430,6 +462,10 @@ impl Replicator {
         }
         if state.goes_on() && running.is_none() {
             self.spawn(&mut running);
+        }
+        if state.stage == Stage::Sealed {
+            // No leg begins that would do it.
+            activation::wake(&self.context, &state, serving).await?;
         }
         Ok(())
     }

@@ -149,11 +149,11 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     let config = &context.config;
     let state = context.state()?;
     let leg = state.leg;
+    // Before a row is applied, whatever a cutover that was undone, or the swap, has left.
+    activation::begin_leg(context, &state).await?;
     let (source, target) = identify(config).await?;
     same_server(Side::Source, &state.source_identity, &source)?;
     same_server(Side::Target, &state.target_identity, &target)?;
-    // Before a row is applied there, whatever a cutover that was undone, or the swap, has left.
-    activation::deactivate(context, leg.writes()).await?;
     let history = History::of(&config.state_dir);
     let (read, write) = if leg.reads() == Side::Source { (source, target) } else { (target, source) };
     let selection = Selection::new(&config.migration, read.folds_names);
@@ -271,7 +271,7 @@ async fn join(mut tasks: JoinSet<Result<()>>, scope: &CancellationToken) -> Resu
 }
 
 /// An address may lead to another server than the one that the migration began with.
-fn same_server(side: Side, identity: &str, info: &ServerInfo) -> Result<()> {
+pub(crate) fn same_server(side: Side, identity: &str, info: &ServerInfo) -> Result<()> {
     if identity == info.identity {
         return Ok(());
     }

@@ -107,6 +107,7 @@ impl Replication for Fake {
     fn refusals(&self, max_lag_ms: u64) -> Vec<String> {
         vec![format!("the lag is over {max_lag_ms} ms"), "1 row differs".into()]
     }
+    fn hurry(&self) {}
     fn final_position(&self) -> PortFuture<'_, ReplicationPosition> {
         Box::pin(async { Err(PortError("never asked".into())) })
     }
@@ -121,6 +122,9 @@ impl Replication for Fake {
     }
     fn hold(&self) -> PortFuture<'_, ()> {
         Box::pin(async { Ok(()) })
+    }
+    fn prepare_activation(&self, _: Side) -> PortFuture<'_, String> {
+        Box::pin(async { Ok("there are none".into()) })
     }
     fn activate(&self, _: Side) -> PortFuture<'_, ()> {
         Box::pin(async { Ok(()) })

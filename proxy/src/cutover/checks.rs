@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::coordinator::{Asked, Coordinator};
 use super::phase::Direction;
+use super::port::PortFuture;
 use super::step::Stage;
 use crate::auth::inventory::{Survey, survey};
 use crate::backend::bypass::Bypass;
@@ -62,18 +63,20 @@ pub(super) async fn all(of: &Coordinator, asked: Asked) -> Found {
         rows.push(row("replication", Ok(format!("it follows and the verifier has no objection{lag}"))));
     }
     rows.extend(refusals.into_iter().map(|why| row("replication", Err(why))));
-    let (there, header, fence, accounts, back) = tokio::join!(
+    let (there, header, fence, accounts, acts, back) = tokio::join!(
         writable(of, to),
         takes_header(of, to),
         fence(of, from),
         survey(&of.routes, &of.registry, WITHIN),
-        way_back(of),
+        asked_of_replication(of.replication.prepare_activation(to)),
+        asked_of_replication(of.replication.way_back()),
     );
     let way_back = back == Ok(true) && !asked.without_rollback;
     rows.push(row(to.as_str(), there));
     rows.extend(header.err().map(|why| row(to.as_str(), Err(why))));
     rows.push(row("fence", fence));
     rows.push(row("accounts", said_of_accounts(accounts, to)));
+    rows.push(row("activate", acts));
     rows.push(row("reverse", said_of_way_back(back, asked, to)));
     Found { rows, way_back }
 }
@@ -88,17 +91,12 @@ pub(super) async fn dry_run(of: &Coordinator, asked: Asked) -> Vec<DryRunRow> {
     let pause_ms = asked.timeout.map_or(u128::from(of.config.pause_ms), |timeout| timeout.as_millis());
     rows.push(row("prepare", Ok(format!("{sessions} session(s) to move"))));
     rows.push(row("drain", drain(of)));
-    let to = asked.direction.from().other();
-    rows.push(row(
-        "activate",
-        Ok(format!("triggers and events aren't moved: what is to act on the {to} is yours to make")),
-    ));
     rows.push(row("pause", Ok(format!("the gate would be closed for at most {pause_ms} ms"))));
     rows
 }
 
-async fn way_back(of: &Coordinator) -> Result<bool, String> {
-    match timeout(WITHIN, of.replication.way_back()).await {
+async fn asked_of_replication<T>(answer: PortFuture<'_, T>) -> Result<T, String> {
+    match timeout(WITHIN, answer).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_) => Err(format!("that couldn't be found out within {} ms", WITHIN.as_millis())),
     }

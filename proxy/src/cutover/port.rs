@@ -44,6 +44,8 @@ pub trait Replication: Send + Sync + 'static {
     /// Every reason why a cutover can't start now, in sentences; empty where it can. Checks phase, lag against
     /// `max_lag_ms`, the verdict and open differences.
     fn refusals(&self, max_lag_ms: u64) -> Vec<String>;
+    /// A cutover prepares itself, and its gate closes soon: what would lengthen the pause is done now. Cheap: no query.
+    fn hurry(&self);
     /// Reads the position at which the serving side ended. Called behind the fence, never before it.
     fn final_position(&self) -> PortFuture<'_, ReplicationPosition>;
     /// Returns when exactly that position is applied. Cancel safety: dropping it only stops the waiting.
@@ -56,8 +58,12 @@ pub trait Replication: Send + Sync + 'static {
     fn way_back(&self) -> PortFuture<'_, bool>;
     /// Ends the present direction, behind the fence: nothing is applied any more. `turn_back` undoes it.
     fn hold(&self) -> PortFuture<'_, ()>;
-    /// Makes what acts on its own (triggers, events) on `side`, which is about to serve. Behind `hold`. There is no call
-    /// that undoes it: replication takes away what acts on its own before it applies a row to that side.
+    /// What `activate` will make on `side`, in a sentence. Called before a cutover begins, so that its pause needn't read it.
+    /// `Err` says what would keep it from being made.
+    fn prepare_activation(&self, side: Side) -> PortFuture<'_, String>;
+    /// Makes what acts on its own (triggers, events) on `side`, which is about to serve. Behind `hold`; events don't
+    /// run there before `seal`. There is no call that undoes it: replication takes away what acts on its own before it
+    /// applies a row to that side.
     fn activate(&self, side: Side) -> PortFuture<'_, ()>;
     /// Takes the position at which the side that is about to serve ends, and makes it durable as the start of the other
     /// direction, which begins with `seal`. Behind `hold` and `activate`.

@@ -288,6 +288,7 @@ impl<'a> Run<'a> {
         let (registry, replication) = (&self.by.registry, &self.by.replication);
         self.moved_before = registry.moved_total();
         self.by.routes.prepare(Some(self.plan.to));
+        replication.hurry();
         // Whoever isn't ready by then moves behind the swap, at the price of a longer wait of its own; and a lag that
         // is left is waited for with the gate closed.
         let began = Instant::now();

@@ -12,7 +12,8 @@
 //! **Memory.** The kernel works on buffers while nobody looks. So a buffer belongs to the operation from the
 //! moment that it is handed over until the kernel has said that it is done, whatever becomes of the future that
 //! waits ([`driver`]); reads of silent connections hold no buffer at all, but take one of the worker's pool when
-//! something comes ([`pool`]). The only unsafe code of the program is in these two files.
+//! something comes ([`pool`]). But for one call that sets up the allocator,
+//! the only unsafe code of the program is in these two files.
 
 mod driver;
 mod pool;

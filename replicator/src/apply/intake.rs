@@ -14,6 +14,9 @@ use crate::value::Value;
 
 /// Bytes of decoded rows that are read ahead or being applied, at most (invariant 7).
 const BYTES_MAX: u32 = 64 << 20;
+/// The share of an item that is larger than that. It leaves room for what a worker has of a large transaction when it
+/// waits for its next piece ([`super::worker::LARGE_BYTES`]), which wouldn't be given back otherwise.
+const SHARE_MAX: u32 = BYTES_MAX - 2 * (super::worker::LARGE_BYTES as u32);
 /// Items read ahead, at most.
 const ITEMS_MAX: usize = 2_000;
 
@@ -60,11 +63,14 @@ pub(super) async fn pump<S: SpoolSource>(
             // Definitions change there: what is behind it can't be decoded by those of before.
             let last = matches!(item, SpoolItem::Ddl { .. });
             let weight = weight(&item);
-            // What is larger than the bound takes all of it and comes alone.
-            let share = u32::try_from(weight).unwrap_or(BYTES_MAX).clamp(1, BYTES_MAX);
+            // What is larger than the bound comes alone: nothing is read either until it is applied.
+            let share = u32::try_from(weight).unwrap_or(SHARE_MAX).clamp(1, SHARE_MAX);
             let Ok(permit) = Arc::clone(&bytes).acquire_many_owned(share).await else { return };
             if to.send(Ok(Taken { item, weight, permit })).await.is_err() || last {
                 return;
+            }
+            if share == SHARE_MAX {
+                drop(bytes.acquire_many(BYTES_MAX / 2).await);
             }
         }
     };
@@ -101,7 +107,7 @@ fn weight(item: &SpoolItem) -> usize {
     }
 }
 
-fn change_weight(change: &RowsChange) -> usize {
+pub(super) fn change_weight(change: &RowsChange) -> usize {
     let row = |values: &Vec<Value>| values.iter().map(value_weight).sum::<usize>();
     change
         .rows
@@ -120,4 +126,54 @@ fn value_weight(value: &Value) -> usize {
             Value::Bytes(bytes) => bytes.len(),
             _ => 0,
         }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::super::sample::{change, insert, table, text};
+    use super::*;
+
+    /// Rows of so many bytes, one after the other.
+    struct Rows {
+        bytes: Vec<usize>,
+        read: Arc<AtomicUsize>,
+    }
+
+    impl SpoolSource for Rows {
+        async fn next(&mut self) -> Result<SpoolItem> {
+            let Some(&bytes) = self.bytes.get(self.read.load(Ordering::SeqCst)) else {
+                return std::future::pending().await;
+            };
+            self.read.fetch_add(1, Ordering::SeqCst);
+            let row = insert(vec![text(&"x".repeat(bytes))]);
+            Ok(SpoolItem::LargeRows(change(&table("t", 1, &[&[0]]), vec![row])))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_very_large_row_comes_alone() {
+        let read = Arc::new(AtomicUsize::new(0));
+        let source = Rows { bytes: vec![10, 60 << 20, 10, 10], read: Arc::clone(&read) };
+        let (to, mut from) = channel();
+        let cancel = CancellationToken::new();
+        let pumping = tokio::spawn(pump(source, to, cancel.clone()));
+        let small = from.recv().await.unwrap().unwrap();
+        let large = from.recv().await.unwrap().unwrap();
+        assert!(large.weight > small.weight);
+        // The pump runs on this very thread, as often as it has something to do.
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(read.load(Ordering::SeqCst), 2, "read ahead of a very large row");
+        drop(large);
+        from.recv().await.unwrap().unwrap();
+        from.recv().await.unwrap().unwrap();
+        drop(small);
+        cancel.cancel();
+        pumping.await.unwrap();
+    }
 }

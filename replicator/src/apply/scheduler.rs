@@ -18,9 +18,9 @@ use super::intake::Taken;
 use super::intervals::Intervals;
 use super::progress::{Applied, AppliedProgress};
 use super::statement::Mode;
-use super::worker::{Batch, Context, Work, Worker};
+use super::worker::{Batch, Context, Piece, Work, Worker};
 use super::writeset::WriteSet;
-use crate::binlog::transaction::{DdlStatement, RowsChange, SpoolItem, TransactionMeta};
+use crate::binlog::transaction::{DdlStatement, SpoolItem, TransactionMeta};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Batches that are begun and not yet below the low water, at most: a slow one can't let the others run away.
@@ -63,7 +63,7 @@ enum Large {
     /// None.
     No,
     /// To a worker.
-    To(mpsc::Sender<Option<RowsChange>>),
+    To(mpsc::Sender<Option<Piece>>),
     /// To nobody: an earlier run has applied it.
     Skipped(TransactionMeta),
 }
@@ -231,7 +231,9 @@ impl Scheduler {
                     share => *share = Some(permit),
                 }
             }
-            SpoolItem::LargeRows(change) => self.large_piece(Some(change), cancel).await?,
+            SpoolItem::LargeRows(change) => {
+                self.large_piece(Some(Piece { change, share: permit }), cancel).await?;
+            }
             SpoolItem::LargeEnd => self.large_piece(None, cancel).await?,
             item @ (SpoolItem::LargeBegin { .. } | SpoolItem::Ddl { .. }) => {
                 self.held = Some(Taken { item, weight, permit });
@@ -394,7 +396,7 @@ impl Scheduler {
     }
 
     /// Passes a piece of the large transaction on; `None` is its end.
-    async fn large_piece(&mut self, piece: Option<RowsChange>, cancel: &CancellationToken) -> Result<()> {
+    async fn large_piece(&mut self, piece: Option<Piece>, cancel: &CancellationToken) -> Result<()> {
         let ended = piece.is_none();
         match &self.large {
             Large::No => {

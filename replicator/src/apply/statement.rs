@@ -107,7 +107,7 @@ impl Script {
 
     /// Adds a statement that belongs to no table; `rows` as in [`Expected::rows`].
     pub(super) fn plain(&mut self, sql: &str, rows: Option<u64>) -> Result<()> {
-        self.push(sql.as_bytes(), Expected { table: None, verb: Verb::Update, rows })
+        self.push(&mut sql.as_bytes().to_vec(), Expected { table: None, verb: Verb::Update, rows })
     }
 
     /// Adds the statements for a stretch of changes, in order.
@@ -243,7 +243,7 @@ impl Script {
                 count += 1;
             }
             table.end_condition(&mut sql);
-            self.statement(table, &sql, Verb::Delete, count, mode)?;
+            self.statement(table, &mut sql, Verb::Delete, count, mode)?;
         }
         Ok(())
     }
@@ -267,7 +267,7 @@ impl Script {
                 table.write_row(&mut sql, row);
                 count += 1;
             }
-            self.statement(table, &sql, Verb::Insert, count, mode)?;
+            self.statement(table, &mut sql, Verb::Insert, count, mode)?;
         }
         self.lenient(false)
     }
@@ -283,7 +283,7 @@ impl Script {
         sql.extend_from_slice(b" WHERE ");
         table.write_condition(&mut sql, before, 0);
         table.end_condition(&mut sql);
-        self.statement(table, &sql, Verb::Update, 1, Mode::Exact)?;
+        self.statement(table, &mut sql, Verb::Update, 1, Mode::Exact)?;
         self.lenient(false)
     }
 
@@ -312,7 +312,7 @@ impl Script {
             }
             sql.extend_from_slice(b" ON DUPLICATE KEY UPDATE ");
             table.write_new_values(&mut sql);
-            self.statement(table, &sql, Verb::Update, 2 * count, Mode::Exact)?;
+            self.statement(table, &mut sql, Verb::Update, 2 * count, Mode::Exact)?;
         }
         self.lenient(false)
     }
@@ -320,7 +320,7 @@ impl Script {
     fn statement(
         &mut self,
         table: &TableText<'_>,
-        sql: &[u8],
+        sql: &mut Vec<u8>,
         verb: Verb,
         rows: u64,
         mode: Mode,
@@ -329,7 +329,8 @@ impl Script {
         self.push(sql, Expected { table: Some(Arc::clone(table.schema)), verb, rows })
     }
 
-    fn push(&mut self, sql: &[u8], expected: Expected) -> Result<()> {
+    /// Takes the text; what is left of it is its memory, for the next one.
+    fn push(&mut self, sql: &mut Vec<u8>, expected: Expected) -> Result<()> {
         if sql.len() > self.packet_bytes_max {
             let place = expected.table.map_or_else(|| "a batch".to_owned(), |t| t.name.to_string());
             return Err(Error::definite(
@@ -346,10 +347,15 @@ impl Script {
         if !self.open.statements.is_empty() && self.open.sql.len() + sql.len() + 1 > limit {
             self.close();
         }
-        if !self.open.statements.is_empty() {
-            self.open.sql.push(b';');
+        if self.open.statements.is_empty() && sql.len() > limit {
+            // The text of a very large row isn't copied once more (invariant 7).
+            self.open.sql = std::mem::take(sql);
+        } else {
+            if !self.open.statements.is_empty() {
+                self.open.sql.push(b';');
+            }
+            self.open.sql.append(sql);
         }
-        self.open.sql.extend_from_slice(sql);
         self.open.statements.push(expected);
         Ok(())
     }

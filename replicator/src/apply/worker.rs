@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use config::{BackendConfig, Side, TableName, failpoint};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::checkpoint;
 use super::graph::LowWater;
+use super::intake::change_weight;
 use super::intervals::Intervals;
 use super::statement::{Expected, Mode, Query, SQL_MODE, Script, Verb, touched_keys};
 use super::writeset::Plans;
@@ -24,8 +25,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// A batch that is tried again and again is logged so often.
 const RETRY_LOG_EVERY: Duration = Duration::from_secs(10);
-/// A piece of a large transaction has about so many rows.
+/// A piece of a large transaction has about so many rows, or bytes in memory (invariant 7).
 const LARGE_ROWS: usize = 2_000;
+pub(super) const LARGE_BYTES: usize = 4 << 20;
 
 /// What every worker of a run knows.
 #[derive(Debug)]
@@ -67,7 +69,16 @@ pub(super) enum Work {
     /// A batch, in memory.
     Batch(Batch),
     /// A transaction too large for that: its rows come in pieces, and `None` is its end. The batch has no changes.
-    Large(Batch, mpsc::Receiver<Option<RowsChange>>),
+    Large(Batch, mpsc::Receiver<Option<Piece>>),
+}
+
+/// Some rows of a large transaction.
+#[derive(Debug)]
+pub(super) struct Piece {
+    /// The rows.
+    pub(super) change: RowsChange,
+    /// Their share of the bytes in memory, given back when they are applied.
+    pub(super) share: OwnedSemaphorePermit,
 }
 
 /// A connection and the row of `changeover.checkpoint` that it writes.
@@ -133,13 +144,10 @@ impl Worker {
 
     /// The transaction isn't in memory, so it can't be tried again from here: a lost connection ends the run, which
     /// begins again at the checkpoint.
-    async fn apply_large(
-        &mut self,
-        batch: Batch,
-        mut pieces: mpsc::Receiver<Option<RowsChange>>,
-    ) -> Result<u64> {
+    async fn apply_large(&mut self, batch: Batch, mut pieces: mpsc::Receiver<Option<Piece>>) -> Result<u64> {
         let done = self.done_after(&batch);
-        let (mut rows, mut pending, mut pending_rows) = (0, Vec::new(), 0);
+        let (mut rows, mut pending, mut pending_rows, mut pending_bytes) = (0, Vec::new(), 0, 0);
+        let mut shares = Vec::new();
         let context = Arc::clone(&self.context);
         // Dropped behind the commit, and wherever this ends without one: then it says too much, which is harmless.
         let mut touched = context.touched.transaction();
@@ -149,11 +157,13 @@ impl Worker {
                 Error::transient(None, batch.place.as_str(), "the run ended within a large transaction")
             })?;
             let ended = piece.is_none();
-            if let Some(change) = piece {
+            if let Some(Piece { change, share }) = piece {
                 pending_rows += change.rows.len();
+                pending_bytes += change_weight(&change);
                 pending.push(change);
+                shares.push(share);
             }
-            if pending_rows < LARGE_ROWS && !ended {
+            if pending_rows < LARGE_ROWS && pending_bytes < LARGE_BYTES && !ended {
                 continue;
             }
             let mut script = Script::new(self.context.max_allowed_packet);
@@ -165,18 +175,20 @@ impl Worker {
                 script.plain(&self.checkpoint(&batch, &done), Some(1))?;
             }
             let queries = script.finish()?;
-            if let Err(Failure::Before(error) | Failure::Unknown(error)) = self.send(&batch, &queries).await {
-                self.conn = None;
-                return Err(error);
-            }
-            rows += pending_rows as u64;
             for change in pending.drain(..) {
                 touched.touch(&change.table.name, touched_keys(&change));
                 for table in cascaded(&context.plans, &change) {
                     touched.touch_whole_table(table);
                 }
             }
-            pending_rows = 0;
+            // The rows are gone from memory before their text is sent.
+            if let Err(Failure::Before(error) | Failure::Unknown(error)) = self.send(&batch, &queries).await {
+                self.conn = None;
+                return Err(error);
+            }
+            rows += pending_rows as u64;
+            (pending_rows, pending_bytes) = (0, 0);
+            shares.clear();
             if ended {
                 break;
             }

@@ -98,16 +98,15 @@ impl EventHeader {
     }
 }
 
-/// Appends an event of a payload or a test: header and body, without checksum, saying where it ends.
-pub(crate) fn write_event(out: &mut Vec<u8>, header: &EventHeader, body: &[u8]) {
-    let size = u32::try_from(HEADER_BYTES + body.len()).unwrap_or(u32::MAX);
+/// Appends the header of an event with a body of so many bytes, without checksum.
+pub(crate) fn write_event_header(out: &mut Vec<u8>, header: &EventHeader, body_bytes: usize) {
+    let size = u32::try_from(HEADER_BYTES + body_bytes).unwrap_or(u32::MAX);
     out.extend_from_slice(&header.timestamp.to_le_bytes());
     out.push(header.kind);
     out.extend_from_slice(&header.server_id.to_le_bytes());
     out.extend_from_slice(&size.to_le_bytes());
     out.extend_from_slice(&header.log_pos.to_le_bytes());
     out.extend_from_slice(&header.flags.to_le_bytes());
-    out.extend_from_slice(body);
 }
 
 /// Insert, update, delete: what a rows event does.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use config::{BinlogPosition, Gtid, TableName};
 
-use super::event::{EventHeader, HEADER_BYTES, kind, write_event};
+use super::event::{EventHeader, HEADER_BYTES, kind, write_event_header};
 use crate::schema::table::{Column, ColumnKind, SchemaSet, TableSchema, UniqueKey};
 
 /// Table id in the events.
@@ -75,7 +75,8 @@ pub(crate) fn update_rows(id: u32) -> Vec<u8> {
 /// An event as the spool holds it.
 pub(crate) fn whole(kind: u8, body: &[u8]) -> Bytes {
     let mut out = Vec::new();
-    write_event(&mut out, &header(kind), body);
+    write_event_header(&mut out, &header(kind), body.len());
+    out.extend_from_slice(body);
     out.into()
 }
 

@@ -87,9 +87,9 @@ impl PacketConnection {
                     self.sequence = sequence.wrapping_add(1);
                     return Ok(self.buffer.split_to(length).freeze());
                 }
-                self.buffer.reserve((4 + length - self.buffer.len()).max(READ_BYTES));
+                self.make_room(4 + length);
             } else {
-                self.buffer.reserve(READ_BYTES);
+                self.make_room(READ_BYTES);
             }
             let read = match &mut self.socket {
                 Socket::Plain(socket) => socket.read_buf(&mut self.buffer).await,
@@ -100,6 +100,18 @@ impl PacketConnection {
                 Ok(_) => {}
                 Err(error) => return Err(self.transient(&format!("the connection failed ({error})"))),
             }
+        }
+    }
+
+    /// Room for so many bytes in all, and for more than that only where it is little: reserving would double the memory
+    /// of a large packet, and hold on to that of the largest one that there ever was (invariant 7).
+    fn make_room(&mut self, bytes: usize) {
+        if self.buffer.capacity() < bytes || self.buffer.is_empty() {
+            let mut larger = BytesMut::with_capacity(bytes.max(READ_BYTES));
+            larger.extend_from_slice(&self.buffer);
+            self.buffer = larger;
+        } else if self.buffer.len() == self.buffer.capacity() {
+            self.buffer.reserve(READ_BYTES);
         }
     }
 

@@ -164,7 +164,7 @@ impl Payload {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::binlog::event::write_event;
+    use crate::binlog::event::write_event_header;
     use proptest::prelude::*;
 
     fn events(sizes: &[usize]) -> Vec<u8> {
@@ -178,7 +178,8 @@ mod tests {
                 log_pos: 0,
                 flags: 0,
             };
-            write_event(&mut out, &header, &vec![7; size]);
+            write_event_header(&mut out, &header, size);
+            out.resize(out.len() + size, 7);
         }
         out
     }

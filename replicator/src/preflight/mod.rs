@@ -4,6 +4,7 @@
 //! to move and what is already there. The one thing that is written is a named lock in the source's memory, for
 //! as long as it takes the target to look whether it sees it: two addresses of one server can't hide that.
 
+pub(crate) mod activation;
 mod grants;
 mod pair;
 mod settings;
@@ -20,6 +21,7 @@ use self::settings::Settings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::convert::Dialects;
 use crate::schema::discover::{Discovery, discover};
+use crate::schema::selection::Selection;
 use crate::server::{ServerInfo, connect, end_position, inspect, start_position};
 
 /// Looks at both servers. An unreachable server is a finding, not an error. `resuming` allows a target that
@@ -46,7 +48,8 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
         let mut schemas = config.migration.schemas.clone();
         match discover(Side::Source, &mut source.conn, &config.migration).await {
             Ok(found) => {
-                findings.all(tables::judge(&found, source.info.cascades_in_binlog));
+                let one_family = dialects.is_none_or(|both| both.source.family == both.target.family);
+                findings.all(tables::judge(&found, source.info.cascades_in_binlog, one_family));
                 schemas = found.schemas.iter().map(|schema| schema.name.clone()).collect();
                 discovery = Some(found);
             }
@@ -74,6 +77,10 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
                     "target, log_bin_trust_function_creators",
                     message.to_owned(),
                 );
+            }
+            if let Some(source) = source.as_mut().filter(|_| dialects.source.family == dialects.target.family)
+            {
+                findings.activation(config, source, target).await;
             }
             match tables::check_target(&mut target.conn, config, found, dialects, resuming).await {
                 Ok(there) => findings.all(there),
@@ -105,20 +112,27 @@ pub async fn conversions(config: &Config) -> Result<Vec<Conversion>> {
 }
 
 /// A server that answered, and what it said of itself.
-struct Backend {
-    conn: Conn,
-    info: ServerInfo,
+#[derive(Debug)]
+pub(crate) struct Backend {
+    pub(crate) conn: Conn,
+    pub(crate) info: ServerInfo,
     settings: Settings,
     grants: Grants,
+    /// The account that the server took it for, `user@host`.
+    account: String,
 }
 
 impl Backend {
-    async fn open(side: Side, config: &BackendConfig) -> Result<Self> {
+    pub(crate) async fn open(side: Side, config: &BackendConfig) -> Result<Self> {
         let mut conn = connect(side, config).await?;
         let info = inspect(side, &mut conn).await?;
         let settings = Settings::read(side, &mut conn).await?;
         let grants = Grants::read(side, &mut conn).await?;
-        Ok(Self { conn, info, settings, grants })
+        let account: Option<Option<String>> = conn
+            .query_first("SELECT CURRENT_USER()")
+            .await
+            .map_err(|error| Error::database(side, "asking for the account", &error))?;
+        Ok(Self { conn, info, settings, grants, account: account.flatten().unwrap_or_default() })
     }
 }
 
@@ -251,6 +265,32 @@ impl Findings {
 
     fn all(&mut self, findings: Vec<Finding>) {
         self.0.extend(findings);
+    }
+
+    /// What a cutover would be refused for.
+    async fn activation(&mut self, config: &Config, source: &mut Backend, target: &mut Backend) {
+        let selection = Selection::new(&config.migration, source.info.folds_names);
+        let found = async {
+            let listed = crate::activation::list(Side::Source, &mut source.conn, &selection).await?;
+            let obstacles =
+                activation::obstacles(source, target, &selection, (Side::Target, &listed)).await?;
+            let (known, target) = (listed.iter().collect::<Vec<_>>(), (Side::Target, &mut target.conn));
+            let strange = crate::activation::strange(&config.state_dir, target, &selection, &known).await?;
+            Ok((obstacles, strange))
+        };
+        match found.await {
+            Ok((obstacles, strange)) => {
+                for obstacle in obstacles {
+                    let message = format!("A cutover would be refused: {obstacle}.");
+                    self.add(Severity::Warning, "triggers and events", message);
+                }
+                if let Some(strange) = strange {
+                    let message = format!("It would act on what is applied there: {strange}.");
+                    self.add(Severity::Fatal, "triggers and events", message);
+                }
+            }
+            Err(error) => self.error("triggers and events", &error),
+        }
     }
 
     /// A question that couldn't be answered can't be taken for a yes.

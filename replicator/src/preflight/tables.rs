@@ -30,7 +30,7 @@ pub(super) fn some_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// What is wrong with, or worth knowing of, what the source holds.
-pub(super) fn judge(found: &Discovery, cascades_in_binlog: bool) -> Vec<Finding> {
+pub(super) fn judge(found: &Discovery, cascades_in_binlog: bool, one_family: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     for schema in &found.missing_schemas {
         let there = "There is no such schema on the source, or the account may not see it; correct \
@@ -54,7 +54,7 @@ pub(super) fn judge(found: &Discovery, cascades_in_binlog: bool) -> Vec<Finding>
     }
     findings.extend(foreign_parents(found));
     findings.extend(cascades(found, cascades_in_binlog));
-    findings.extend(objects(found));
+    findings.extend(objects(found, one_family));
     if !found.excluded.is_empty() {
         let names: Vec<String> = found.excluded.iter().map(TableName::to_string).collect();
         let message = format!(
@@ -106,8 +106,9 @@ fn cascades(found: &Discovery, in_binlog: bool) -> Option<Finding> {
     Some(finding(Severity::Note, "foreign keys", message))
 }
 
-/// What is made on the target with the tables, and what isn't moved yet: nobody should find that out afterwards.
-fn objects(found: &Discovery) -> Vec<Finding> {
+/// What is made on the target, when, and what isn't moved: nobody should find that out afterwards. `one_family`: both
+/// servers are of one.
+fn objects(found: &Discovery, one_family: bool) -> Vec<Finding> {
     let mut kinds: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for object in &found.objects {
         kinds.entry(&object.kind).or_default().push(format!("{}.{}", object.schema, object.name));
@@ -115,27 +116,38 @@ fn objects(found: &Discovery) -> Vec<Finding> {
     kinds
         .into_iter()
         .map(|(kind, names)| {
-            let note = match kind {
-                "trigger" => " What they do on the source arrives as rows; from the cutover on they are missing.",
-                "sequence" => " Tables whose defaults use them can't be made on the target.",
-                _ => "",
+            let (number, named) = (names.len(), some_of(names.iter().map(String::as_str)));
+            let (severity, message) = match kind {
+                "view" | "procedure" | "function" => (
+                    Severity::Note,
+                    format!(
+                        "{number} of them are made on the target with the tables, where both servers are of one family: \
+                         {named}. One that can't be made there is named in SHOW EVENTS."
+                    ),
+                ),
+                "trigger" | "event" if one_family => (
+                    Severity::Note,
+                    format!(
+                        "{number} of them are made on the target at the cutover, and dropped on the side that is left then: \
+                         {named}. What they do before arrives as rows."
+                    ),
+                ),
+                "trigger" | "event" => (
+                    Severity::Warning,
+                    format!(
+                        "{number} of them aren't moved between two families of servers: {named}. What they do on the source \
+                         arrives as rows; make them on the target behind the cutover."
+                    ),
+                ),
+                _ => (
+                    Severity::Warning,
+                    format!(
+                        "{number} of them aren't moved yet and have to be created on the target by hand before the cutover: \
+                         {named}. Tables whose defaults use them can't be made on the target."
+                    ),
+                ),
             };
-            if matches!(kind, "view" | "procedure" | "function") {
-                let message = format!(
-                    "{} of them are made on the target with the tables, where both servers are of one family: {}. One \
-                     that can't be made there is named in SHOW EVENTS.",
-                    names.len(),
-                    some_of(names.iter().map(String::as_str))
-                );
-                return finding(Severity::Note, format!("{kind}s"), message);
-            }
-            let message = format!(
-                "{} of them aren't moved yet and have to be created on the target by hand before the cutover: \
-                 {}.{note}",
-                names.len(),
-                some_of(names.iter().map(String::as_str))
-            );
-            finding(Severity::Warning, format!("{kind}s"), message)
+            finding(severity, format!("{kind}s"), message)
         })
         .collect()
 }

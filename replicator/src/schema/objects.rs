@@ -3,15 +3,70 @@
 //! Each is made from its own CREATE statement in the session that it was made in (sql_mode, character set, collation), with
 //! its definer. Views may need each other in any order, and routines as well, so whatever lacks something is tried again
 //! as long as that helps. What can't be made is said and left out: rows don't depend on it, and `check` has listed it.
-//! Triggers and events act on their own and aren't made here.
+//! Triggers and events act on their own and aren't made here, but at the cutover ([`crate::activation`]).
 
 use config::names::quote_identifier;
-use config::{Side, TableName};
+use config::{Dialect, Side, TableName};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
+use serde::{Deserialize, Serialize};
 
+use super::convert::{charset_on, collation_on};
 use super::discover::OtherObject;
 use crate::error::{Error, ErrorKind, Result};
+
+/// The session in which something was made, as the server has kept it with the definition.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Session {
+    pub(crate) sql_mode: String,
+    pub(crate) charset: String,
+    pub(crate) collation: String,
+    /// Of an event.
+    pub(crate) time_zone: Option<String>,
+}
+
+impl Session {
+    /// In the terms of a server of the same family.
+    pub(crate) fn on(&self, dialect: Dialect) -> Self {
+        let gone = |mode: &&str| !(dialect.is_mysql_8() && GONE_MODES.contains(mode));
+        Self {
+            sql_mode: self.sql_mode.split(',').filter(gone).collect::<Vec<_>>().join(","),
+            charset: charset_on(&self.charset, dialect),
+            collation: collation_on(&self.collation, dialect),
+            time_zone: self.time_zone.clone(),
+        }
+    }
+
+    /// Goes into it. Charsets come last: they say how the text that follows is read.
+    pub(crate) fn statement(&self) -> String {
+        let only = |text: &str, marks: &str| {
+            text.chars().filter(|c| c.is_ascii_alphanumeric() || marks.contains(*c)).collect::<String>()
+        };
+        let zone = self.time_zone.as_deref().map(|zone| format!("time_zone = '{}', ", only(zone, "_/+-:")));
+        format!(
+            "SET sql_mode = '{}', {}character_set_client = {}, collation_connection = {}",
+            only(&self.sql_mode, "_,"),
+            zone.unwrap_or_default(),
+            only(&self.charset, "_"),
+            only(&self.collation, "_")
+        )
+    }
+}
+
+/// Modes that MySQL 8 took away; a replica leaves them out as well.
+const GONE_MODES: [&str; 11] = [
+    "NO_AUTO_CREATE_USER",
+    "NO_FIELD_OPTIONS",
+    "NO_KEY_OPTIONS",
+    "NO_TABLE_OPTIONS",
+    "DB2",
+    "MAXDB",
+    "MSSQL",
+    "MYSQL323",
+    "MYSQL40",
+    "ORACLE",
+    "POSTGRESQL",
+];
 
 /// A statement and its session.
 struct Object {
@@ -19,9 +74,7 @@ struct Object {
     name: TableName,
     /// As the server keeps it, in the character set of its own session.
     create: Vec<u8>,
-    sql_mode: Option<String>,
-    charset: String,
-    collation: String,
+    session: Session,
 }
 
 /// What became of the objects.
@@ -111,32 +164,14 @@ async fn read(source: &mut Conn, kind: &'static str, object: &OtherObject) -> Re
         kind,
         name,
         create,
-        sql_mode,
-        charset,
-        collation,
+        session: Session { sql_mode: sql_mode.unwrap_or_default(), charset, collation, time_zone: None },
     }))
 }
 
 async fn make(target: &mut Conn, object: &Object) -> Result<()> {
     const THERE_ALREADY: [u16; 2] = [1050, 1304];
     let database = |error: mysql_async::Error| Error::database(Side::Target, object.name.to_string(), &error);
-    let word =
-        |text: &str| text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
-    let mode: String = object
-        .sql_mode
-        .iter()
-        .flat_map(|mode| mode.chars())
-        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ','))
-        .collect();
-    for statement in [
-        format!("USE {}", quote_identifier(&object.name.schema)),
-        format!("SET SESSION sql_mode = '{mode}'"),
-        format!(
-            "SET character_set_client = {}, collation_connection = {}",
-            word(&object.charset),
-            word(&object.collation)
-        ),
-    ] {
+    for statement in [format!("USE {}", quote_identifier(&object.name.schema)), object.session.statement()] {
         target.query_drop(statement).await.map_err(database)?;
     }
     match target.query_drop(object.create.as_slice()).await {

@@ -227,7 +227,7 @@ impl Fetch {
                 {
                     writer.begin(gtid.clone(), committed_at_us, &self.file);
                 }
-                writer.event(header, body, end);
+                writer.event(header, body, end).await?;
             }
             Step::Close(closed) => self.close(closed, end.clone(), writer).await?,
             Step::Abort => {

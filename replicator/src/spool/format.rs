@@ -100,13 +100,25 @@ pub(super) fn write_record(out: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut 
     out.push(kind);
     write(out);
     let body = out.get(start + RECORD_HEAD_BYTES..).unwrap_or_default();
-    let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes();
-    let crc = crc32fast::hash(body).to_le_bytes();
-    if let Some(head) = out.get_mut(start..start + RECORD_HEAD_BYTES) {
-        for (byte, value) in head.iter_mut().zip(length.iter().chain(&crc)) {
-            *byte = *value;
-        }
+    let head = record_head(&[body]);
+    if let Some(place) = out.get_mut(start..start + RECORD_HEAD_BYTES) {
+        place.copy_from_slice(&head);
     }
+}
+
+/// Appends the head of a record whose kind and body follow, in these parts.
+pub(super) fn write_record_head(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    out.extend_from_slice(&record_head(parts));
+}
+
+fn record_head(parts: &[&[u8]]) -> [u8; RECORD_HEAD_BYTES] {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let length = u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
+    let mut crc = crc32fast::Hasher::new();
+    parts.iter().for_each(|part| crc.update(part));
+    let crc = crc.finalize().to_le_bytes();
+    let ([a, b, c, d], [e, f, g, h]) = (length, crc);
+    [a, b, c, d, e, f, g, h]
 }
 
 impl Record {

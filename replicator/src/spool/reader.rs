@@ -341,13 +341,13 @@ impl Reader {
         }
     }
 
-    /// Reads more; waits until there is more.
+    /// Reads more towards `wanted` bytes; waits until there is more.
     async fn fill(&mut self, wanted: usize) -> Result<()> {
         loop {
             let (number, offset) = self.progress.borrow_and_update().end;
             let limit = if number == self.segment.number { offset } else { self.segment.length()? };
             if self.segment.read_to < limit {
-                return self.read(wanted.max(READ_BYTES), limit).await;
+                return self.read(wanted, limit).await;
             }
             if !self.buffer.is_empty() {
                 return Err(self.damaged("it ends in the middle of a record"));
@@ -363,8 +363,12 @@ impl Reader {
         }
     }
 
-    async fn read(&mut self, bytes: usize, limit: u64) -> Result<()> {
+    /// Reads a block. What is wanted may be a record of a gigabyte: it is read block by block, so that there aren't
+    /// two copies of it, and exactly, so that no small record behind it holds on to its memory (invariant 7).
+    async fn read(&mut self, wanted: usize, limit: u64) -> Result<()> {
         let from = self.segment.read_to;
+        let is_large = self.buffer.len() + wanted > READ_BYTES;
+        let bytes = if is_large { wanted.min(READ_BYTES) } else { READ_BYTES };
         let bytes = bytes.min(usize::try_from(limit - from).unwrap_or(usize::MAX));
         let file = Arc::clone(&self.segment.file);
         let read = tokio::task::spawn_blocking(move || {
@@ -374,8 +378,11 @@ impl Reader {
         let block = read.await.map_err(|_| Error::bug("spool", "reading it ended without a result"))?;
         let block = block.map_err(|error| io_error(&self.segment.path, "read the spool", &error))?;
         // Records that were handed out keep the memory they are in; an empty buffer begins anew.
-        if self.buffer.is_empty() {
-            self.buffer = BytesMut::with_capacity(block.len());
+        let needed = self.buffer.len() + wanted.max(block.len());
+        if self.buffer.is_empty() || self.buffer.capacity() < needed {
+            let mut larger = BytesMut::with_capacity(needed);
+            larger.extend_from_slice(&self.buffer);
+            self.buffer = larger;
         }
         self.buffer.extend_from_slice(&block);
         self.segment.read_to += block.len() as u64;

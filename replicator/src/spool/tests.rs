@@ -30,12 +30,15 @@ async fn open(dir: &Path, max_bytes: u64) -> (Spool, SpoolWriter) {
 }
 
 /// Writes transaction `seq` with so many rows of so many bytes; its GTID is 100 more.
-fn transaction(writer: &mut SpoolWriter, seq: u64, events: u32, value_bytes: u16) {
+async fn transaction(writer: &mut SpoolWriter, seq: u64, events: u32, value_bytes: u16) {
     writer.begin(gtid(100 + seq), 1_000_000 * seq, "bin.000001");
     let end = position(1000 * (seq + 1));
-    writer.event(&header(kind::TABLE_MAP), &fixture::table_map("shop"), &end);
+    writer.event(&header(kind::TABLE_MAP), &fixture::table_map("shop"), &end).await.unwrap();
     for event in 0..events {
-        writer.event(&header(kind::WRITE_ROWS), &fixture::write_rows(&[event], value_bytes), &end);
+        writer
+            .event(&header(kind::WRITE_ROWS), &fixture::write_rows(&[event], value_bytes), &end)
+            .await
+            .unwrap();
     }
     writer.end(end).unwrap();
 }
@@ -79,7 +82,7 @@ async fn read_to(reader: &mut Reader, seq: u64) -> Result<Vec<String>> {
 /// A spool with one transaction of each kind; closed.
 async fn filled(dir: &Path) -> Vec<String> {
     let (spool, mut writer) = open(dir, 1 << 30).await;
-    transaction(&mut writer, 1, 2, 10);
+    transaction(&mut writer, 1, 2, 10).await;
     writer.skip(gtid(102), 0, position(3000)).unwrap();
     writer.coordinates(position(3500));
     let statement = DdlStatement {
@@ -90,7 +93,7 @@ async fn filled(dir: &Path) -> Vec<String> {
         alone: true,
     };
     writer.ddl(gtid(103), 0, position(4000), statement).unwrap();
-    transaction(&mut writer, 4, 1, 3);
+    transaction(&mut writer, 4, 1, 3).await;
     writer.close().await.unwrap();
     read_to(&mut spool.reader(1, fixture::tables()).unwrap(), 4).await.unwrap()
 }
@@ -111,7 +114,7 @@ async fn what_is_written_is_read_also_after_a_restart() {
     );
     let (spool, mut writer) = open(dir.path(), 1 << 30).await;
     assert_eq!(writer.position().to_string(), "0-1-104 (bin.000001:5000)");
-    transaction(&mut writer, 5, 1, 1);
+    transaction(&mut writer, 5, 1, 1).await;
     writer.flush().await.unwrap();
     let mut reader = spool.reader(4, fixture::tables()).unwrap();
     let items = read_to(&mut reader, 5).await.unwrap();
@@ -127,7 +130,7 @@ async fn what_is_written_is_read_also_after_a_restart() {
 async fn coordinates_that_ended_a_segment_reach_a_reader_of_the_next_one() {
     let dir = tempfile::tempdir().unwrap();
     let (_, mut writer) = open(dir.path(), 32_768).await;
-    transaction(&mut writer, 1, 1, 1);
+    transaction(&mut writer, 1, 1, 1).await;
     let mut offset = 2000;
     // An idle source whose log goes on without transactions, until that fills the segment.
     while !segment_path(dir.path(), 2).exists() {
@@ -166,7 +169,7 @@ async fn a_torn_tail_is_cut_at_every_byte_and_goes_on() {
             }
             let (spool, mut writer) = open(dir.path(), 1 << 30).await;
             for seq in next..=4 {
-                transaction(&mut writer, seq, 1, 1);
+                transaction(&mut writer, seq, 1, 1).await;
             }
             writer.close().await.unwrap();
             let items = read_to(&mut spool.reader(1, fixture::tables()).unwrap(), 4).await.unwrap();
@@ -185,17 +188,20 @@ async fn a_torn_tail_is_cut_at_every_byte_and_goes_on() {
 async fn half_a_transaction_is_never_seen() {
     let dir = tempfile::tempdir().unwrap();
     let (spool, mut writer) = open(dir.path(), 1 << 30).await;
-    transaction(&mut writer, 1, 1, 1);
+    transaction(&mut writer, 1, 1, 1).await;
     for large in [false, true] {
         writer.begin(gtid(102), 0, "bin.000001");
         for _ in 0..if large { 2000 } else { 1 } {
-            writer.event(&header(kind::TABLE_MAP), &fixture::table_map("shop"), &position(9));
-            writer.event(&header(kind::WRITE_ROWS), &fixture::write_rows(&[1], 1000), &position(9));
+            writer.event(&header(kind::TABLE_MAP), &fixture::table_map("shop"), &position(9)).await.unwrap();
+            writer
+                .event(&header(kind::WRITE_ROWS), &fixture::write_rows(&[1], 1000), &position(9))
+                .await
+                .unwrap();
             writer.make_room().await.unwrap();
         }
         writer.abort().await.unwrap();
     }
-    transaction(&mut writer, 2, 3, 1);
+    transaction(&mut writer, 2, 3, 1).await;
     writer.flush().await.unwrap();
     let items = read_to(&mut spool.reader(1, fixture::tables()).unwrap(), 2).await.unwrap();
     assert_eq!(items, ["1 0-1-101 bin.000001:2000 rows 1", "2 0-1-102 bin.000001:3000 rows 3"]);
@@ -211,7 +217,7 @@ async fn damage_in_front_of_what_was_durable_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (spool, mut writer) = open(dir.path(), 1 << 30).await;
     for seq in 1..=40 {
-        transaction(&mut writer, seq, 10, 1000);
+        transaction(&mut writer, seq, 10, 1000).await;
         writer.flush().await.unwrap();
         let mut progress = spool.progress();
         progress.wait_for(|progress| progress.last_seq == seq).await.unwrap();
@@ -235,8 +241,8 @@ async fn damage_in_front_of_what_was_durable_is_refused() {
 async fn a_large_transaction_comes_in_parts() {
     let dir = tempfile::tempdir().unwrap();
     let (spool, mut writer) = open(dir.path(), 1 << 30).await;
-    transaction(&mut writer, 1, 20_000, 1000);
-    transaction(&mut writer, 2, 1, 1);
+    transaction(&mut writer, 1, 20_000, 1000).await;
+    transaction(&mut writer, 2, 1, 1).await;
     writer.flush().await.unwrap();
     let mut reader = spool.reader(1, fixture::tables()).unwrap();
     let items = read_to(&mut reader, 2).await.unwrap();
@@ -251,7 +257,7 @@ async fn dropping_the_future_of_next_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (spool, mut writer) = open(dir.path(), 1 << 30).await;
     for seq in 1..=200 {
-        transaction(&mut writer, seq, 100, 1000);
+        transaction(&mut writer, seq, 100, 1000).await;
         writer.make_room().await.unwrap();
     }
     writer.flush().await.unwrap();
@@ -275,7 +281,7 @@ async fn a_full_spool_waits_for_release() {
     let (spool, mut writer) = open(dir.path(), MAX).await;
     let fill = async {
         for seq in 1..=200 {
-            transaction(&mut writer, seq, 4, 1000);
+            transaction(&mut writer, seq, 4, 1000).await;
             writer.make_room().await?;
         }
         writer.flush().await?;
@@ -308,13 +314,42 @@ async fn a_full_spool_waits_for_release() {
     assert!(error.message.contains("the spool ends with 200"), "{error}");
 }
 
+/// It goes to the files in pieces; half of it is no event, and the whole of it is one.
+#[tokio::test]
+async fn large_events() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, mut writer) = open(dir.path(), 1 << 30).await;
+    let rows: Vec<u32> = (0..50).collect();
+    let body = fixture::write_rows(&rows, 60_000);
+    for aborted in [true, false] {
+        writer.begin(gtid(101), 0, "bin.000001");
+        writer.event(&header(kind::TABLE_MAP), &fixture::table_map("shop"), &position(9)).await.unwrap();
+        writer.event(&header(kind::WRITE_ROWS), &body, &position(9)).await.unwrap();
+        if aborted {
+            writer.abort().await.unwrap();
+        }
+    }
+    writer.end(position(2000)).unwrap();
+    writer.flush().await.unwrap();
+    let items = read_to(&mut spool.reader(1, fixture::tables()).unwrap(), 1).await.unwrap();
+    assert_eq!(items.len(), 1);
+    assert!(items[0].ends_with(" rows 50"), "{items:?}");
+    writer.close().await.unwrap();
+    drop(spool);
+    let (spool, _writer) = open(dir.path(), 1 << 30).await;
+    assert_eq!(read_to(&mut spool.reader(1, fixture::tables()).unwrap(), 1).await.unwrap(), items);
+}
+
 #[tokio::test]
 async fn a_transaction_larger_than_the_spool_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (_spool, mut writer) = open(dir.path(), 200_000).await;
     writer.begin(gtid(101), 0, "bin.000001");
     let error = loop {
-        writer.event(&header(kind::WRITE_ROWS), &fixture::write_rows(&[1], 1000), &position(9));
+        writer
+            .event(&header(kind::WRITE_ROWS), &fixture::write_rows(&[1], 1000), &position(9))
+            .await
+            .unwrap();
         if let Err(error) = writer.make_room().await {
             break error;
         }

@@ -8,14 +8,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::Shared;
-use super::format::{Header, Meta, Record, kind, write_record};
+use super::format::{Header, Meta, Record, kind, write_record, write_record_head};
 use super::recovery::{Recovered, Segment};
 use super::store::{self, Command, Published, Store};
-use crate::binlog::event::{EventHeader, HEADER_BYTES, write_event};
+use crate::binlog::event::{EventHeader, HEADER_BYTES, write_event_header};
 use crate::binlog::transaction::DdlStatement;
 use crate::error::{Error, Result};
 
-/// Events of one record, but for a larger single one.
+/// Events of one record; a larger one has a record of its own.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Handed to the thread at once.
 const GROUP_BYTES: usize = 512 * 1024;
@@ -102,21 +102,48 @@ impl SpoolWriter {
     }
 
     /// Appends an event to the open transaction: its header, put right, and its body without checksum.
-    pub(super) fn event(&mut self, header: &EventHeader, body: &[u8], end: &BinlogPosition) {
+    ///
+    /// Cancel safety: dropped in the middle of a large event, the transaction has to be aborted.
+    pub(super) async fn event(
+        &mut self,
+        header: &EventHeader,
+        body: &[u8],
+        end: &BinlogPosition,
+    ) -> Result<()> {
         #[allow(clippy::cast_possible_truncation)]
-        let log_pos = end.offset as u32;
-        if !self.chunk.is_empty() && self.chunk.len() + HEADER_BYTES + body.len() > CHUNK_BYTES {
+        let header = EventHeader { log_pos: end.offset as u32, ..*header };
+        let event_bytes = HEADER_BYTES + body.len();
+        if !self.chunk.is_empty() && self.chunk.len() + event_bytes > CHUNK_BYTES {
             self.end_chunk();
         }
-        write_event(&mut self.chunk, &EventHeader { log_pos, ..*header }, body);
+        if event_bytes > CHUNK_BYTES {
+            return self.large_event(&header, body).await;
+        }
+        write_event_header(&mut self.chunk, &header, body.len());
+        self.chunk.extend_from_slice(body);
+        Ok(())
+    }
+
+    /// A record of its own, which goes to the thread in pieces: it may take a gigabyte, and there isn't a second copy
+    /// of it (invariant 7).
+    async fn large_event(&mut self, header: &EventHeader, body: &[u8]) -> Result<()> {
+        let mut first = vec![kind::EVENTS];
+        write_event_header(&mut first, header, body.len());
+        write_record_head(&mut self.pending, &[&first, body]);
+        self.pending.append(&mut first);
+        for piece in body.chunks(CHUNK_BYTES) {
+            self.pending.extend_from_slice(piece);
+            if self.pending.len() >= GROUP_BYTES {
+                self.hand_over().await?;
+            }
+        }
+        Ok(())
     }
 
     fn end_chunk(&mut self) {
         if !self.chunk.is_empty() {
             write_record(&mut self.pending, kind::EVENTS, |out| out.extend_from_slice(&self.chunk));
             self.chunk.clear();
-            // One very large event shall not keep its memory for ever.
-            self.chunk.shrink_to(CHUNK_BYTES);
         }
     }
 

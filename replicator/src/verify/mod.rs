@@ -42,8 +42,8 @@ mod work;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use config::progress::{Difference, Verdict};
 use config::{BackendConfig, BinlogPosition, Side, TableName};
@@ -69,6 +69,8 @@ const LISTED_AGAIN: Duration = Duration::from_secs(2);
 
 /// Attempts at the verdict of a cutover, where the first one fails for a moment.
 const STANDING_ATTEMPTS: usize = 2;
+/// How long a cutover may prepare itself in a hurry; most take less than a second.
+const HURRY: Duration = Duration::from_secs(60);
 /// How often connections that have nothing to do are looked after, so that those of a cutover needn't be dialled.
 const REVIVED_AGAIN: Duration = Duration::from_secs(60);
 
@@ -88,6 +90,8 @@ pub struct Verifier {
     follower: Mutex<Pair>,
     /// A table wants a pass.
     wanted: Notify,
+    /// A cutover is near until then: what is touched is compared at once.
+    hurried_until: std::sync::Mutex<Option<Instant>>,
     /// True while a cutover asks for its verdict: no other work is begun, and what was begun is given up soon.
     standing_still: watch::Sender<bool>,
 }
@@ -123,6 +127,7 @@ impl Verifier {
             walker: pair(),
             follower: pair(),
             wanted: Notify::new(),
+            hurried_until: std::sync::Mutex::default(),
             standing_still: watch::Sender::new(false),
         }
     }
@@ -227,6 +232,20 @@ impl Verifier {
         }
     }
 
+    /// A cutover will close its gate soon. What is still to be compared by then lengthens the pause, so there should be
+    /// little: until the verdict, or for [`HURRY`], touched keys aren't gathered, and are compared in small batches.
+    pub fn hurry(&self) {
+        *self.hurried() = Some(Instant::now() + HURRY);
+    }
+
+    fn is_hurried(&self) -> bool {
+        self.hurried().is_some_and(|until| Instant::now() < until)
+    }
+
+    fn hurried(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.hurried_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The verdict behind the fence: neither side takes writes and the tail has applied all there is. Compares
     /// what is still touched, exactly and with all connections; tables that need a whole pass only where they are
     /// small.
@@ -234,6 +253,7 @@ impl Verifier {
     /// Cancel safety: what isn't compared stays touched.
     pub async fn verdict_standing_still(&self) -> Verdict {
         let _still = StandStill::begin(&self.standing_still);
+        *self.hurried() = None;
         let (mut walker, mut follower) = tokio::join!(self.walker.lock(), self.follower.lock());
         let mut compared = Ok(());
         for _ in 0..STANDING_ATTEMPTS {

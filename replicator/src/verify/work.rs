@@ -144,11 +144,16 @@ impl Verifier {
                 self.revive(&self.follower).await;
                 revived_at = tokio::time::Instant::now();
             }
-            tokio::time::sleep(GATHER).await;
+            let keys_max = if self.is_hurried() {
+                BATCH_KEYS_STANDING
+            } else {
+                tokio::time::sleep(GATHER).await;
+                BATCH_KEYS
+            };
             self.while_standing_still().await;
             let mut pair = self.follower.lock().await;
             let work = async {
-                self.compare_touched(&mut pair, BATCH_KEYS, false).await?;
+                self.compare_touched(&mut pair, keys_max, false).await?;
                 if listed_at.elapsed() >= LISTED_AGAIN {
                     self.compare_listed(&mut pair).await?;
                     listed_at = tokio::time::Instant::now();
@@ -173,11 +178,11 @@ impl Verifier {
     }
 
     /// Compares touched keys until there are none, until a batch left rows that are still moving, or, under traffic that
-    /// touches faster than this compares, for so long that listed differences have their turn. `standing`: the source
-    /// shows all it has already.
+    /// touches faster than this compares, for so long that listed differences have their turn, or until a cutover wants the
+    /// connections. `standing`: that is the cutover, and the source shows all it has already.
     async fn compare_touched(&self, pair: &mut Pair, keys_max: usize, standing: bool) -> Failed<()> {
         let begun = tokio::time::Instant::now();
-        while standing || begun.elapsed() < LISTED_AGAIN {
+        while standing || (begun.elapsed() < LISTED_AGAIN && !*self.standing_still.borrow()) {
             let Some(taken) = self.touched.take(keys_max) else { break };
             // Only tables of ours are tracked.
             let Some(table) = self.tables.iter().find(|table| table.name == taken.table) else { break };

@@ -1,7 +1,7 @@
 //! The source's schemas and tables, made on the target in its own terms. What is there already is compared, never
 //! changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use config::names::quote_identifier;
@@ -23,6 +23,8 @@ const TABLE_SESSION: [&str; 3] = [
     "SET SESSION restrict_fk_on_non_standard_key = 0",
 ];
 const UNKNOWN_VARIABLE: u16 = 1193;
+/// Schemas that are asked about in one statement.
+const SCHEMAS_TOGETHER: usize = 100;
 
 /// Makes the schemas and tables of `source` on the target, checks that what is there then is what was meant, and
 /// returns the tables with what each of them is on the target ([`TableSchema::target`]).
@@ -273,13 +275,24 @@ async fn auto_increments(
         Err(mysql_async::Error::Server(error)) if error.code == UNKNOWN_VARIABLE => {}
         Err(error) => return Err(database(error)),
     }
-    let rows: Vec<(String, String, u64)> = conn
-        .query(
+    // This is asked in a pause. A server opens every table that it is asked about, and passes over other schemas only
+    // where theirs is named with a plain equality.
+    let tables_sorted = tables.sorted();
+    let schemas: BTreeSet<&str> = tables_sorted.iter().map(|table| table.name.schema.as_str()).collect();
+    let of_schema = |schema: &&str| {
+        let name: String = schema.bytes().map(|byte| format!("{byte:02x}")).collect();
+        format!(
             "SELECT TABLE_SCHEMA, TABLE_NAME, AUTO_INCREMENT FROM information_schema.TABLES \
-             WHERE AUTO_INCREMENT IS NOT NULL",
+             WHERE TABLE_SCHEMA = _utf8mb4 x'{name}' AND AUTO_INCREMENT IS NOT NULL"
         )
-        .await
-        .map_err(database)?;
+    };
+    let queries: Vec<String> = schemas.iter().map(of_schema).collect();
+    let mut rows: Vec<(String, String, u64)> = Vec::new();
+    for some in queries.chunks(SCHEMAS_TOGETHER) {
+        rows.extend(
+            conn.query::<(String, String, u64), _>(some.join(" UNION ALL ")).await.map_err(database)?,
+        );
+    }
     let rows = rows.into_iter().map(|(schema, table, value)| (TableName::new(schema, table), value));
     Ok(rows.filter(|(name, _)| tables.get(name).is_some()).collect())
 }
