@@ -21,6 +21,7 @@ mod garbage;
 mod half_closed;
 mod hidden;
 mod history;
+mod keyless;
 mod logins;
 mod matrix;
 mod metrics;

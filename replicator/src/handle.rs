@@ -305,7 +305,7 @@ impl Replicator {
 
     /// The verdict while both sides stand still: what was touched since its last comparison is compared now. Beside
     /// it AUTO_INCREMENT is raised on the side that is to serve where the other one gave out values that it rolled back, so that no
-    /// value is given out twice.
+    /// value is given out twice, and it is looked whether triggers or events have changed.
     ///
     /// # Errors
     /// A side can't be asked.
@@ -313,9 +313,23 @@ impl Replicator {
         let Some(verifier) = self.context.live.verifier() else {
             return Ok(Verdict::Unknown { why: "the verifier hasn't begun".to_owned() });
         };
-        let (verdict, raised) = tokio::join!(verifier.verdict_standing_still(), self.raise_auto_increment());
+        let (verdict, raised, ()) = tokio::join!(
+            verifier.verdict_standing_still(),
+            self.raise_auto_increment(),
+            self.refresh_activation()
+        );
         raised?;
         Ok(verdict)
+    }
+
+    /// Where it fails, [`Self::activate`] looks for itself.
+    async fn refresh_activation(&self) {
+        let mut kept = self.prepared.lock().await;
+        let Some(prepared) = &mut *kept else { return };
+        if let Err(error) = activation::refresh(prepared).await {
+            tracing::debug!("triggers and events are looked at again: {error}");
+            *kept = None;
+        }
     }
 
     /// On the connections that are kept for positions: to dial in the pause would lengthen it.

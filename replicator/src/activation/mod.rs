@@ -5,10 +5,12 @@
 //!
 //! 1. [`prepare`], before a cutover or rollback begins: reads the definitions on the side that serves, and says what would
 //!    keep them from being made on the other one.
-//! 2. [`activate`], behind the fence, when nothing is applied any more and before the next leg's start position is taken,
+//! 2. [`refresh`], behind the fence, beside the verdict: what has changed since is read again. Whoever changes more behind
+//!    it has moved the position at which that side ended, which undoes the cutover.
+//! 3. [`activate`], behind the fence, when nothing is applied any more and before the next leg's start position is taken,
 //!    so that the next leg doesn't meet what it writes: makes them there, as they are now where they serve. Events that
 //!    are to run are made disabled, since that server doesn't serve yet. Nothing is changed on the side that serves.
-//! 3. [`begin_leg`], whenever a leg begins, be it behind a swap, behind a cutover that was undone, or after a restart:
+//! 4. [`begin_leg`], whenever a leg begins, be it behind a swap, behind a cutover that was undone, or after a restart:
 //!    drops them on the side that rows are applied to, then wakes the events on the one that serves.
 //!
 //! Each can be repeated, and a crash needs no undoing of its own: which of the two sides a leg writes to is decided by the
@@ -61,6 +63,8 @@ pub(crate) struct Prepared {
     found: Vec<(Listed, Definition)>,
     /// The event_scheduler of `to` is to be turned on.
     scheduler: bool,
+    /// What `to` has, where [`refresh`] has just looked at both.
+    fresh: Option<Vec<Listed>>,
 }
 
 /// Reads what is to be made on `to`, and every reason why it couldn't be.
@@ -94,7 +98,8 @@ pub(crate) async fn prepare(context: &Context, to: Side) -> Result<(Prepared, Ve
     maker.leave().await?;
     let (from_conn, mut to_conn) = (here.conn, there.conn);
     wait_briefly(to, &mut to_conn).await?;
-    let prepared = Prepared { to, from_conn, to_conn, selection, dialect, moves, found, scheduler };
+    let prepared =
+        Prepared { to, from_conn, to_conn, selection, dialect, moves, found, scheduler, fresh: None };
     Ok((prepared, obstacles))
 }
 
@@ -141,10 +146,26 @@ pub(crate) async fn activate(context: &Context, to: Side, prepared: Option<Prepa
     if made > 0 {
         tracing::info!(area = "cutover", "{made} triggers and events are made on the {to}");
     }
-    // Their end gives the lock back.
-    for conn in [prepared.from_conn, prepared.to_conn] {
-        drop(conn.disconnect().await);
+    // The end of the connections, which gives the lock back, isn't waited for in the pause.
+    Ok(())
+}
+
+/// Looks at both sides once more.
+///
+/// # Errors
+/// A side can't be asked.
+pub(crate) async fn refresh(prepared: &mut Prepared) -> Result<()> {
+    prepared.fresh = None;
+    if !prepared.moves {
+        return Ok(());
     }
+    let (to, from) = (prepared.to, prepared.to.other());
+    let Prepared { from_conn, to_conn, selection, .. } = prepared;
+    let (now, there) = tokio::try_join!(list(from, from_conn, selection), list(to, to_conn, selection))?;
+    if !now.iter().eq(prepared.found.iter().map(|(listed, _)| listed)) {
+        prepared.found = definition::read(from, from_conn, now).await?;
+    }
+    prepared.fresh = Some(there);
     Ok(())
 }
 
@@ -152,11 +173,13 @@ async fn make(context: &Context, prepared: &mut Prepared) -> Result<usize> {
     if !prepared.moves {
         return Ok(0);
     }
-    let (to, from) = (prepared.to, prepared.to.other());
-    let Prepared { from_conn, to_conn, selection, .. } = prepared;
-    let (now, there) = tokio::try_join!(list(from, from_conn, selection), list(to, to_conn, selection))?;
-    if !now.iter().eq(prepared.found.iter().map(|(listed, _)| listed)) {
-        prepared.found = definition::read(from, from_conn, now).await?;
+    if prepared.fresh.is_none() {
+        refresh(prepared).await?;
+    }
+    let to = prepared.to;
+    let there = prepared.fresh.take().unwrap_or_default();
+    if prepared.found.is_empty() && there.is_empty() {
+        return Ok(0);
     }
     let found = &prepared.found;
     let book = Book::read(&context.config.state_dir)?;
@@ -165,7 +188,7 @@ async fn make(context: &Context, prepared: &mut Prepared) -> Result<usize> {
     if found.is_empty() {
         return Ok(0);
     }
-    take_turn(context, to, to_conn).await?;
+    take_turn(context, to, &mut prepared.to_conn).await?;
     write_down(context, prepared)?;
     failpoint::hit("activation.written");
     let Prepared { to_conn, selection, dialect, found, .. } = prepared;
