@@ -20,6 +20,7 @@ mod fuzzing;
 mod garbage;
 mod half_closed;
 mod hidden;
+mod keyless;
 mod logins;
 mod matrix;
 mod metrics;

@@ -481,6 +481,7 @@ mod tests {
             has_cascading_children: false,
             rows_estimate: 0,
             create_sql: String::new(),
+            keyless: false,
             target: None,
         };
         Definition { table, begin }

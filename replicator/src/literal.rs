@@ -54,16 +54,19 @@ pub fn write_literal(out: &mut Vec<u8>, column: &Column, value: &Value) {
                 write_hex(out, bytes);
                 out.push(b'\'');
             }
-            (_, None) => {
-                out.extend_from_slice(b"_binary");
-                write_quoted(out, bytes);
-            }
+            (_, None) => write_bytes(out, bytes),
         },
     }
 }
 
+/// Appends bytes that are no text to the server.
+pub fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(b"_binary");
+    write_quoted(out, bytes);
+}
+
 /// Charsets in which no byte of a longer character can be taken for a quote or a backslash.
-fn is_ascii_safe(charset: &str) -> bool {
+pub(crate) fn is_ascii_safe(charset: &str) -> bool {
     matches!(
         charset,
         "utf8mb4" | "utf8mb3" | "utf8" | "latin1" | "ascii" | "latin2" | "cp1250" | "cp1251" | "koi8r"

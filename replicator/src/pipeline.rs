@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handle::lock;
 use crate::leg::Leg;
 use crate::live::Live;
-use crate::recopy::standing_definitions;
+use crate::recopy::{Recopy, standing_definitions};
 use crate::schema::convert::{self, Dialects};
 use crate::schema::discover::discover;
 use crate::schema::history::{Definitions, History};
@@ -525,6 +525,17 @@ impl Stages {
         if let Some(position) = done {
             Snapshot::recall(&config.state_dir, &self.start, &self.snapshot)?;
             return position.read().map(Some);
+        }
+        let recopy = Recopy {
+            context: &self.context,
+            leg: self.leg,
+            read: &self.read,
+            write: &self.write,
+            cancel,
+            progress: Some(&self.snapshot),
+        };
+        if !recopy.copy_keyless(&self.history).await? {
+            return Ok(None);
         }
         let copied = Snapshot::run(
             config,

@@ -1,32 +1,57 @@
 //! Tables that are copied anew while the tail stands, from a start position of their own.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use config::progress::{Phase, ReplicationPosition};
 use config::{Config, Side, TableName};
 use mysql_async::Conn;
+use tokio_util::sync::CancellationToken;
 
 use crate::barrier::{Barrier, drop_tables};
 use crate::error::{Error, Result};
 use crate::leg::Leg;
+use crate::pipeline::Context;
 use crate::schema::convert::{self, Dialects};
 use crate::schema::discover::{DiscoveredTable, Discovery, discover};
-use crate::schema::history::{Begin, Definitions};
-use crate::schema::table::SchemaSet;
+use crate::schema::history::{Begin, Definitions, History};
+use crate::schema::table::{SchemaSet, TableSchema};
 use crate::server::{self, ServerInfo};
 use crate::snapshot::journal::ChunkJournal;
-use crate::snapshot::{Copied, Snapshot, SnapshotProgress};
+use crate::snapshot::{Copied, Snapshot, SnapshotProgress, whole};
 
 /// Folder of such a copy's journal, in state_dir.
 const FOLDER: &str = "copy-anew";
 /// How often definitions are read until they stand still.
 const ATTEMPTS: usize = 10;
 
+/// What a copy needs to know.
+pub(crate) struct Recopy<'a> {
+    pub(crate) context: &'a Context,
+    pub(crate) leg: Leg,
+    /// The server that is read.
+    pub(crate) read: &'a ServerInfo,
+    /// The server that is written.
+    pub(crate) write: &'a ServerInfo,
+    pub(crate) cancel: &'a CancellationToken,
+    /// Where the tables' progress is shown; `None`: nowhere.
+    pub(crate) progress: Option<&'a SnapshotProgress>,
+}
+
 impl Barrier<'_> {
+    /// See [`Recopy::copy_anew`].
+    pub(crate) async fn copy_anew(&self, definitions: &mut Definitions, names: &[TableName]) -> Result<bool> {
+        let Barrier { context, leg, read, write, cancel, .. } = *self;
+        let recopy = Recopy { context, leg, read, write, cancel, progress: None };
+        recopy.copy_anew(definitions, names).await
+    }
+}
+
+impl Recopy<'_> {
     /// Drops `names` on the target and copies those of them that the source has now. A crash in its midst begins it
     /// anew. False where it was cancelled.
     pub(crate) async fn copy_anew(&self, definitions: &mut Definitions, names: &[TableName]) -> Result<bool> {
-        let Barrier { context, read, cancel, .. } = *self;
+        let Recopy { context, read, .. } = *self;
         let config = &in_direction(&context.config, self.leg);
         context.live.set_phase(Phase::Copying);
         let mut from = server::connect(Side::Source, &config.source).await?;
@@ -41,30 +66,110 @@ impl Barrier<'_> {
         let dialects = Dialects { source: read.dialect(), target: self.write.dialect() };
         let found = convert::create_on_target(&mut to, found, dialects, &config.migration).await?;
         drop(to.disconnect().await);
+        let Some(mut rows) =
+            self.copy_chunks(config, definitions, &start, (&mut from, &found), names).await?
+        else {
+            return Ok(false);
+        };
+        drop(from.disconnect().await);
+        for table in found.tables.iter().filter(|table| table.schema.keyless) {
+            let Some(copied) = self.copy_whole(config, definitions, &found, &table.schema).await? else {
+                return Ok(false);
+            };
+            rows += copied;
+        }
+        tracing::info!(area = "ddl", rows, "{} tables are copied anew, from {start} on", found.tables.len());
+        Ok(true)
+    }
+
+    /// Copies the tables that have a row key, and notes what became of all the others that aren't there any more. Returns
+    /// the rows; `None` where it was cancelled.
+    async fn copy_chunks(
+        &self,
+        config: &Config,
+        definitions: &mut Definitions,
+        start: &ReplicationPosition,
+        (from, found): (&mut Conn, &Discovery),
+        names: &[TableName],
+    ) -> Result<Option<u64>> {
+        let keyed = found.tables.iter().filter(|table| !table.schema.keyless);
+        let tables = SchemaSet::new(keyed.map(|table| table.schema.clone()).collect());
+        let is_keyless = |name: &TableName| {
+            found.tables.iter().any(|table| table.schema.name == *name && table.schema.keyless)
+        };
+        let names: Vec<TableName> = names.iter().filter(|name| !is_keyless(name)).cloned().collect();
+        if names.is_empty() {
+            return Ok(Some(0));
+        }
         let folder = config.state_dir.join(FOLDER);
         let io = |error: std::io::Error| {
             Error::definite(None, folder.display().to_string(), format!("the folder can't be used: {error}"))
         };
         std::fs::create_dir_all(&folder).map_err(io)?;
         ChunkJournal::discard(&folder)?;
-        let tables: SchemaSet = found.schema_set();
         let progress = SnapshotProgress::new(&tables);
-        let copied =
-            Snapshot::run(config, &tables, &start, &folder, Arc::clone(&progress), cancel.clone()).await?;
+        let cancel = self.cancel.clone();
+        let copied = Snapshot::run(config, &tables, start, &folder, Arc::clone(&progress), cancel).await?;
         if copied == Copied::Cancelled {
-            return Ok(false);
+            return Ok(None);
         }
-        let end = server::end_position(Side::Source, read, &mut from).await?;
-        drop(from.disconnect().await);
+        let end = server::end_position(Side::Source, self.read, from).await?;
         let begin = Begin::OwnCopy { from: start.coordinates.to_string(), to: end.coordinates.to_string() };
-        definitions.replace(names, &found, &begin, &std::collections::BTreeMap::new());
+        definitions.replace(&names, found, &begin, &BTreeMap::new());
         ChunkJournal::discard(&folder)?;
-        tracing::info!(
-            area = "ddl",
-            rows = progress.rows_copied(),
-            "{} tables are copied anew, from {start} to {end}",
-            found.tables.len()
-        );
+        Ok(Some(progress.rows_copied()))
+    }
+
+    /// Copies a table without a row key at one position. `None` where it was cancelled.
+    async fn copy_whole(
+        &self,
+        config: &Config,
+        definitions: &mut Definitions,
+        found: &Discovery,
+        table: &TableSchema,
+    ) -> Result<Option<u64>> {
+        let shown = self.progress.and_then(|progress| progress.table(&table.name)).cloned();
+        let progress = shown.unwrap_or_default();
+        let table = Arc::new(table.clone());
+        let at = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return Ok(None),
+            at = whole::copy(config, self.read, &table, &progress) => at?.to_string(),
+        };
+        // Everything up to there is in it and nothing behind: no statement can straddle such a copy.
+        let begin = Begin::OwnCopy { from: at.clone(), to: at };
+        definitions.replace(std::slice::from_ref(&table.name), found, &begin, &BTreeMap::new());
+        Ok(Some(progress.rows_copied()))
+    }
+
+    /// Copies the tables without a row key that the first copy hasn't copied yet, one after the other. False where it was
+    /// cancelled.
+    pub(crate) async fn copy_keyless(&self, history: &History) -> Result<bool> {
+        let mut definitions = history.read()?;
+        let keyless = definitions.tables.iter().filter(|definition| definition.table.keyless);
+        let (open, done): (Vec<_>, Vec<_>) =
+            keyless.partition(|definition| definition.begin == Begin::FirstCopy);
+        if let Some(progress) = self.progress {
+            done.iter().for_each(|definition| progress.was_copied(&definition.table.name));
+        }
+        let open: Vec<TableName> = open.iter().map(|definition| definition.table.name.clone()).collect();
+        for name in open {
+            if !self.copy_anew(&mut definitions, std::slice::from_ref(&name)).await? {
+                return Ok(false);
+            }
+            let Some(definition) = definitions.get(&name) else {
+                let what = "it was dropped or renamed on the source before it was copied, and has no key, so the changes \
+                            before that can't be followed; begin the migration again with an empty state_dir and an \
+                            empty target";
+                return Err(Error::definite(Side::Source, name.to_string(), what));
+            };
+            if let Some(progress) = self.progress.filter(|_| !definition.table.keyless) {
+                // It was given a key meanwhile, and was copied in chunks.
+                progress.was_copied(&name);
+            }
+            history.write(&definitions)?;
+            config::failpoint::hit("snapshot.whole.defined");
+        }
         Ok(true)
     }
 }

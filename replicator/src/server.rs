@@ -354,16 +354,23 @@ pub(crate) async fn visible_coordinates(
 }
 
 async fn snapshot_coordinates_mariadb(side: Side, conn: &mut Conn) -> Result<BinlogPosition> {
+    let result = consistent_snapshot_mariadb(side, conn).await;
+    // The snapshot itself isn't needed: later reads see at least as much. Ended in any case, since an old
+    // snapshot keeps the server from purging.
+    let ended = conn.query_drop("ROLLBACK").await;
+    let coordinates = result?;
+    ended.map_err(|e| Error::database(side, POSITION, &e))?;
+    Ok(coordinates)
+}
+
+/// Begins a consistent read and leaves it open; returns the coordinates at which it is, exactly.
+pub(crate) async fn consistent_snapshot_mariadb(side: Side, conn: &mut Conn) -> Result<BinlogPosition> {
     let result = async {
         conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
         conn.query::<(String, String), _>("SHOW STATUS LIKE 'binlog_snapshot_%'").await
     }
     .await;
-    // The snapshot itself isn't needed: later reads see at least as much. Ended in any case, since an old
-    // snapshot keeps the server from purging.
-    let ended = conn.query_drop("ROLLBACK").await;
     let rows = result.map_err(|e| Error::database(side, POSITION, &e))?;
-    ended.map_err(|e| Error::database(side, POSITION, &e))?;
     let value = |name: &str| {
         rows.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     };

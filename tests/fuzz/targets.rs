@@ -355,6 +355,7 @@ fn tables(mariadb: bool) -> SchemaSet {
         has_cascading_children: false,
         rows_estimate: 0,
         create_sql: String::new(),
+        keyless: false,
         target: None,
     }])
 }

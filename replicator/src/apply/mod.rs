@@ -15,6 +15,7 @@ mod fold;
 mod graph;
 mod intake;
 mod intervals;
+mod keyless;
 mod net;
 pub mod progress;
 #[cfg(test)]

@@ -38,6 +38,7 @@ pub(super) fn schema(name: &str, columns: Vec<Column>, keys: &[&[usize]]) -> Tab
         has_cascading_children: false,
         rows_estimate: 0,
         create_sql: String::new(),
+        keyless: keys.is_empty(),
         target: None,
     }
 }

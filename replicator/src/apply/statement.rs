@@ -114,6 +114,11 @@ impl Script {
     pub(super) fn changes(&mut self, plans: &Plans, mode: Mode, changes: &[RowsChange]) -> Result<()> {
         let mut net = Net::default();
         for change in changes {
+            if change.table.keyless {
+                // Its rows have no net change, since nothing tells them apart; no row of another table minds the order.
+                self.keyless(change)?;
+                continue;
+            }
             if !change.rows.iter().any(|row| plans.cascades(change, row)) {
                 net.add(change);
                 continue;
@@ -136,7 +141,7 @@ impl Script {
 
     fn net(&mut self, mode: Mode, net: &Net<'_>) -> Result<()> {
         for changes in net.tables() {
-            let table = TableText::new(changes.table)?;
+            let table = TableText::new(changes.table);
             match mode {
                 Mode::Exact => self.exact(&table, &changes.exact())?,
                 Mode::Safe => self.safe(&table, &changes.safe())?,
@@ -165,7 +170,7 @@ impl Script {
 
     /// A change whose table's foreign keys act on other rows: one statement, in its place.
     fn in_order(&mut self, plans: &Plans, mode: Mode, change: &RowsChange, row: &RowChange) -> Result<()> {
-        let table = TableText::new(&change.table)?;
+        let table = TableText::new(&change.table);
         let cascades = plans.cascades(change, row);
         match (row, mode) {
             (RowChange::Insert { after }, _) => self.insert(&table, &[after], mode),
@@ -209,7 +214,7 @@ impl Script {
         self.set(Settings { foreign_keys: on, ..self.settings })
     }
 
-    fn lenient(&mut self, on: bool) -> Result<()> {
+    pub(super) fn lenient(&mut self, on: bool) -> Result<()> {
         self.set(Settings { lenient: on, ..self.settings })
     }
 
@@ -249,7 +254,7 @@ impl Script {
     }
 
     /// INSERT or REPLACE, many rows a statement.
-    fn insert(&mut self, table: &TableText<'_>, rows: &[&Row], mode: Mode) -> Result<()> {
+    pub(super) fn insert(&mut self, table: &TableText<'_>, rows: &[&Row], mode: Mode) -> Result<()> {
         let mut sql = Vec::new();
         let mut rows = rows.iter().peekable();
         while let Some(first) = rows.peek() {
@@ -317,7 +322,7 @@ impl Script {
         self.lenient(false)
     }
 
-    fn statement(
+    pub(super) fn statement(
         &mut self,
         table: &TableText<'_>,
         sql: &mut Vec<u8>,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use config::names::quote_identifier;
 
 use super::net::{Row, same_columns, same_value};
-use crate::error::{Error, Result};
 use crate::literal::write_literal;
 use crate::schema::table::{ColumnKind, TableSchema};
 use crate::value::Value;
@@ -29,28 +28,26 @@ pub(super) struct TableText<'a> {
 }
 
 impl<'a> TableText<'a> {
-    pub(super) fn new(schema: &'a Arc<TableSchema>) -> Result<Self> {
-        let key = schema.row_key().ok_or_else(|| {
-            // invariant 5: without a key there is no telling which row is meant.
-            Error::definite(
-                config::Side::Source,
-                schema.name.to_string(),
-                "the table has no primary key and no unique key without nullable columns; give it one",
-            )
-        })?;
+    pub(super) fn new(schema: &'a Arc<TableSchema>) -> Self {
+        let key = schema.row_key();
         let stored: Vec<usize> = schema.stored_columns().collect();
         let names = |columns: &[usize]| -> Vec<String> {
             columns.iter().filter_map(|&c| schema.columns.get(c)).map(|c| quote_identifier(&c.name)).collect()
         };
-        Ok(Self {
+        Self {
             schema,
             name: schema.name.quoted(),
             column_list: format!(" ({}) VALUES", names(&stored).join(",")),
-            key_names: names(&key.columns),
-            key: &key.columns,
+            key_names: key.map(|key| names(&key.columns)).unwrap_or_default(),
+            key: key.map_or(&[], |key| &key.columns),
             has_enum: schema.columns.iter().any(|c| matches!(c.kind, ColumnKind::Enum { .. })),
             stored,
-        })
+        }
+    }
+
+    /// The columns that are written.
+    pub(super) fn stored(&self) -> &[usize] {
+        &self.stored
     }
 
     fn write_list(&self, out: &mut Vec<u8>, columns: &[usize], row: &Row) {
@@ -117,7 +114,7 @@ impl<'a> TableText<'a> {
         let mut named: Vec<usize> = self.stored.iter().copied().filter(|&c| timed(c) || changed(c)).collect();
         if named.is_empty() {
             // Nothing that is stored has changed; the statement still has to find its row.
-            named.extend(self.key.first());
+            named.extend(self.key.first().or(self.stored.first()));
         }
         for (i, &c) in named.iter().enumerate() {
             if let (Some(column), Some(value)) = (self.schema.columns.get(c), after.get(c)) {

@@ -176,7 +176,10 @@ impl Worker {
             }
             let queries = script.finish()?;
             for change in pending.drain(..) {
-                touched.touch(&change.table.name, touched_keys(&change));
+                match change.table.keyless {
+                    true => touched.touch_whole_table(&change.table.name),
+                    false => touched.touch(&change.table.name, touched_keys(&change)),
+                }
                 for table in cascaded(&context.plans, &change) {
                     touched.touch_whole_table(table);
                 }
@@ -223,7 +226,10 @@ impl Worker {
         let mut rows = 0;
         for change in changes {
             rows += change.rows.len() as u64;
-            self.context.touched.touch(&change.table.name, touched_keys(change));
+            match change.table.keyless {
+                true => self.context.touched.touch_whole_table(&change.table.name),
+                false => self.context.touched.touch(&change.table.name, touched_keys(change)),
+            }
             for table in cascaded(&self.context.plans, change) {
                 self.context.touched.touch_whole_table(table);
             }

@@ -7,6 +7,8 @@
 //! A foreign key is in the set as the key of the parent that it names: the child *shares* it, since children of
 //! one parent don't mind each other; the parent's row *takes* it where it comes, goes or changes those columns.
 //!
+//! Changes of a table without a row key all take one hash of the table, so that they come one after the other.
+//!
 //! What a foreign key of the source does without writing it to the binlog (cascades, where the server doesn't log
 //! them) touches rows that nobody can name here, so such a change takes everything ([`WriteSet::whole`]).
 
@@ -74,6 +76,8 @@ struct ReferencedKey {
 /// How the rows of a table are hashed.
 #[derive(Debug, Default)]
 struct TablePlan {
+    /// Where no key tells the rows apart: the hash that every change of the table takes.
+    keyless: Option<u64>,
     unique: Vec<KeyPlan>,
     parents: Vec<KeyPlan>,
     referenced: Vec<ReferencedKey>,
@@ -93,6 +97,7 @@ impl Plans {
         let mut tables: HashMap<TableName, TablePlan> = HashMap::new();
         for table in schemas.sorted() {
             let plan = tables.entry(table.name.clone()).or_default();
+            plan.keyless = table.keyless.then(|| name_hash(&table.name, &["", "every row"]));
             plan.unique = table
                 .unique_keys
                 .iter()
@@ -165,6 +170,7 @@ impl Plans {
                 "a change of a table that isn't part of the migration was handed over",
             )
         })?;
+        into.taken.extend(plan.keyless);
         for row in &change.rows {
             into.whole |= self.cascades(change, row);
             match row {
@@ -326,6 +332,15 @@ mod tests {
         check(update(r(&[1, 1, 1]), r(&[1, 2, 2])), insert(r(&[2, 1, 2])), false);
         check(insert(r(&[1, NULL, 1])), insert(r(&[2, NULL, 1])), false);
         check(update(r(&[1, 1, 1]), r(&[3, 1, 1])), insert(r(&[3, 7, 7])), true);
+    }
+
+    #[test]
+    fn changes_of_a_table_without_a_key_meet() {
+        let (none, other) = (table("none", 1, &[]), table("t", 1, &[&[0]]));
+        let plans = Plans::new(&SchemaSet::new(vec![(*none).clone(), (*other).clone()]), true);
+        let one = |table, n| set(&plans, &[change(table, vec![insert(int_row(&[n]))])]);
+        assert!(meet(&one(&none, 1), &one(&none, 2)));
+        assert!(!meet(&one(&none, 1), &one(&other, 1)));
     }
 
     #[test]

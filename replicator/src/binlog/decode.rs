@@ -28,20 +28,28 @@ pub(crate) struct Decoder {
     passed_over: Vec<u64>,
     /// Where the present transaction ends, where that matters.
     end: Option<BinlogPosition>,
+    /// Up to here it does: a table was copied there, later than the others.
+    last_begin: Option<BinlogPosition>,
 }
 
 impl Decoder {
     pub(crate) fn new(schemas: SchemaSet) -> Self {
-        Self { schemas, tables: HashMap::new(), mapped: Vec::new(), passed_over: Vec::new(), end: None }
+        let last_begin = schemas.last_begin().cloned();
+        let (tables, mapped, passed_over) = (HashMap::new(), Vec::new(), Vec::new());
+        Self { schemas, tables, mapped, passed_over, end: None, last_begin }
     }
 
     /// True where a transaction's end has to be known before its rows can be decoded.
     pub(crate) fn wants_end(&self) -> bool {
-        self.schemas.has_late_tables()
+        self.last_begin.is_some()
     }
 
     /// A table id means nothing beyond its transaction, which ends at `end`.
     pub(crate) fn begin(&mut self, end: Option<BinlogPosition>) {
+        // Positions only grow, and finding an end costs a look ahead.
+        if self.last_begin.as_ref().zip(end.as_ref()).is_some_and(|(last, end)| end > last) {
+            self.last_begin = None;
+        }
         self.end = end;
         self.mapped.clear();
         self.passed_over.clear();

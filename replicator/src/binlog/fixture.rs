@@ -31,6 +31,7 @@ pub(crate) fn tables() -> SchemaSet {
         has_cascading_children: false,
         rows_estimate: 0,
         create_sql: String::new(),
+        keyless: false,
         target: None,
     }])
 }

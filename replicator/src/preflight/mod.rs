@@ -66,6 +66,13 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
                 findings.0.extend(settings::judge_names(&source.settings, &target.settings, found));
             }
             findings.all(pair::judge_definitions(config, found, dialects));
+            if target.info.version.ocean_base
+                && let Some(name) = tables::without_key(found).next()
+            {
+                let message = "It has no key, and such tables aren't moved to OceanBase yet; add a primary key, or exclude \
+                               the table with exclude_tables.";
+                findings.add(Severity::Fatal, format!("table {name}"), message.to_owned());
+            }
             let trusts =
                 !target.settings.is_on("log_bin") || target.settings.is_on("log_bin_trust_function_creators");
             if !trusts && found.objects.iter().any(|object| object.kind == "function") {

@@ -54,6 +54,7 @@ pub(super) fn judge(found: &Discovery, cascades_in_binlog: bool, one_family: boo
     }
     findings.extend(foreign_parents(found));
     findings.extend(cascades(found, cascades_in_binlog));
+    findings.extend(keyless(found));
     findings.extend(objects(found, one_family));
     if !found.excluded.is_empty() {
         let names: Vec<String> = found.excluded.iter().map(TableName::to_string).collect();
@@ -104,6 +105,27 @@ fn cascades(found: &Discovery, in_binlog: bool) -> Option<Finding> {
         some_of(names.iter().map(String::as_str))
     );
     Some(finding(Severity::Note, "foreign keys", message))
+}
+
+/// The tables whose rows nothing tells apart: they are moved, and it should be known at what price.
+fn keyless(found: &Discovery) -> Option<Finding> {
+    let names: Vec<String> = without_key(found).map(TableName::to_string).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let message = format!(
+        "{} have no primary key and no unique key of NOT NULL columns. Each is copied in one read of its own, from its \
+         first row on after an interruption, and every update and delete of a row reads the target's table unless an \
+         index serves it. They are verified as a whole, and can't be repaired row by row.",
+        some_of(names.iter().map(String::as_str))
+    );
+    Some(finding(Severity::Note, "tables without a key", message))
+}
+
+/// Tables that are moved without a key.
+pub(super) fn without_key(found: &Discovery) -> impl Iterator<Item = &TableName> {
+    let keyless = found.tables.iter().filter(|table| table.schema.keyless && table.problems.is_empty());
+    keyless.map(|table| &table.schema.name)
 }
 
 /// What is made on the target, when, and what isn't moved: nobody should find that out afterwards. `one_family`: both

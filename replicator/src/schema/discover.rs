@@ -19,6 +19,9 @@ use crate::server;
 const PLACE: &str = "reading the schema";
 /// Engines whose rows are read and logged like InnoDB's; on the target every table is InnoDB's (OceanBase: its own).
 const ENGINES: [&str; 7] = ["InnoDB", "MyISAM", "Aria", "MEMORY", "ROCKSDB", "TokuDB", "OceanBase"];
+/// Engines whose tables can be read as of one moment, and whose changes are committed with the position.
+const MANY_VERSIONS: [&str; 2] = ["InnoDB", "OceanBase"];
+
 /// Everything found in the schemas of a migration.
 #[derive(Debug, Clone, Default)]
 pub struct Discovery {
@@ -208,6 +211,7 @@ impl Reader<'_> {
                 has_cascading_children: false,
                 rows_estimate: rows_estimate.unwrap_or(0),
                 create_sql: String::new(),
+                keyless: false,
                 target: None,
             };
             drafts.insert(name, DiscoveredTable { schema, engine: engine.unwrap_or_default(), problems });
@@ -427,12 +431,10 @@ fn finish(mut draft: DiscoveredTable) -> DiscoveredTable {
     let best = best.or_else(|| shortest(&schema.unique_keys, usable));
     match best {
         Some(position) => schema.unique_keys.get_mut(..=position).unwrap_or_default().rotate_right(1),
-        None => problems.push(
-            "It has no primary key and no unique key of NOT NULL columns (whole columns, none of them FLOAT or \
-             DOUBLE), so its rows can't be told apart; add a primary key, or exclude the table with \
-             exclude_tables."
-                .to_owned(),
-        ),
+        None => {
+            schema.keyless = true;
+            problems.extend(without_key(schema, engine));
+        }
     }
     if !ENGINES.iter().any(|known| engine.eq_ignore_ascii_case(known)) {
         problems.push(format!(
@@ -452,6 +454,25 @@ fn finish(mut draft: DiscoveredTable) -> DiscoveredTable {
     let mut seen = HashMap::new();
     problems.retain(|problem| seen.insert(problem.clone(), ()).is_none());
     draft
+}
+
+/// What keeps a table whose rows nothing tells apart from being copied at one position and followed exactly once.
+fn without_key(schema: &TableSchema, engine: &str) -> Option<String> {
+    let why = if MANY_VERSIONS.iter().all(|known| !engine.eq_ignore_ascii_case(known)) {
+        "its storage engine can't be read as of one moment"
+    } else if schema.has_cascading_children
+        || schema.foreign_keys.iter().any(|key| key.cascades_on_delete || key.cascades_on_update)
+    {
+        "ON DELETE or ON UPDATE actions of a foreign key change rows of it, or because of it"
+    } else if !schema.columns.iter().any(|column| !column.generated) {
+        "it has no column that is written"
+    } else {
+        return None;
+    };
+    Some(format!(
+        "It has no primary key and no unique key of NOT NULL columns (whole columns, none of them FLOAT or DOUBLE), so \
+         its rows can't be told apart, and {why}; add a primary key, or exclude the table with exclude_tables."
+    ))
 }
 
 /// The usable key with the fewest columns.
@@ -489,7 +510,7 @@ mod tests {
 
     #[test]
     fn the_row_key_comes_first() {
-        let check = |keys: Vec<UniqueKey>, expected: &[&str], problem: bool| {
+        let check = |keys: Vec<UniqueKey>, expected: &[&str], keyless: bool| {
             let int = ColumnKind::Integer { bytes: 4, unsigned: false };
             let schema = TableSchema {
                 name: TableName::new("s", "t"),
@@ -504,12 +525,14 @@ mod tests {
                 has_cascading_children: false,
                 rows_estimate: 0,
                 create_sql: String::new(),
+                keyless: false,
                 target: None,
             };
             let done = finish(DiscoveredTable { schema, engine: "InnoDB".to_owned(), problems: Vec::new() });
             let names: Vec<_> = done.schema.unique_keys.iter().map(|k| k.name.as_str()).collect();
             assert_eq!(names, expected);
-            assert_eq!(!done.problems.is_empty(), problem, "{expected:?}");
+            assert_eq!(done.schema.keyless, keyless, "{expected:?}");
+            assert!(done.problems.is_empty(), "{expected:?}");
         };
         check(vec![key("A", &[2], None), key("PRIMARY", &[0], None)], &["PRIMARY", "A"], false);
         check(vec![key("b", &[1], None), key("c", &[0, 2], None)], &["c", "b"], false);
@@ -522,5 +545,30 @@ mod tests {
         check(vec![key("b", &[1], None)], &["b"], true);
         check(vec![key("PRIMARY", &[3], None)], &["PRIMARY"], true);
         check(vec![], &[], true);
+    }
+
+    #[test]
+    fn tables_without_a_key_are_of_innodb_and_have_no_cascades() {
+        let check = |engine: &str, cascades: bool, expected: Option<&str>| {
+            let schema = TableSchema {
+                name: TableName::new("s", "t"),
+                columns: vec![column("a", ColumnKind::Integer { bytes: 4, unsigned: false }, true)],
+                unique_keys: Vec::new(),
+                foreign_keys: Vec::new(),
+                has_cascading_children: cascades,
+                rows_estimate: 0,
+                create_sql: String::new(),
+                keyless: false,
+                target: None,
+            };
+            let done = finish(DiscoveredTable { schema, engine: engine.to_owned(), problems: Vec::new() });
+            assert!(done.schema.keyless && done.schema.row_key().is_none());
+            let first = done.problems.first();
+            assert_eq!(first.is_some(), expected.is_some(), "{first:?}");
+            assert!(first.zip(expected).is_none_or(|(problem, part)| problem.contains(part)), "{first:?}");
+        };
+        check("InnoDB", false, None);
+        check("MyISAM", false, Some("one moment"));
+        check("InnoDB", true, Some("foreign key"));
     }
 }

@@ -242,6 +242,7 @@ mod tests {
             has_cascading_children: false,
             rows_estimate: 0,
             create_sql: sql.to_owned(),
+            keyless: false,
             target: None,
         };
         DiscoveredTable { schema, engine: "InnoDB".to_owned(), problems: Vec::new() }

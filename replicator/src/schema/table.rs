@@ -16,7 +16,7 @@ pub struct TableSchema {
     /// Every column in the order of the row image, generated ones among them.
     pub columns: Vec<Column>,
     /// Unique keys; the first one is the key rows are found by (the primary key, else a unique key without
-    /// nullable columns). Never empty for a table that is migrated today: preflight refuses the others.
+    /// nullable columns), unless the table is [`Self::keyless`].
     pub unique_keys: Vec<UniqueKey>,
     /// Foreign keys of this table.
     pub foreign_keys: Vec<ForeignKey>,
@@ -27,6 +27,10 @@ pub struct TableSchema {
     pub rows_estimate: u64,
     /// SHOW CREATE TABLE on the source.
     pub create_sql: String,
+    /// True where none of the unique keys tells its rows apart, if there are any: it is copied at one position and
+    /// followed exactly once.
+    #[serde(default)]
+    pub keyless: bool,
     /// The table as it is where it is copied to, if its columns aren't defined alike there. `None`: they are.
     #[serde(with = "boxed", default)]
     pub target: Option<Arc<TableSchema>>,
@@ -216,9 +220,10 @@ impl SchemaSet {
         self
     }
 
-    /// True where some table was copied later than others, so that a transaction's end decides.
-    pub(crate) fn has_late_tables(&self) -> bool {
-        !self.passed_over.begins.is_empty()
+    /// The last of the positions up to which some table is passed over, where there is any: up to there a
+    /// transaction's end decides.
+    pub(crate) fn last_begin(&self) -> Option<&BinlogPosition> {
+        self.passed_over.begins.values().max()
     }
 
     /// True where the rows of `name` in a transaction that ends at `end` aren't wanted.
@@ -270,10 +275,10 @@ impl SchemaSet {
 }
 
 impl TableSchema {
-    /// The key that rows are found by. `None` only for a table that preflight refuses.
+    /// The key that rows are found by. `None` for a [`Self::keyless`] table.
     #[must_use]
     pub fn row_key(&self) -> Option<&UniqueKey> {
-        self.unique_keys.first()
+        if self.keyless { None } else { self.unique_keys.first() }
     }
 
     /// The table as the target has it.

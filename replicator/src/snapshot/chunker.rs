@@ -94,6 +94,7 @@ impl Planner {
         chunk_rows: u64,
     ) -> Self {
         let mut tables = tables.sorted();
+        tables.retain(|table| !table.keyless);
         tables.sort_by_key(|table| std::cmp::Reverse(table.rows_estimate));
         let plans = tables.into_iter().map(|table| {
             let journalled = journalled.get(&table.name).map(Vec::as_slice).unwrap_or_default();

@@ -3,7 +3,8 @@
 //! `chunker → reader → loader → journal`. A chunk is read with one SELECT, loaded in one transaction and then
 //! journalled, so a crash repeats at most the chunks that were under way. Nothing here is consistent with anything
 //! else: rows are read at different moments, all of them after the start position, and the tail that is replayed
-//! from there puts every one of them right. That is why a chunk may be loaded twice and a row may be replaced.
+//! from there puts every one of them right. That is why a chunk may be loaded twice and a row may be replaced. Tables
+//! without a row key are copied otherwise ([`whole`]).
 
 pub mod cell;
 mod chunker;
@@ -14,6 +15,7 @@ mod loader;
 pub mod progress;
 pub mod range;
 mod reader;
+pub(crate) mod whole;
 mod worker;
 
 use std::path::Path;
@@ -57,7 +59,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Copies every table of `tables` to the target, where they exist, going on where the journal in `state_dir`
+    /// Copies every table of `tables` that has a row key to the target, where they exist, going on where the journal in `state_dir`
     /// says. `start` is P0: the journal holds to it, since only what is replayed from there makes the copy right.
     ///
     /// Transient errors are tried again for about a minute a chunk; the first error that is left ends all readers.

@@ -72,8 +72,18 @@ impl SnapshotProgress {
     /// Every table is copied; so many rows of each are in the journal.
     pub(super) fn recall(&self, chunks: &Chunks) {
         for (name, table) in &self.tables {
-            let rows = chunks.get(name).map_or(0, |chunks| chunks.iter().map(|chunk| chunk.rows).sum());
+            // A table without a row key has no chunks.
+            let rows = chunks
+                .get(name)
+                .map_or_else(|| table.rows_estimate(), |chunks| chunks.iter().map(|chunk| chunk.rows).sum());
             table.resume(rows, true, true);
+        }
+    }
+
+    /// A table was copied as a whole by a run before this one.
+    pub(crate) fn was_copied(&self, name: &TableName) {
+        if let Some(table) = self.tables.get(name) {
+            table.resume(table.rows_estimate(), true, true);
         }
     }
 

@@ -53,7 +53,7 @@ impl KeyRange {
     }
 }
 
-/// The columns of a table's row key, in key order. Empty for a table that preflight refuses.
+/// The columns of a table's row key, in key order. Empty for a table without one.
 pub fn key_columns(table: &TableSchema) -> impl Iterator<Item = &Column> {
     let positions = table.row_key().map(|key| key.columns.as_slice()).unwrap_or_default();
     positions.iter().filter_map(|position| table.columns.get(*position))
@@ -65,11 +65,12 @@ pub fn key_list(table: &TableSchema) -> String {
     key_columns(table).map(|column| quote_identifier(&column.name)).collect::<Vec<_>>().join(", ")
 }
 
-/// `` FORCE INDEX (`PRIMARY`) ``: the optimizer must not sort what the row key has in order.
+/// `` FORCE INDEX (`PRIMARY`) ``: the optimizer must not sort what the row key has in order. Nothing for a table without a
+/// row key.
 #[must_use]
 pub fn force_row_key(table: &TableSchema) -> String {
-    let name = table.row_key().map_or("PRIMARY", |key: &UniqueKey| key.name.as_str());
-    format!("FORCE INDEX ({})", quote_identifier(name))
+    let force = |key: &UniqueKey| format!("FORCE INDEX ({})", quote_identifier(&key.name));
+    table.row_key().map(force).unwrap_or_default()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -145,6 +146,7 @@ mod tests {
             has_cascading_children: false,
             rows_estimate: 0,
             create_sql: String::new(),
+            keyless: false,
             target: None,
         })
     }

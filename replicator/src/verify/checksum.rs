@@ -21,6 +21,8 @@ pub(super) enum Combining {
     Binary,
     /// BIT_XOR has 64 bits. Two columns: the halves as numbers.
     Halves,
+    /// Of a table whose rows may be equal, and would cancel out in pairs: the sums of the halves, in two columns.
+    Sums,
 }
 
 impl Combining {
@@ -34,7 +36,7 @@ impl Combining {
 pub(super) struct ChunkSum {
     /// Rows: two rows that are equal cancel out in an XOR, and are noticed here.
     pub(super) rows: u64,
-    /// XOR of the rows' hashes.
+    /// XOR of the rows' hashes; of a table without a row key the sums of their halves, each modulo 2^64.
     pub(super) hash: u128,
 }
 
@@ -97,6 +99,15 @@ impl<'a> TableSql<'a> {
         })
     }
 
+    /// How a server of that version combines the hashes of this table's rows.
+    pub(super) fn combining(&self, version: Option<&ServerVersion>) -> Combining {
+        match version {
+            _ if self.table.keyless => Combining::Sums,
+            Some(version) => Combining::of(version),
+            None => Combining::Halves,
+        }
+    }
+
     fn side(&self, side: Side) -> &SideSql<'a> {
         match side {
             Side::Source => &self.source,
@@ -114,6 +125,10 @@ impl<'a> TableSql<'a> {
             Combining::Halves => format!(
                 "BIT_XOR(CAST(CONV(LEFT(@changeover_hash:={hash},16),16,10) AS UNSIGNED)),\
                  BIT_XOR(CAST(CONV(SUBSTR(@changeover_hash,17,16),16,10) AS UNSIGNED))"
+            ),
+            Combining::Sums => format!(
+                "IFNULL(SUM(CAST(CONV(LEFT({hash},16),16,10) AS UNSIGNED)),0),\
+                 IFNULL(SUM(CAST(CONV(SUBSTR({hash},17,16),16,10) AS UNSIGNED)),0)"
             ),
         };
         self.select(&format!("COUNT(*),{combined}"), &self.within(side, range))
@@ -294,6 +309,7 @@ pub(super) mod tests {
             has_cascading_children: false,
             rows_estimate: 0,
             create_sql: String::new(),
+            keyless: false,
             target: None,
         }
     }

@@ -92,10 +92,8 @@ impl<'a> Key<'a> {
 
     /// The key of `table` with other columns than its own.
     pub(super) fn with(table: &TableSchema, column: impl Fn(usize) -> Option<&'a Column>) -> Result<Self> {
-        let key = table.row_key().ok_or_else(|| {
-            let what = "the table has no unique key, so its rows can't be compared one by one";
-            Error::definite(None, table.name.to_string(), what)
-        })?;
+        // Such a table is only ever compared as a whole.
+        let Some(key) = table.row_key() else { return Ok(Self { columns: Vec::new() }) };
         let columns: Option<Vec<&Column>> = key.columns.iter().map(|&i| column(i)).collect();
         let columns = columns.filter(|columns| !columns.is_empty()).ok_or_else(|| {
             Error::bug(table.name.to_string(), format!("the key {} has no columns", key.name))

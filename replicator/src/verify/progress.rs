@@ -42,6 +42,10 @@ struct State {
     note: String,
     /// A pass is wanted, or has to be repeated.
     wanted: bool,
+    /// A pass has looked at every row at least once, whatever it found.
+    seen: bool,
+    /// A pass is under way, and what an earlier one said is still shown.
+    again: bool,
 }
 
 /// A pass that was begun.
@@ -58,6 +62,16 @@ impl Pass<'_> {
         self.progress.change(self.table, |state| {
             state.phase = VerifyPhase::Verified;
             state.note.clear();
+            state.seen = true;
+            state.again = false;
+        });
+    }
+
+    /// Every row was looked at while others were written, so that nothing can be said of them: it is wanted again.
+    pub(super) fn end_moving(self, note: &str) {
+        self.progress.change(self.table, |state| {
+            state.note = note.to_owned();
+            state.seen = true;
         });
     }
 }
@@ -65,7 +79,10 @@ impl Pass<'_> {
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            self.progress.want(self.table);
+            self.progress.change(self.table, |state| {
+                state.wanted = true;
+                state.again = false;
+            });
         }
     }
 }
@@ -77,7 +94,14 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(tables: impl Iterator<Item = TableName>) -> Self {
-        let state = || State { phase: VerifyPhase::Waiting, rows: 0, note: String::new(), wanted: true };
+        let state = || State {
+            phase: VerifyPhase::Waiting,
+            rows: 0,
+            note: String::new(),
+            wanted: true,
+            seen: false,
+            again: false,
+        };
         Self { tables: Mutex::new(tables.map(|name| (name, state())).collect()) }
     }
 
@@ -113,9 +137,33 @@ impl Progress {
     /// A pass begins. It has to be ended by [`Self::end`]: dropped in its midst, it is wanted again.
     pub(super) fn begin<'a>(&'a self, table: &'a TableName) -> Pass<'a> {
         self.change(table, |state| {
-            *state = State { phase: VerifyPhase::Verifying, rows: 0, note: String::new(), wanted: false };
+            let phase = VerifyPhase::Verifying;
+            let note = String::new();
+            *state = State { phase, rows: 0, note, wanted: false, seen: state.seen, again: false };
         });
         Pass { progress: self, table, ended: false }
+    }
+
+    /// The same for a table that is compared as a whole again and again: what was said of it stands until then.
+    pub(super) fn begin_again<'a>(&'a self, table: &'a TableName) -> Pass<'a> {
+        if !self.lock().get(table).is_some_and(|state| state.phase == VerifyPhase::Verified) {
+            return self.begin(table);
+        }
+        self.change(table, |state| {
+            state.wanted = false;
+            state.again = true;
+        });
+        Pass { progress: self, table, ended: false }
+    }
+
+    /// Every row of it was looked at in some pass, and nothing of that failed.
+    pub(super) fn is_seen(&self, table: &TableName) -> bool {
+        self.lock().get(table).is_some_and(|state| state.seen && state.phase != VerifyPhase::Failed)
+    }
+
+    /// So many rows were compared at once.
+    pub(super) fn compared_all(&self, table: &TableName, rows: u64) {
+        self.change(table, |state| state.rows = rows);
     }
 
     pub(super) fn compared(&self, table: &TableName, rows: u64) {
@@ -141,7 +189,9 @@ impl Progress {
     }
 
     pub(super) fn is_covered(&self, table: &TableName) -> bool {
-        self.lock().get(table).is_some_and(|state| state.phase == VerifyPhase::Verified && !state.wanted)
+        self.lock()
+            .get(table)
+            .is_some_and(|state| state.phase == VerifyPhase::Verified && !state.wanted && !state.again)
     }
 
     pub(super) fn rows_verified(&self) -> u64 {

@@ -50,6 +50,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 const BEHIND: &str = "the tail is more than a minute behind; wait until it has caught up, then REPAIR again";
 
+const WITHOUT_KEY: &str = "the table has no key, so its rows can't be told apart and repaired one by one; find out what else \
+                           writes to the target, put its rows right there by hand and VERIFY TABLE, or begin the \
+                           migration again on an empty target";
+
 /// What became of a batch.
 enum Batch {
     /// It is committed.
@@ -82,17 +86,22 @@ impl Verifier {
             target: Backend::new(Side::Target, target.clone()),
         };
         let mut repaired = Vec::new();
+        let mut refused = None;
         for (name, keys) in self.differences.keys() {
             if only.is_some_and(|wanted| *wanted != name) {
                 continue;
             }
             let Some(table) = self.tables.iter().find(|table| table.name == name) else { continue };
+            if table.keyless {
+                refused.get_or_insert(Error::definite(None, name.to_string(), WITHOUT_KEY));
+                continue;
+            }
             repaired.extend(self.repair_table(&mut pair, &target, table, keys).await?);
             if self.differences.lost_count(&name) {
                 self.request(Some(&name))?;
             }
         }
-        Ok(repaired)
+        refused.map_or(Ok(repaired), Err)
     }
 
     async fn repair_table(

@@ -109,8 +109,7 @@ impl Backend {
         range: &KeyRange,
     ) -> Result<ChunkSum> {
         self.open().await?;
-        let combining =
-            self.open.as_ref().map_or(Combining::Halves, |(_, info)| Combining::of(&info.version));
+        let combining = sql.combining(self.open.as_ref().map(|(_, info)| &info.version));
         let rows = self.query(place, sql.checksum(self.side, combining, range)).await?;
         let sum = rows.first().and_then(|row| {
             let count: u64 = number(row, 0)?;
@@ -120,6 +119,10 @@ impl Backend {
                 Combining::Binary => hash(row, 1)?,
                 Combining::Halves => {
                     u128::from(number::<u64>(row, 1)?) << 64 | u128::from(number::<u64>(row, 2)?)
+                }
+                // Exact decimals, far below 2^128; of each the lower half is kept.
+                Combining::Sums => {
+                    number::<u128>(row, 1)? << 64 | (number::<u128>(row, 2)? & u128::from(u64::MAX))
                 }
             };
             Some(ChunkSum { rows: count, hash })

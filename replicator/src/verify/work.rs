@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 
 use super::checksum::TableSql;
 use super::key::RowKey;
+use super::keyless::Rests;
 use super::pass::Walk;
 use super::recheck::{Comparison, Pair};
 use super::{LISTED_AGAIN, REVIVED_AGAIN, Verifier};
@@ -35,11 +36,24 @@ impl Verifier {
     /// Passes over the tables that want one.
     pub(super) async fn walk(&self) {
         let mut revived_at = tokio::time::Instant::now();
+        let mut rests = Rests::default();
         loop {
-            let next = self.tables.iter().find(|table| self.wants_pass(table));
+            let wanted = |table: &&Arc<TableSchema>| !table.keyless && self.wants_pass(table);
+            let whole = |table: &&Arc<TableSchema>| {
+                table.keyless && self.wants_pass(table) && !rests.is_resting(&table.name)
+            };
+            let next = self.tables.iter().find(wanted).or_else(|| self.tables.iter().find(whole));
             match next {
                 Some(table) => {
-                    if let Err(error) = self.pass(table).await {
+                    let begun = tokio::time::Instant::now();
+                    let passed = match table.keyless {
+                        true => self.pass_whole(table).await,
+                        false => self.pass(table).await,
+                    };
+                    if table.keyless {
+                        rests.rest_after(&table.name, begun.elapsed());
+                    }
+                    if let Err(error) = passed {
                         let error = error.in_leg(self.leg);
                         tracing::error!(area = "verify", table = %table.name, "verification failed: {error}");
                         self.progress.fail(&table.name, error.to_string());
@@ -210,7 +224,9 @@ impl Verifier {
 
     async fn compare_those(&self, pair: &mut Pair, listed: Vec<(TableName, Vec<RowKey>)>) -> Failed<()> {
         for (name, keys) in listed {
-            let Some(table) = self.tables.iter().find(|table| table.name == name) else { continue };
+            let found = self.tables.iter().find(|table| table.name == name);
+            // What is listed of a table without a row key is the table, and another pass says what became of it.
+            let Some(table) = found.filter(|table| !table.keyless) else { continue };
             for keys in keys.chunks(BATCH_KEYS) {
                 let compared = async {
                     let sql = TableSql::of(table)?;
@@ -225,14 +241,21 @@ impl Verifier {
 
     /// Behind the fence: everything that isn't settled, with both pairs of connections.
     pub(super) async fn compare_rest(&self, walker: &mut Pair, follower: &mut Pair) -> Result<()> {
-        let open: Vec<_> = self.tables.iter().filter(|table| !self.is_covered(&table.name)).collect();
+        let open = self.tables.iter().filter(|table| !self.is_covered(&table.name));
+        let (whole, open): (Vec<_>, Vec<_>) = open.partition(|table| self.waits_for_the_fence(table));
         let rows: u64 = open.iter().map(|table| table.rows_estimate).sum();
         if rows > STANDING_ROWS_MAX || open.iter().any(|table| self.progress.is_failed(&table.name)) {
             return Ok(()); // The verdict names them.
         }
         walker.source_shows_all().await?;
         for table in open {
-            self.pass_standing_still(table, walker).await?;
+            match table.keyless {
+                true => self.whole_standing_still(table, walker).await?,
+                false => self.pass_standing_still(table, walker).await?,
+            }
+        }
+        for table in whole {
+            self.whole_standing_still(table, walker).await?;
         }
         for _ in 0..STANDING_ROUNDS_MAX {
             let (a, b) = tokio::join!(
@@ -281,13 +304,13 @@ impl Verifier {
         }
     }
 
-    async fn while_standing_still(&self) {
+    pub(super) async fn while_standing_still(&self) {
         // The sender is ours, so the only way out is the condition.
         drop(self.standing_still.subscribe().wait_for(|still| !still).await);
     }
 
     /// The work's result, unless a cutover wants the connections: then `None`, and the work is dropped where it is.
-    async fn unless_standing_still<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn unless_standing_still<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let interrupted = async {
             drop(self.standing_still.subscribe().wait_for(|still| *still).await);
             tokio::time::sleep(STANDING_GRACE).await;
@@ -299,7 +322,7 @@ impl Verifier {
         }
     }
 
-    async fn pause_after(&self, table: &TableSchema, error: &Error) {
+    pub(super) async fn pause_after(&self, table: &TableSchema, error: &Error) {
         let error = error.clone().in_leg(self.leg);
         tracing::warn!(area = "verify", table = %table.name, "verification is tried again: {error}");
         self.progress.note(&table.name, error.to_string());

@@ -324,6 +324,7 @@ mod tests {
             has_cascading_children: false,
             rows_estimate: 0,
             create_sql: "CREATE TABLE `t` (\n  `a` int\n) COMMENT='CREATE TABLE `t`'".to_owned(),
+            keyless: false,
             target: None,
         }
     }
