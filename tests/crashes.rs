@@ -110,7 +110,7 @@ each! {
 }
 
 /// What a cutover or rollback has done when it dies, step by step. A crash before a step is one behind the step before it.
-const STEPS: &[&str] = &[
+pub const STEPS: &[&str] = &[
     "journal started",
     "prepare",
     "journal fenced",
@@ -177,7 +177,8 @@ async fn walk(engine: Engine, steps: &[&str]) {
     proof.assert_holds_on(other).await;
 }
 
-async fn turn_until_it_dies(changeover: &mut Changeover) -> String {
+/// Asks for a cutover or rollback until the process has died of its failpoint.
+pub async fn turn_until_it_dies(changeover: &mut Changeover) -> String {
     let statement =
         if changeover.status_of("route").await == "source" { "CUTOVER" } else { "ROLLBACK CUTOVER" };
     let told = until("the end of the process", Duration::from_secs(90), async || {

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    DdlPolicy, EntranceConfig, FencePolicy, Io, OpenTransactions, ProxyHeaders, SentHeader, StartPolicy,
-    TlsMode, Verify,
+    DdlPolicy, EntranceConfig, FencePolicy, Io, OpenTransactions, PastFence, ProxyHeaders, SentHeader,
+    StartPolicy, TlsMode, Verify,
 };
 
 struct Loaded {
@@ -96,6 +96,7 @@ fn everything_has_its_default() {
     assert_eq!((config.cutover.max_lag_ms, config.cutover.pause_ms), (1000, 3000));
     assert_eq!(config.cutover.open_transactions, OpenTransactions::Abort);
     assert_eq!(config.cutover.fence, FencePolicy::ReadOnly);
+    assert_eq!(config.cutover.past_fence, PastFence::Watch);
 }
 
 #[test]
@@ -145,6 +146,7 @@ max_lag_ms = 10
 pause_ms = 11
 open_transactions = "kill"
 fence = "none"
+past_fence = "kill"
 "#;
     let text = text.replace("D/", &format!("{}/", folder.path().display()));
     let config = load_text(&text, &[], &[("PW", "of env\n")]).result.unwrap();
@@ -185,8 +187,8 @@ fence = "none"
     assert_eq!((config.apply.workers, config.apply.spool_max_bytes), (8, 9_000_000_000));
     assert_eq!((config.cutover.max_lag_ms, config.cutover.pause_ms), (10, 11));
     assert_eq!(
-        (config.cutover.open_transactions, config.cutover.fence),
-        (OpenTransactions::Kill, FencePolicy::None)
+        (config.cutover.open_transactions, config.cutover.fence, config.cutover.past_fence),
+        (OpenTransactions::Kill, FencePolicy::None, PastFence::Kill)
     );
 }
 

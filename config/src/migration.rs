@@ -68,6 +68,8 @@ pub struct CutoverConfig {
     pub open_transactions: OpenTransactions,
     /// How writes that don't come through the proxy are kept out.
     pub fence: FencePolicy,
+    /// What happens to connections that the fence doesn't hold.
+    pub past_fence: PastFence,
 }
 
 /// `cutover.open_transactions`
@@ -76,6 +78,17 @@ pub enum OpenTransactions {
     /// The cutover is undone.
     Abort,
     /// The transactions are.
+    Kill,
+}
+
+/// `cutover.past_fence`: connections past the proxy that may write in spite of `read_only`, where that is all there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PastFence {
+    /// They are named by the dry run, and what they write is found by the position.
+    Watch,
+    /// While there is one, no cutover starts.
+    Refuse,
+    /// They are ended behind the fence, before the final position is read.
     Kill,
 }
 

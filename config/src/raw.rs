@@ -153,6 +153,7 @@ pub(crate) struct RawConfig {
     pub(crate) pause_ms: Setting<i64>,
     pub(crate) open_transactions: Setting<String>,
     pub(crate) fence: Setting<String>,
+    pub(crate) past_fence: Setting<String>,
 }
 
 /// The names of INTERFACE.md: every section with its keys. `""` is the top level.
@@ -184,7 +185,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("migration", &["name", "schemas", "exclude_tables", "allow_lossy", "start", "ddl", "reverse"]),
     ("snapshot", &["readers", "chunk_rows", "max_rows_per_s"]),
     ("apply", &["workers", "spool_max_gb"]),
-    ("cutover", &["max_lag_ms", "pause_ms", "open_transactions", "fence"]),
+    ("cutover", &["max_lag_ms", "pause_ms", "open_transactions", "fence", "past_fence"]),
 ];
 
 /// Reads the text of a file. What can't be read is a problem and left unsaid.
@@ -380,6 +381,7 @@ impl<'a> Reader<'a> {
             pause_ms: self.number(p, "cutover", "pause_ms"),
             open_transactions: self.text(p, "cutover", "open_transactions"),
             fence: self.text(p, "cutover", "fence"),
+            past_fence: self.text(p, "cutover", "past_fence"),
         }
     }
 }

@@ -12,8 +12,8 @@ use crate::raw::{Place, Problems, RawBackend, RawConfig, RawPassword, Said};
 use crate::url::{BackendUrl, host_and_port};
 use crate::{
     AdminConfig, ApplyConfig, BackendConfig, Config, ConsoleConfig, CutoverConfig, DdlPolicy, EntranceConfig,
-    FencePolicy, Io, MigrationConfig, OpenTransactions, ProxyConfig, ProxyHeaders, Secret, SentHeader, Side,
-    SnapshotConfig, StartPolicy, TlsMode,
+    FencePolicy, Io, MigrationConfig, OpenTransactions, PastFence, ProxyConfig, ProxyHeaders, Secret,
+    SentHeader, Side, SnapshotConfig, StartPolicy, TlsMode,
 };
 
 /// Schemas that belong to the servers or to us.
@@ -98,6 +98,7 @@ pub(crate) fn validate(
             OpenTransactions::Abort,
         ),
         fence: check.fence(raw.fence),
+        past_fence: check.choice("cutover.past_fence", raw.past_fence, PAST_FENCE, PastFence::Watch),
     };
     let state_dir =
         check.path("state_dir", raw.state_dir).unwrap_or_else(|| PathBuf::from("changeover-state"));
@@ -113,6 +114,8 @@ const START: &[(&str, StartPolicy)] = &[("manual", StartPolicy::Manual), ("auto"
 const DDL: &[(&str, DdlPolicy)] = &[("apply", DdlPolicy::Apply), ("pause", DdlPolicy::Pause)];
 const OPEN: &[(&str, OpenTransactions)] =
     &[("abort", OpenTransactions::Abort), ("kill", OpenTransactions::Kill)];
+const PAST_FENCE: &[(&str, PastFence)] =
+    &[("watch", PastFence::Watch), ("refuse", PastFence::Refuse), ("kill", PastFence::Kill)];
 /// `None` is a choice of INTERFACE.md that isn't built yet.
 const FENCE: &[(&str, Option<FencePolicy>)] =
     &[("read_only", Some(FencePolicy::ReadOnly)), ("accounts", None), ("none", Some(FencePolicy::None))];

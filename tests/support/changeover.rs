@@ -305,13 +305,20 @@ impl Changeover {
         };
         let row = source.rows::<Row>(sql).await.remove(0);
         let end: (String, u64) = (row.get(0).unwrap(), row.get(1).unwrap());
+        // Right behind a swap the position may still be the other server's, whose files have the same names.
+        let whose = match source.engine() {
+            Engine::MariaDb => format!("-{}-", source.value::<u64>("SELECT @@server_id").await),
+            _ => source.value::<String>("SELECT @@server_uuid").await,
+        };
+        let turned = !self.admin("SHOW CUTOVERS").await.is_empty();
         until(&format!("{end:?} to be applied"), Duration::from_secs(60), async || {
             let applied = self.status_of("applied_position").await;
             // gtids (file:offset); the files' numbers have one width, so their names sort.
             let coordinates =
                 applied.rsplit_once(" (").and_then(|(_, c)| c.trim_end_matches(')').split_once(':'));
-            let there = coordinates
-                .is_some_and(|(file, offset)| (file.to_owned(), offset.parse().unwrap_or(0_u64)) >= end);
+            let there = (!turned || applied.contains(&whose))
+                && coordinates
+                    .is_some_and(|(file, offset)| (file.to_owned(), offset.parse().unwrap_or(0_u64)) >= end);
             if there { Ok(()) } else { Err(applied) }
         })
         .await;

@@ -11,7 +11,8 @@ use config::progress::{
     TableStatus, Verdict,
 };
 use config::{
-    AdminConfig, BackendConfig, CutoverConfig, FencePolicy, OpenTransactions, Secret, Side, TableName,
+    AdminConfig, BackendConfig, CutoverConfig, FencePolicy, OpenTransactions, PastFence, Secret, Side,
+    TableName,
 };
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder, Row};
@@ -178,6 +179,7 @@ async fn port() -> Port {
             pause_ms: 500,
             open_transactions: OpenTransactions::Abort,
             fence: FencePolicy::ReadOnly,
+            past_fence: PastFence::Watch,
         },
     });
     let events = Arc::new(EventLog::default());

@@ -7,6 +7,7 @@
 //! service account. A `SET GLOBAL read_only` whose client gave up can still take effect later, so taking the fence
 //! off first ends every statement of ours that might be setting it (they carry [`MARK`]).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use config::{BackendConfig, FencePolicy};
@@ -17,6 +18,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::bypass::{self, Bypass, Bypasser};
 use super::service;
 
 /// A comment in every statement that may set the fence, by which a later one finds it in the process list.
@@ -90,13 +92,16 @@ pub struct Fence {
     policy: FencePolicy,
     /// Kept between `inspect` and `set`, so that the pause doesn't pay for a handshake.
     connection: Mutex<Option<Conn>>,
+    /// Accounts that the fence doesn't hold, as [`Fence::past`] found them: looking for them takes longer than a pause
+    /// should.
+    bypassers: Mutex<Vec<Bypasser>>,
 }
 
 impl Fence {
     /// The fence of this backend. Dials nothing yet.
     #[must_use]
     pub fn new(backend: BackendConfig, policy: FencePolicy) -> Self {
-        Self { backend, policy, connection: Mutex::new(None) }
+        Self { backend, policy, connection: Mutex::new(None), bypassers: Mutex::default() }
     }
 
     /// How the backend is now, for the policy's sake or just to know whether it takes writes.
@@ -132,6 +137,51 @@ impl Fence {
             return Ok(());
         }
         self.run("taking super_read_only off", within, async |conn| lower(conn).await).await
+    }
+
+    /// The connections that the fence wouldn't hold: none where `super_read_only` does, and none of `ours`.
+    pub async fn past(
+        &self,
+        ours: &(dyn Fn(u64) -> bool + Sync),
+        within: Duration,
+    ) -> Result<Vec<Bypass>, FenceError> {
+        if self.policy == FencePolicy::None {
+            return Ok(Vec::new());
+        }
+        let looked = self.run("looking for connections past read_only", within, async |conn| {
+            if read(conn).await?.super_read_only.is_some() {
+                return Ok((Vec::new(), Vec::new()));
+            }
+            let accounts = bypass::accounts(conn, &self.backend.user).await?;
+            let connected = bypass::connected(conn, &accounts, ours).await?;
+            Ok((accounts, connected))
+        });
+        let (accounts, connected) = looked.await?;
+        *self.bypassers.lock().await = accounts;
+        Ok(connected)
+    }
+
+    /// Ends the connections of the accounts that [`Fence::past`] found last, but for `ours`, until there is none. Returns
+    /// how many there were.
+    pub async fn end_past(
+        &self,
+        ours: &(dyn Fn(u64) -> bool + Sync),
+        within: Duration,
+    ) -> Result<usize, FenceError> {
+        let accounts = self.bypassers.lock().await.clone();
+        self.run("ending connections past read_only", within, async |conn| {
+            let mut ended = BTreeSet::new();
+            loop {
+                let found = bypass::connected(conn, &accounts, ours).await?;
+                if found.is_empty() {
+                    return Ok(ended.len());
+                }
+                bypass::end(conn, &found).await?;
+                ended.extend(found.iter().map(|one| one.id));
+                sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await
     }
 
     /// Gives the backend back as it was found, whatever the policy says by now. Harmless where it isn't fenced.

@@ -1,5 +1,6 @@
 //! Connections to a backend.
 
+pub mod bypass;
 pub mod connect;
 pub mod fence;
 pub(crate) mod service;

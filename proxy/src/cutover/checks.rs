@@ -2,20 +2,24 @@
 
 use std::time::Duration;
 
-use config::{FencePolicy, OpenTransactions, SentHeader, Side};
-use tokio::time::timeout;
+use config::{FencePolicy, OpenTransactions, PastFence, SentHeader, Side};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::coordinator::{Asked, Coordinator};
 use super::phase::Direction;
 use super::port::PortFuture;
 use super::step::Stage;
 use crate::auth::inventory::{Survey, survey};
+use crate::backend::bypass::Bypass;
 use crate::backend::connect::probe;
 
 pub(super) const ANOTHER: &str = "another cutover is under way";
 
 /// How long a backend may take to answer a check.
 const WITHIN: Duration = Duration::from_secs(3);
+
+/// A connection that was told to end has gone by then.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// A row of CUTOVER DRY RUN.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,20 +163,56 @@ async fn takes_header(of: &Coordinator, to: Side) -> Result<(), String> {
 async fn fence(of: &Coordinator, from: Side) -> Result<String, String> {
     let found =
         of.fence(from).probe(WITHIN).await.map_err(|error| format!("the {from} can't be fenced: {error}"))?;
-    Ok(match of.config.fence {
+    match of.config.fence {
         FencePolicy::None => {
-            "cutover.fence is \"none\": writers past the proxy are the operator's affair".to_owned()
+            Ok("cutover.fence is \"none\": writers past the proxy are the operator's affair".to_owned())
         }
-        FencePolicy::ReadOnly if !found.writable() => {
-            format!("the {from} is read-only already, and stays so")
+        FencePolicy::ReadOnly if found.super_read_only.is_some() && found.writable() => {
+            Ok(format!("the {from} can be made super_read_only"))
         }
         FencePolicy::ReadOnly if found.super_read_only.is_some() => {
-            format!("the {from} can be made super_read_only")
+            Ok(format!("the {from} is read-only already, and stays so"))
         }
-        FencePolicy::ReadOnly => format!(
-            "the {from} can be made read_only; accounts that may write in spite of it have to be kept away"
-        ),
-    })
+        FencePolicy::ReadOnly => {
+            let fenced = if found.writable() {
+                format!("the {from} can be made read_only")
+            } else {
+                format!("the {from} is read-only already, and stays so")
+            };
+            Ok(format!("{fenced}; {}", past_fence(of, from).await?))
+        }
+    }
+}
+
+/// What is to be said of connections that `read_only` doesn't hold. One that is just leaving doesn't count.
+async fn past_fence(of: &Coordinator, from: Side) -> Result<String, String> {
+    let began = Instant::now();
+    let there = loop {
+        let there = of.fence(from).past(&|id| of.registry.is_ours(from, id), WITHIN).await;
+        let there =
+            there.map_err(|error| format!("whom read_only doesn't hold can't be found out: {error}"))?;
+        let refuses = of.config.past_fence == PastFence::Refuse;
+        if there.is_empty() || !refuses || began.elapsed() > LEAVING {
+            break there;
+        }
+        sleep(Duration::from_millis(20)).await;
+    };
+    if there.is_empty() {
+        return Ok("nobody is connected who may write in spite of it".to_owned());
+    }
+    let named = format!(
+        "{} connection(s) may write in spite of it: {}",
+        there.len(),
+        listed(there.iter().map(Bypass::to_string))
+    );
+    match of.config.past_fence {
+        PastFence::Watch => Ok(format!(
+            "{named}. What they write before the swap is found and undoes the cutover where it doesn't end; behind it \
+             it is on the {from} alone. Keep them away, or set cutover.past_fence = \"refuse\" or \"kill\""
+        )),
+        PastFence::Kill => Ok(format!("{named}; they will be ended (cutover.past_fence)")),
+        PastFence::Refuse => Err(format!("{named}; end them, or set cutover.past_fence = \"kill\"")),
+    }
 }
 
 /// Sessions that surely can't log in on the target refuse the cutover; everything else is for the operator to weigh.

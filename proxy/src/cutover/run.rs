@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use config::progress::ReplicationPosition;
-use config::{Side, failpoint};
+use config::{PastFence, Side, failpoint};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -148,7 +148,7 @@ impl<'a> Run<'a> {
             }
             Effect::Drain => self.drain().await,
             Effect::KillHolders => self.kill_holders().await,
-            Effect::Fence => done(by.fence(self.plan.from).set(self.left()).await),
+            Effect::Fence => self.fence().await,
             Effect::ReadPosition => self.read_position().await,
             Effect::WaitApplied(position) => {
                 let port = Arc::clone(&by.replication);
@@ -324,6 +324,26 @@ impl<'a> Run<'a> {
                 held => Event::DrainDeadline(held),
             },
         }
+    }
+
+    /// Fences `from`, and ends what the fence doesn't hold where that is wanted: behind it and before the final position.
+    async fn fence(&self) -> Event {
+        let (by, from) = (self.by, self.plan.from);
+        if let Err(error) = by.fence(from).set(self.left()).await {
+            return Event::Failed(error.to_string());
+        }
+        if by.config.past_fence != PastFence::Kill {
+            return Event::Done;
+        }
+        match by.fence(from).end_past(&|id| by.registry.is_ours(from, id), self.left()).await {
+            Ok(0) => {}
+            Ok(ended) => tracing::warn!(
+                area = "cutover",
+                "{ended} connection(s) to the {from} that may write in spite of read_only were ended"
+            ),
+            Err(error) => return Event::Failed(error.to_string()),
+        }
+        Event::Done
     }
 
     async fn kill_holders(&mut self) -> Event {

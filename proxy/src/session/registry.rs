@@ -394,6 +394,16 @@ impl SessionRegistry {
         }
     }
 
+    /// True where the connection with this id on `side` is one of the proxy's own, or of a client that is logging in.
+    pub(crate) fn is_ours(&self, side: Side, id: u64) -> bool {
+        let logging_in = |id: &u32| self.greeted.contains_key(id) && !self.sessions.contains_key(id);
+        u32::try_from(id).is_ok_and(|id| logging_in(&id))
+            || self.sessions.iter().any(|entry| {
+                let (of, its) = entry.backend();
+                of == side && u64::from(its) == id
+            })
+    }
+
     /// Where the session is now whose client was greeted with this id, and its connection's id there.
     pub(crate) fn backend_of(&self, id: u32) -> Option<(Side, u32)> {
         self.sessions.get(&id).map(|entry| entry.backend())

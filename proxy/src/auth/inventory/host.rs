@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 /// False where an account with the host `pattern` surely doesn't take in a client that the server calls `seen`. Nothing
 /// is sure of a client of which nothing is known.
-pub(super) fn may_take(pattern: &str, seen: &str) -> bool {
+pub(crate) fn may_take(pattern: &str, seen: &str) -> bool {
     if pattern.is_empty() || seen.is_empty() || like(pattern, seen) {
         return true;
     }
