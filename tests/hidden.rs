@@ -37,8 +37,12 @@ async fn wait_prepared(changeover: &Changeover) {
 /// a temporary table, which holds its session.
 async fn between_preparation_and_swap(engine: Engine) {
     let Some(pair) = Pair::start(engine, 10).await else { return };
-    if engine == Engine::MySql97 {
-        pair.source.run(&["SET GLOBAL log_bin_trust_function_creators = ON"]).await;
+    for server in [&pair.source, &pair.target] {
+        server.run(&["SET GLOBAL log_bin_trust_function_creators = ON"]).await;
+        if engine == Engine::MySql97 {
+            // The definer of the code is root.
+            server.run(&["GRANT SYSTEM_USER ON *.* TO changeover"]).await;
+        }
     }
     pair.source.run(CODE).await;
     let changeover = with_console(&pair, &[]).await;

@@ -38,7 +38,7 @@ async fn what_is_wrong_with_the_databases() {
     let Some(pair) = Pair::start(Engine::MariaDb, 100).await else { return };
     let good = pair.settings();
 
-    pair.source.run(&["CREATE TABLE shop.no_key (a INT)"]).await;
+    pair.source.run(&["CREATE TABLE shop.no_key (a INT) ENGINE=MyISAM"]).await;
     refused(&pair, &good, &["no_key", "key"]).await;
     pair.source.run(&["DROP TABLE shop.no_key"]).await;
 
@@ -63,7 +63,12 @@ async fn what_is_wrong_with_the_databases() {
     assert_words(&told, &["the target is the source"]);
 
     // Every fatal finding at once.
-    pair.source.run(&["CREATE TABLE shop.no_key (a INT)", "CREATE TABLE shop.no_key_either (a INT)"]).await;
+    pair.source
+        .run(&[
+            "CREATE TABLE shop.no_key (a INT) ENGINE=MyISAM",
+            "CREATE TABLE shop.no_key_either (a INT) ENGINE=MyISAM",
+        ])
+        .await;
     refused(
         &pair,
         &good.clone().with("migration.schemas", "[\"shop\", \"nowhere\"]"),
