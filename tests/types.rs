@@ -235,7 +235,7 @@ async fn large_objects() {
             "UPDATE types.large SET t = CONCAT('x', t) WHERE id = 1",
             "DELETE FROM types.large WHERE id = 2",
             // Few rows in one transaction, small ones between large ones, and more bytes than may be in memory.
-            "INSERT INTO types.large SELECT 100 + seq, REPEAT('b', IF(seq % 6 = 0, 60 << 20, 2500 << 10)), '' \
+            "INSERT INTO types.large SELECT 100 + seq, REPEAT('b', IF(seq % 6 = 0, 24 << 20, 2500 << 10)), '' \
              FROM types.seq_1_to_12",
         ])
         .await;
