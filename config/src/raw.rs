@@ -113,7 +113,7 @@ pub(crate) struct RawTls {
     pub(crate) key: Setting<String>,
 }
 
-/// Every setting of INTERFACE.md, as far as it was said.
+/// Every setting, as far as it was said.
 #[derive(Debug, Default)]
 pub(crate) struct RawConfig {
     pub(crate) state_dir: Setting<String>,
@@ -156,7 +156,7 @@ pub(crate) struct RawConfig {
     pub(crate) past_fence: Setting<String>,
 }
 
-/// The names of INTERFACE.md: every section with its keys. `""` is the top level.
+/// The names that may be said: every section with its keys. `""` is the top level.
 const SECTIONS: &[(&str, &[&str])] = &[
     ("", &["state_dir"]),
     (

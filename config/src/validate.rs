@@ -116,7 +116,7 @@ const OPEN: &[(&str, OpenTransactions)] =
     &[("abort", OpenTransactions::Abort), ("kill", OpenTransactions::Kill)];
 const PAST_FENCE: &[(&str, PastFence)] =
     &[("watch", PastFence::Watch), ("refuse", PastFence::Refuse), ("kill", PastFence::Kill)];
-/// `None` is a choice of INTERFACE.md that isn't built yet.
+/// `None` is a choice that has its name and isn't built yet.
 const FENCE: &[(&str, Option<FencePolicy>)] =
     &[("read_only", Some(FencePolicy::ReadOnly)), ("accounts", None), ("none", Some(FencePolicy::None))];
 

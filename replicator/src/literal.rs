@@ -7,6 +7,12 @@ use crate::json;
 use crate::schema::table::{Column, ColumnKind};
 use crate::value::Value;
 
+/// A name or a position as a literal, in any session and whatever its mode. Nothing from a table goes into it.
+pub(crate) fn text_literal(text: &str) -> String {
+    let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("_utf8mb4 x'{hex}'")
+}
+
 /// Appends `value` of `column` as a literal that compares and stores exactly.
 ///
 /// Text carries its charset as an introducer: without it a comparison with the column would be binary, and no

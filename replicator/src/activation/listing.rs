@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
+use crate::literal::text_literal;
 use crate::schema::selection::Selection;
 
 const PLACE: &str = "looking for triggers and events";
@@ -69,7 +70,7 @@ impl Listed {
         let kept = cell(16).is_some_and(|on_completion| on_completion == b"PRESERVE");
         let at = cell(11).or_else(|| cell(15)).filter(|_| self.kind == Kind::Event && !kept)?;
         let zone = self.time_zone.as_deref()?;
-        Some((literal(zone), literal(std::str::from_utf8(at).ok()?)))
+        Some((text_literal(zone), text_literal(std::str::from_utf8(at).ok()?)))
     }
 
     /// `trigger shop.audit`.
@@ -117,18 +118,12 @@ fn events_sql(selection: &Selection) -> String {
 
 fn of_schemas(column: &str, selection: &Selection) -> String {
     let Some(schemas) = selection.schemas() else { return String::new() };
-    let list: Vec<String> = schemas.iter().map(|schema| literal(schema)).collect();
+    let list: Vec<String> = schemas.iter().map(|schema| text_literal(schema)).collect();
     // MariaDB looks into one folder only where the schema is given by itself.
     match list.as_slice() {
         [one] => format!(" WHERE {column} = {one}"),
         several => format!(" WHERE {column} IN ({})", several.join(", ")),
     }
-}
-
-/// A name as a literal in any session.
-pub(super) fn literal(text: &str) -> String {
-    let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
-    format!("_utf8mb4 x'{hex}'")
 }
 
 fn listed(side: Side, kind: Kind, row: Row, selection: &Selection) -> Result<Option<Listed>> {

@@ -19,6 +19,7 @@ use super::graph::LowWater;
 use super::intervals::Intervals;
 use crate::binlog::transaction::TransactionMeta;
 use crate::error::{Error, Result};
+use crate::literal::text_literal;
 
 const PLACE: &str = "schema changeover";
 /// Of the tables' layout.
@@ -85,9 +86,12 @@ pub async fn forget(conn: &mut Conn, migration: &str) -> Result<()> {
     let result = async {
         for table in ["checkpoint", "migration"] {
             let name = if table == "migration" { "name" } else { "migration" };
-            conn.query_drop(format!("DELETE FROM changeover.{table} WHERE {name}={}", quoted(migration)))
-                .await
-                .map_err(database)?;
+            conn.query_drop(format!(
+                "DELETE FROM changeover.{table} WHERE {name}={}",
+                text_literal(migration)
+            ))
+            .await
+            .map_err(database)?;
         }
         Ok(())
     }
@@ -143,10 +147,10 @@ pub(super) fn update_sql(
         "UPDATE changeover.checkpoint SET low_water_seq={},gtids={},coordinates={},committed_at_us={},intervals='{done}' \
          WHERE migration={} AND worker={worker} AND epoch={epoch}",
         low.seq,
-        quoted(&low.position.gtids.to_string()),
-        quoted(&low.position.coordinates.to_string()),
+        text_literal(&low.position.gtids.to_string()),
+        text_literal(&low.position.coordinates.to_string()),
         low.committed_at_us,
-        quoted(migration),
+        text_literal(migration),
     )
 }
 
@@ -162,7 +166,7 @@ pub(super) async fn has_applied(
     let sql = format!(
         "SELECT low_water_seq,CAST(intervals AS CHAR) FROM changeover.checkpoint \
          WHERE migration={} AND worker={worker} AND epoch={epoch} FOR UPDATE",
-        quoted(migration)
+        text_literal(migration)
     );
     let row: Option<(u64, String)> = conn.query_first(sql).await.map_err(database)?;
     let (low, intervals) = row.ok_or_else(taken_over)?;
@@ -190,16 +194,6 @@ fn damaged() -> Error {
 
 fn database(error: mysql_async::Error) -> Error {
     Error::database(Side::Target, PLACE, &error)
-}
-
-/// Text as a literal. Names and positions go into it, never anything from a table.
-fn quoted(text: &str) -> String {
-    let mut out = b"_utf8mb4 x'".to_vec();
-    for byte in text.bytes() {
-        out.extend_from_slice(format!("{byte:02x}").as_bytes());
-    }
-    out.push(b'\'');
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 async fn create_tables(conn: &mut Conn) -> Result<()> {
@@ -251,7 +245,7 @@ async fn end<T>(conn: &mut Conn, result: Result<T>) -> Result<T> {
 }
 
 async fn take_over(conn: &mut Conn, origin: &Origin, workers: usize) -> Result<Recovered> {
-    let name = quoted(&origin.migration);
+    let name = text_literal(&origin.migration);
     let known = check_origin(conn, origin, " FOR UPDATE").await?;
     let epoch = known.unwrap_or(0) + 1;
     let mut recovered = match known {
@@ -264,9 +258,9 @@ async fn take_over(conn: &mut Conn, origin: &Origin, workers: usize) -> Result<R
         None => format!(
             "INSERT INTO changeover.migration (name,version,source_identity,start_gtids,start_coordinates,epoch) \
              VALUES ({name},{VERSION},{},{},{},{epoch})",
-            quoted(&origin.source_identity),
-            quoted(&origin.start.gtids.to_string()),
-            quoted(&origin.start.coordinates.to_string()),
+            text_literal(&origin.source_identity),
+            text_literal(&origin.start.gtids.to_string()),
+            text_literal(&origin.start.coordinates.to_string()),
         ),
     };
     conn.query_drop(statement).await.map_err(database)?;
@@ -281,8 +275,8 @@ async fn take_over(conn: &mut Conn, origin: &Origin, workers: usize) -> Result<R
              (migration,worker,epoch,low_water_seq,gtids,coordinates,committed_at_us,intervals) \
              VALUES ({name},{worker},{epoch},{},{},{},{},'{intervals}')",
             recovered.low_water,
-            quoted(&recovered.position.gtids.to_string()),
-            quoted(&recovered.position.coordinates.to_string()),
+            text_literal(&recovered.position.gtids.to_string()),
+            text_literal(&recovered.position.coordinates.to_string()),
             recovered.committed_at_us,
         ))
         .await
@@ -296,7 +290,7 @@ async fn check_origin(conn: &mut Conn, origin: &Origin, lock: &str) -> Result<Op
     let sql = format!(
         "SELECT version,CAST(source_identity AS CHAR),CAST(start_gtids AS CHAR),CAST(start_coordinates AS CHAR),epoch \
          FROM changeover.migration WHERE name={}{lock}",
-        quoted(&origin.migration)
+        text_literal(&origin.migration)
     );
     let row: Option<(u32, String, String, String, u64)> = conn.query_first(sql).await.map_err(database)?;
     let Some((version, identity, gtids, coordinates, epoch)) = row else { return Ok(None) };
@@ -328,7 +322,7 @@ async fn read(conn: &mut Conn, origin: &Origin, epoch: u64, lock: &str) -> Resul
     let sql = format!(
         "SELECT low_water_seq,CAST(gtids AS CHAR),CAST(coordinates AS CHAR),committed_at_us,CAST(intervals AS CHAR) \
          FROM changeover.checkpoint WHERE migration={} ORDER BY worker{lock}",
-        quoted(&origin.migration)
+        text_literal(&origin.migration)
     );
     let rows: Vec<Row> = conn.query(sql).await.map_err(database)?;
     if rows.is_empty() {

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use crate::binlog::context::StatementContext;
 use crate::binlog::transaction::DdlStatement;
 use crate::error::{Error, Result};
+use crate::literal::text_literal;
 use crate::schema::convert::prepare_table_session;
 use crate::schema::ddl::Change;
 use crate::server;
@@ -139,8 +140,10 @@ pub(crate) async fn fingerprint(conn: &mut Conn, change: &Change, schemas: &[Str
     let mut seen = Sha256::new();
     match change {
         Change::Schema { name, .. } => {
-            let sql =
-                format!("SELECT * FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = {}", literal(name));
+            let sql = format!(
+                "SELECT * FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = {}",
+                text_literal(name)
+            );
             rows(conn, &sql, &mut seen).await?;
             tables_of(conn, std::slice::from_ref(name), &mut seen).await?;
         }
@@ -148,8 +151,8 @@ pub(crate) async fn fingerprint(conn: &mut Conn, change: &Change, schemas: &[Str
             let sql = format!(
                 "SELECT ROUTINE_TYPE, DTD_IDENTIFIER, ROUTINE_DEFINITION, SQL_MODE, DEFINER, CREATED, LAST_ALTERED \
                  FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = {} AND ROUTINE_NAME = {}",
-                literal(&name.schema),
-                literal(&name.table)
+                text_literal(&name.schema),
+                text_literal(&name.table)
             );
             rows(conn, &sql, &mut seen).await?;
         }
@@ -194,7 +197,7 @@ async fn table(conn: &mut Conn, name: &TableName, seen: &mut Sha256) -> Result<(
 }
 
 async fn tables_of(conn: &mut Conn, schemas: &[String], seen: &mut Sha256) -> Result<()> {
-    let list: Vec<String> = schemas.iter().map(|schema| literal(schema)).collect();
+    let list: Vec<String> = schemas.iter().map(|schema| text_literal(schema)).collect();
     if list.is_empty() {
         return Ok(());
     }
@@ -227,12 +230,6 @@ fn add(row: &Row, seen: &mut Sha256) {
         seen.update(row.as_ref(index).map(|value| value.as_sql(false)).unwrap_or_default());
         seen.update(";");
     }
-}
-
-/// A name as a literal, whatever the session's mode.
-fn literal(text: &str) -> String {
-    let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
-    format!("_utf8mb4 x'{hex}'")
 }
 
 /// The words a statement begins with, as far as they are words of the language: `ALTER TABLE`.

@@ -103,15 +103,13 @@ impl PacketConnection {
         }
     }
 
-    /// Room for so many bytes in all, and for more than that only where it is little: reserving would double the memory
+    /// Room for so many bytes in all, of which fewer are there, and for little more than that: reserving would double the memory
     /// of a large packet, and hold on to that of the largest one that there ever was (invariant 7).
     fn make_room(&mut self, bytes: usize) {
         if self.buffer.capacity() < bytes || self.buffer.is_empty() {
             let mut larger = BytesMut::with_capacity(bytes.max(READ_BYTES));
             larger.extend_from_slice(&self.buffer);
             self.buffer = larger;
-        } else if self.buffer.len() == self.buffer.capacity() {
-            self.buffer.reserve(READ_BYTES);
         }
     }
 

@@ -11,6 +11,7 @@ use mysql_async::prelude::Queryable as _;
 
 use super::{Conversion, Converted, Dialects, collation_on, same_name, schema_defaults, table_definition};
 use crate::error::{Error, Result};
+use crate::literal::text_literal;
 use crate::schema::discover::{Discovery, SchemaDefaults, discover};
 use crate::schema::table::{Column, ColumnKind, SchemaSet, TableSchema};
 use crate::schema::transfer::Transfer;
@@ -280,10 +281,10 @@ async fn auto_increments(
     let tables_sorted = tables.sorted();
     let schemas: BTreeSet<&str> = tables_sorted.iter().map(|table| table.name.schema.as_str()).collect();
     let of_schema = |schema: &&str| {
-        let name: String = schema.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let schema = text_literal(schema);
         format!(
             "SELECT TABLE_SCHEMA, TABLE_NAME, AUTO_INCREMENT FROM information_schema.TABLES \
-             WHERE TABLE_SCHEMA = _utf8mb4 x'{name}' AND AUTO_INCREMENT IS NOT NULL"
+             WHERE TABLE_SCHEMA = {schema} AND AUTO_INCREMENT IS NOT NULL"
         )
     };
     let queries: Vec<String> = schemas.iter().map(of_schema).collect();
