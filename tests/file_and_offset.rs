@@ -51,7 +51,7 @@ impl Writers {
                     };
                     if written {
                         done.fetch_add(1, Ordering::SeqCst);
-                    } else if conn.as_mut().is_some_and(|_| round % 2 == 0) {
+                    } else if conn.is_some() && round.is_multiple_of(2) {
                         conn = None;
                     }
                     tokio::time::sleep(Duration::from_millis(4)).await;
