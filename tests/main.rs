@@ -35,6 +35,7 @@ mod refusals;
 mod repair;
 mod replicas;
 mod robustness;
+mod row_images;
 mod servers;
 mod sessions;
 mod shutdown;

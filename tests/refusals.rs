@@ -113,11 +113,6 @@ async fn mariadb_with_a_statement_binlog() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mysql97_with_minimal_row_images() {
-    server_settings(Engine::MySql97, &["--binlog-row-image=MINIMAL"], &["binlog_row_image", "FULL"]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mysql97_between_two_gtid_modes() {
     server_settings(Engine::MySql97, &["--gtid-mode=ON_PERMISSIVE"], &["gtid_mode", "between two"]).await;
 }

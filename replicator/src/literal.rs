@@ -20,6 +20,8 @@ pub(crate) fn text_literal(text: &str) -> String {
 pub fn write_literal(out: &mut Vec<u8>, column: &Column, value: &Value) {
     match value {
         Value::Null => out.extend_from_slice(b"NULL"),
+        // Only rows that are inserted are written with one.
+        Value::Absent => out.extend_from_slice(b"DEFAULT"),
         // Writing to a Vec can't fail.
         Value::Int(v) => {
             if *v < 0 {

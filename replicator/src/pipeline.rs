@@ -68,6 +68,11 @@ impl Context {
         lock(&self.file).get().map(|state| state.tables.clone()).unwrap_or_default()
     }
 
+    /// True where each table is copied as it is at one position.
+    pub(crate) fn copies_at_one_position(&self) -> bool {
+        lock(&self.file).get().is_some_and(|state| state.at_one_position)
+    }
+
     /// The present leg.
     pub(crate) fn leg(&self) -> Leg {
         lock(&self.file).get().map_or(Leg::FIRST, |state| state.leg)
@@ -339,6 +344,7 @@ async fn prepare(
     let config = &context.config;
     context.live.set_phase(Phase::Preparing);
     let mut from = server::connect(Side::Source, &config.source).await?;
+    let at_one_position = !server::logs_whole_rows(Side::Source, &mut from).await?;
     let (start, discovery) = standing_definitions(config, source, &mut from, None).await?;
     let mut to = server::connect(Side::Target, &config.target).await?;
     forget_former(config, &mut to).await?;
@@ -363,6 +369,7 @@ async fn prepare(
     context.update(|state| {
         state.stage = Stage::Copying;
         state.tables = tables;
+        state.at_one_position = at_one_position;
         state.start = Some(StoredPosition::from(&start));
     })?;
     tracing::info!(area = "migration", "{} tables prepared; start position {start}", discovery.tables.len());
@@ -547,12 +554,16 @@ impl Stages {
             cancel,
             progress: Some(&self.snapshot),
         };
-        if !recopy.copy_keyless(&self.history).await? {
+        if !recopy.copy_whole_tables(&self.history).await? {
             return Ok(None);
         }
+        let in_chunks = match self.context.copies_at_one_position() {
+            true => SchemaSet::default(),
+            false => self.tables.clone(),
+        };
         let copied = Snapshot::run(
             config,
-            &self.tables,
+            &in_chunks,
             &self.start,
             &config.state_dir,
             Arc::clone(&self.snapshot),

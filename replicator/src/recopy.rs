@@ -63,6 +63,11 @@ impl Recopy<'_> {
             let problem = table.problems.first().map_or("", String::as_str);
             return Err(Error::definite(Side::Source, table.schema.name.to_string(), problem));
         }
+        if context.copies_at_one_position()
+            && let Some((table, problem)) = not_at_one_position(&found.tables, read.cascades_in_binlog).next()
+        {
+            return Err(Error::definite(Side::Source, table.to_string(), problem));
+        }
         let dialects = Dialects { source: read.dialect(), target: self.write.dialect() };
         let found = convert::create_on_target(&mut to, found, dialects, &config.migration).await?;
         drop(to.disconnect().await);
@@ -72,7 +77,7 @@ impl Recopy<'_> {
             return Ok(false);
         };
         drop(from.disconnect().await);
-        for table in found.tables.iter().filter(|table| table.schema.keyless) {
+        for table in found.tables.iter().filter(|table| self.is_copied_whole(&table.schema)) {
             let Some(copied) = self.copy_whole(config, definitions, &found, &table.schema).await? else {
                 return Ok(false);
             };
@@ -82,7 +87,12 @@ impl Recopy<'_> {
         Ok(true)
     }
 
-    /// Copies the tables that have a row key, and notes what became of all the others that aren't there any more. Returns
+    /// True where the table is copied as it is at one position.
+    fn is_copied_whole(&self, table: &TableSchema) -> bool {
+        table.keyless || self.context.copies_at_one_position()
+    }
+
+    /// Copies the tables that are copied in chunks, and notes what became of all the others that aren't there any more. Returns
     /// the rows; `None` where it was cancelled.
     async fn copy_chunks(
         &self,
@@ -92,12 +102,12 @@ impl Recopy<'_> {
         (from, found): (&mut Conn, &Discovery),
         names: &[TableName],
     ) -> Result<Option<u64>> {
-        let keyed = found.tables.iter().filter(|table| !table.schema.keyless);
-        let tables = SchemaSet::new(keyed.map(|table| table.schema.clone()).collect());
-        let is_keyless = |name: &TableName| {
-            found.tables.iter().any(|table| table.schema.name == *name && table.schema.keyless)
+        let in_chunks = found.tables.iter().filter(|table| !self.is_copied_whole(&table.schema));
+        let tables = SchemaSet::new(in_chunks.map(|table| table.schema.clone()).collect());
+        let is_whole = |name: &TableName| {
+            found.tables.iter().any(|table| table.schema.name == *name && self.is_copied_whole(&table.schema))
         };
-        let names: Vec<TableName> = names.iter().filter(|name| !is_keyless(name)).cloned().collect();
+        let names: Vec<TableName> = names.iter().filter(|name| !is_whole(name)).cloned().collect();
         if names.is_empty() {
             return Ok(Some(0));
         }
@@ -120,7 +130,7 @@ impl Recopy<'_> {
         Ok(Some(progress.rows_copied()))
     }
 
-    /// Copies a table without a row key at one position. `None` where it was cancelled.
+    /// Copies a table as it is at one position. `None` where it was cancelled.
     async fn copy_whole(
         &self,
         config: &Config,
@@ -142,13 +152,13 @@ impl Recopy<'_> {
         Ok(Some(progress.rows_copied()))
     }
 
-    /// Copies the tables without a row key that the first copy hasn't copied yet, one after the other. False where it was
-    /// cancelled.
-    pub(crate) async fn copy_keyless(&self, history: &History) -> Result<bool> {
+    /// Copies the tables that are copied at one position, and that the first copy hasn't copied yet, one after the other.
+    /// False where it was cancelled.
+    pub(crate) async fn copy_whole_tables(&self, history: &History) -> Result<bool> {
         let mut definitions = history.read()?;
-        let keyless = definitions.tables.iter().filter(|definition| definition.table.keyless);
+        let whole = definitions.tables.iter().filter(|definition| self.is_copied_whole(&definition.table));
         let (open, done): (Vec<_>, Vec<_>) =
-            keyless.partition(|definition| definition.begin == Begin::FirstCopy);
+            whole.partition(|definition| definition.begin == Begin::FirstCopy);
         if let Some(progress) = self.progress {
             done.iter().for_each(|definition| progress.was_copied(&definition.table.name));
         }
@@ -158,12 +168,12 @@ impl Recopy<'_> {
                 return Ok(false);
             }
             let Some(definition) = definitions.get(&name) else {
-                let what = "it was dropped or renamed on the source before it was copied, and has no key, so the changes \
-                            before that can't be followed; begin the migration again with an empty state_dir and an \
+                let what = "it was dropped or renamed on the source before it was copied, and is copied as it is at one \
+                            position, so the changes before that can't be followed; begin the migration again with an empty state_dir and an \
                             empty target";
                 return Err(Error::definite(Side::Source, name.to_string(), what));
             };
-            if let Some(progress) = self.progress.filter(|_| !definition.table.keyless) {
+            if let Some(progress) = self.progress.filter(|_| !self.is_copied_whole(&definition.table)) {
                 // It was given a key meanwhile, and was copied in chunks.
                 progress.was_copied(&name);
             }
@@ -172,6 +182,29 @@ impl Recopy<'_> {
         }
         Ok(true)
     }
+}
+
+/// Tables that can't be copied as they are at one position, each with a sentence that says why.
+pub(crate) fn not_at_one_position(
+    tables: &[DiscoveredTable],
+    cascades_in_binlog: bool,
+) -> impl Iterator<Item = (&TableName, &'static str)> {
+    const ENGINE: &str = "The source logs row images that lack columns (binlog_row_image), so each table has to be copied as it is \
+         at one position, which an engine without transactions can't show; SET GLOBAL binlog_row_image = 'FULL' there, or \
+         change the engine to InnoDB.";
+    const CASCADES: &str = "The source logs row images that lack columns (binlog_row_image), so each table has to be copied as it \
+         is at one position, and other tables refer to this one with ON DELETE or ON UPDATE actions, which the source \
+         doesn't log; SET GLOBAL binlog_row_image = 'FULL' there.";
+    tables.iter().filter_map(move |table| {
+        let why = if !table.engine.eq_ignore_ascii_case("InnoDB") {
+            ENGINE
+        } else if table.schema.has_cascading_children && !cascades_in_binlog {
+            CASCADES
+        } else {
+            return None;
+        };
+        Some((&table.schema.name, why))
+    })
 }
 
 /// The configuration with the side that a leg reads as its source.

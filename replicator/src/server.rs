@@ -145,6 +145,15 @@ async fn prepare_session(conn: &mut Conn) -> std::result::Result<(), mysql_async
     Ok(())
 }
 
+/// True where a session that says nothing else logs whole row images. Each event is looked at all the same.
+pub(crate) async fn logs_whole_rows(side: Side, conn: &mut Conn) -> Result<bool> {
+    let image: Option<(String, String)> = conn
+        .query_first("SHOW GLOBAL VARIABLES LIKE 'binlog_row_image'")
+        .await
+        .map_err(|error| Error::database(side, "asking for binlog_row_image", &error))?;
+    Ok(image.is_none_or(|(_, image)| image.eq_ignore_ascii_case("FULL")))
+}
+
 /// Asks a server who it is.
 pub async fn inspect(side: Side, conn: &mut Conn) -> Result<ServerInfo> {
     const PLACE: &str = "asking the server who it is";

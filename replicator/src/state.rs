@@ -66,6 +66,9 @@ pub(crate) struct MigrationState {
     /// The present leg.
     #[serde(default = "first_leg")]
     pub(crate) leg: Leg,
+    /// The source doesn't log whole rows: each table is copied as it is at one position. From stage `copying` on.
+    #[serde(default)]
+    pub(crate) at_one_position: bool,
     /// What was proven equal where the present leg starts; empty for the first one.
     #[serde(default)]
     pub(crate) proven: Vec<Proven>,

@@ -7,6 +7,9 @@ use bytes::Bytes;
 pub enum Value {
     /// SQL NULL.
     Null,
+    /// Not in the image that the source logged: a column that an update left as it was, one that an insert gave its
+    /// default, one that isn't needed to find the row (`binlog_row_image`). Never of a row key's column.
+    Absent,
     /// Signed integers of every width.
     Int(i64),
     /// Unsigned integers of every width, YEAR (0, 1901 to 2155), the index of an ENUM (0: the empty error

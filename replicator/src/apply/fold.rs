@@ -111,6 +111,7 @@ impl Fold {
     pub(super) fn add(self, mixer: &mut Mixer, value: &Value, prefix: Option<u32>) -> Folded {
         match value {
             Value::Null => return Folded::Null,
+            Value::Absent => return Folded::Opaque,
             // 5 and 5 unsigned are one number.
             Value::Int(v) => mixer.number(v.cast_unsigned()),
             Value::UInt(v) => mixer.number(*v),

@@ -19,6 +19,7 @@ mod keyless;
 #[cfg(test)]
 mod model;
 mod net;
+mod partial;
 pub mod progress;
 #[cfg(test)]
 mod sample;

@@ -199,6 +199,7 @@ fn encode_key(table: &TableSchema, row: &Row, out: &mut Vec<u8>) {
     for value in columns.iter().filter_map(|&c| row.get(c)) {
         let (tag, number): (u8, u64) = match value {
             Value::Null => (0, 0),
+            Value::Absent => (7, 0),
             Value::Int(v) => (1, v.cast_unsigned()),
             Value::UInt(v) => (2, *v),
             Value::Float(v) => (3, u64::from(v.to_bits())),

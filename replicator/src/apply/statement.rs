@@ -119,6 +119,11 @@ impl Script {
                 self.keyless(change)?;
                 continue;
             }
+            if change.rows.iter().any(RowChange::is_partial) {
+                self.net(mode, &std::mem::take(&mut net))?;
+                self.partial(plans, mode, change)?;
+                continue;
+            }
             if !change.rows.iter().any(|row| plans.cascades(change, row)) {
                 net.add(change);
                 continue;
@@ -169,7 +174,13 @@ impl Script {
     }
 
     /// A change whose table's foreign keys act on other rows: one statement, in its place.
-    fn in_order(&mut self, plans: &Plans, mode: Mode, change: &RowsChange, row: &RowChange) -> Result<()> {
+    pub(super) fn in_order(
+        &mut self,
+        plans: &Plans,
+        mode: Mode,
+        change: &RowsChange,
+        row: &RowChange,
+    ) -> Result<()> {
         let table = TableText::new(&change.table);
         let cascades = plans.cascades(change, row);
         match (row, mode) {

@@ -104,6 +104,7 @@ impl<'a> TableText<'a> {
     /// set to the present time where it is declared ON UPDATE CURRENT_TIMESTAMP.
     pub(super) fn write_assignments(&self, out: &mut Vec<u8>, before: &Row, after: &Row) {
         let changed = |c: usize| match (before.get(c), after.get(c)) {
+            (_, Some(Value::Absent)) => false,
             (Some(a), Some(b)) => !same_value(a, b),
             _ => true,
         };
@@ -121,9 +122,14 @@ impl<'a> TableText<'a> {
                 if i > 0 {
                     out.push(b',');
                 }
-                out.extend_from_slice(quote_identifier(&column.name).as_bytes());
+                let name = quote_identifier(&column.name);
+                out.extend_from_slice(name.as_bytes());
                 out.push(b'=');
-                write_literal(out, column, value);
+                match value {
+                    // It stays as it is.
+                    Value::Absent => out.extend_from_slice(name.as_bytes()),
+                    value => write_literal(out, column, value),
+                }
             }
         }
     }
@@ -165,11 +171,14 @@ impl<'a> TableText<'a> {
             && self.stored.iter().any(|&c| certain(c) && !same_columns(&[c], before, after))
     }
 
-    /// True where the row holds the error value of an ENUM.
+    /// True where the row holds the error value of an ENUM, or a default that there may be none of: the source gave the
+    /// column its type's own then.
     pub(super) fn needs_lenient(&self, row: &Row) -> bool {
-        self.has_enum
-            && self.schema.columns.iter().zip(row).any(|(column, value)| {
+        let of_enum = || {
+            self.schema.columns.iter().zip(row).any(|(column, value)| {
                 matches!(column.kind, ColumnKind::Enum { .. }) && *value == Value::UInt(0)
             })
+        };
+        row.contains(&Value::Absent) || (self.has_enum && of_enum())
     }
 }

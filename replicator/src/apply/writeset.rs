@@ -22,6 +22,7 @@ use super::net::{Row, same_columns};
 use crate::binlog::transaction::{RowChange, RowsChange};
 use crate::error::{Error, Result};
 use crate::schema::table::{SchemaSet, TableSchema};
+use crate::value::Value;
 
 /// Takes a key hash as it is.
 #[derive(Debug, Default)]
@@ -61,6 +62,10 @@ pub(super) struct WriteSet {
 struct KeyPlan {
     seed: u64,
     columns: Vec<(usize, Fold, Option<u32>)>,
+    /// An image may lack some of the columns.
+    may_be_absent: bool,
+    /// Some of them are generated, which is NULL where an image lacks it.
+    generated: bool,
 }
 
 /// A key that other tables refer to.
@@ -89,6 +94,8 @@ pub(super) struct Plans {
     tables: HashMap<TableName, TablePlan>,
     /// The source writes what its foreign keys do to the binlog.
     cascades_logged: bool,
+    /// Their rows are exact while those of others are replayed over a copy.
+    exact: HashSet<TableName>,
 }
 
 impl Plans {
@@ -105,7 +112,9 @@ impl Plans {
                 .map(|(i, key)| {
                     let seed = name_hash(&table.name, &[&i.to_string()]);
                     let columns = key.columns.iter().zip(&key.prefixes).map(|(&c, &prefix)| (c, prefix));
-                    key_plan(seed, &table, columns)
+                    // Images may lack any key but the first, by which rows are found.
+                    let plan = key_plan(seed, &table, columns);
+                    KeyPlan { may_be_absent: i > 0 || plan.generated, ..plan }
                 })
                 .collect();
             for foreign in &table.foreign_keys {
@@ -128,7 +137,12 @@ impl Plans {
                 });
             }
         }
-        Self { tables, cascades_logged }
+        Self { tables, cascades_logged, exact: schemas.exact().clone() }
+    }
+
+    /// True where every row of the table is what the stream up to here makes of it, in safe mode, too.
+    pub(super) fn is_exact(&self, table: &TableName) -> bool {
+        self.exact.contains(table)
     }
 
     /// True where the source's foreign keys changed other rows along with this one and didn't log it, so that the
@@ -190,7 +204,11 @@ impl TablePlan {
     /// The keys of one image; `other` is the other image of an update.
     fn collect(&self, row: &Row, other: Option<&Row>, into: &mut WriteSet) {
         for key in &self.unique {
-            key.take(row, into);
+            let unknown = |row: &Row| key.columns.iter().all(|&(c, ..)| row.get(c) == Some(&Value::Absent));
+            // An update that lacks a key in both images has left it alone.
+            if !(unknown(row) && other.is_some_and(unknown)) {
+                key.take(row, into);
+            }
         }
         for key in &self.parents {
             key.share(row, into);
@@ -221,6 +239,7 @@ impl KeyPlan {
             match row.get(column).map(|value| fold.add(&mut mixer, value, prefix)) {
                 Some(Folded::Added) => {}
                 Some(Folded::Opaque) | None => opaque = true,
+                Some(Folded::Null) if self.generated => opaque = true,
                 Some(Folded::Null) => return KeyHash::Null,
             }
         }
@@ -229,11 +248,12 @@ impl KeyPlan {
 
     /// True where a value may be opaque, so that the others have to share the key as a whole with it.
     fn may_be_opaque(&self) -> bool {
-        self.columns.iter().any(|(_, fold, prefix)| match fold {
-            Fold::Plain | Fold::Bytes => false,
-            Fold::BinaryText => prefix.is_some(),
-            Fold::Ascii | Fold::Opaque => true,
-        })
+        self.may_be_absent
+            || self.columns.iter().any(|(_, fold, prefix)| match fold {
+                Fold::Plain | Fold::Bytes => false,
+                Fold::BinaryText => prefix.is_some(),
+                Fold::Ascii | Fold::Opaque => true,
+            })
     }
 
     fn any(&self) -> u64 {
@@ -274,9 +294,10 @@ impl KeyPlan {
 }
 
 fn key_plan(seed: u64, table: &TableSchema, columns: impl Iterator<Item = (usize, Option<u32>)>) -> KeyPlan {
-    let columns =
+    let columns: Vec<_> =
         columns.map(|(c, prefix)| (c, table.columns.get(c).map_or(Fold::Opaque, Fold::of), prefix)).collect();
-    KeyPlan { seed, columns }
+    let generated = columns.iter().any(|&(c, ..)| table.columns.get(c).is_some_and(|c| c.generated));
+    KeyPlan { seed, columns, may_be_absent: false, generated }
 }
 
 /// Seeds of two namespaces: unique keys by their number, referenced keys by their columns.
@@ -332,6 +353,28 @@ mod tests {
         check(update(r(&[1, 1, 1]), r(&[1, 2, 2])), insert(r(&[2, 1, 2])), false);
         check(insert(r(&[1, NULL, 1])), insert(r(&[2, NULL, 1])), false);
         check(update(r(&[1, 1, 1]), r(&[3, 1, 1])), insert(r(&[3, 7, 7])), true);
+    }
+
+    #[test]
+    fn what_an_image_lacks_may_be_any_value() {
+        let table = table("t", 3, &[&[0], &[1]]);
+        let plans = Plans::new(&SchemaSet::new(vec![(*table).clone()]), true);
+        let meet = |a: RowChange, b: RowChange| {
+            let (a, b) = (change(&table, vec![a]), change(&table, vec![b]));
+            meet(&set(&plans, &[a]), &set(&plans, &[b]))
+        };
+        let (int, gone) = (Value::Int, Value::Absent);
+        let lone = |id| vec![int(id), gone.clone(), gone.clone()];
+        // A row that goes gives an unknown value away, another one gets it.
+        assert!(meet(delete(lone(1)), insert(int_row(&[2, 5, 0]))));
+        assert!(meet(
+            update(lone(1), vec![int(1), int(5), gone.clone()]),
+            update(lone(2), vec![int(2), int(6), gone.clone()])
+        ));
+        // These leave their values alone.
+        let third = |id, v| update(lone(id), vec![int(id), gone.clone(), int(v)]);
+        assert!(!meet(third(1, 7), third(2, 7)) && meet(third(1, 7), third(1, 8)));
+        assert!(!meet(third(1, 7), insert(int_row(&[2, 5, 0]))));
     }
 
     #[test]

@@ -152,11 +152,11 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_lacks_a_column_says_what_to_set() {
+    fn an_image_that_lacks_its_key_says_what_to_set() {
         let mut decoder = Decoder::new(fixture::tables());
         rows(&mut decoder, &fixture::whole(kind::TABLE_MAP, &fixture::table_map("shop"))).unwrap();
         let mut body = fixture::write_rows(&[1], 3);
-        body[11] = 1;
+        body[11] = 2;
         let error = rows(&mut decoder, &fixture::whole(kind::WRITE_ROWS, &body)).unwrap_err();
         assert!(error.0.contains("binlog_row_image"), "{error}");
     }

@@ -69,15 +69,16 @@ impl RowsEvent {
                 plan.columns.len()
             )));
         }
-        let first = Presence::parse(&mut cursor, &plan.table)?;
+        let first = Presence::parse(&mut cursor, plan.columns.len())?;
         let second = match shape.kind {
-            RowsKind::Update => Presence::parse(&mut cursor, &plan.table)?,
+            RowsKind::Update => Presence::parse(&mut cursor, plan.columns.len())?,
             _ => Presence(None),
         };
         let (before, after) = match shape.kind {
             RowsKind::Write => (second, first),
             RowsKind::Update | RowsKind::Delete => (first, second),
         };
+        refuse_what_is_not_enough(&plan, shape, &before, &after)?;
         let data = if shape.compressed {
             Bytes::from(compress::inflate(cursor.rest())?)
         } else {
@@ -121,7 +122,12 @@ impl RowsEvent {
                 let before = image(plan, &self.before, data, &mut cursor, None)?;
                 let edited = if self.partial { EditedDocuments::parse(plan, &mut cursor)? } else { None };
                 let edited = edited.as_ref().map(|edited| (edited, &*before));
-                let after = image(plan, &self.after, data, &mut cursor, edited)?;
+                let mut after = image(plan, &self.after, data, &mut cursor, edited)?;
+                if self.after.0.is_some() {
+                    // What isn't in the image after is as it was.
+                    let absent = after.iter_mut().zip(&before).filter(|(after, _)| **after == Value::Absent);
+                    absent.for_each(|(after, before)| after.clone_from(before));
+                }
                 RowChange::Update { before, after }
             }
         };
@@ -135,20 +141,10 @@ impl RowsEvent {
 }
 
 impl Presence {
-    /// Reads the bitmap of the columns that are in the image. Only a generated column may be missing: it is never
-    /// written.
-    fn parse(cursor: &mut Cursor<'_>, table: &TableSchema) -> Result<Self, Malformed> {
-        let bitmap = cursor.take(table.columns.len().div_ceil(8))?;
-        let present: Vec<bool> = (0..table.columns.len()).map(|index| bit(bitmap, index)).collect();
-        if let Some((_, column)) =
-            present.iter().zip(&table.columns).find(|(present, column)| !**present && !column.generated)
-        {
-            return Err(Malformed::new(format!(
-                "a row image of table {} lacks column {}: binlog_row_image isn't FULL in the session that wrote \
-                 it; set it to FULL, globally and in every session, then begin the migration again",
-                table.name, column.name
-            )));
-        }
+    /// Reads the bitmap of the columns that are in the image.
+    fn parse(cursor: &mut Cursor<'_>, columns: usize) -> Result<Self, Malformed> {
+        let bitmap = cursor.take(columns.div_ceil(8))?;
+        let present: Vec<bool> = (0..columns).map(|index| bit(bitmap, index)).collect();
         Ok(Self(if present.iter().all(|&p| p) { None } else { Some(present) }))
     }
 
@@ -159,6 +155,52 @@ impl Presence {
     fn count(&self, all: usize) -> usize {
         self.0.as_ref().map_or(all, |present| present.iter().filter(|&&p| p).count())
     }
+}
+
+/// binlog_row_image is a session's own setting, so each event is looked at. A row that can't be found by what is in its
+/// image, or whose key isn't known, stops the stream.
+fn refuse_what_is_not_enough(
+    plan: &RowPlan,
+    shape: RowsShape,
+    before: &Presence,
+    after: &Presence,
+) -> Result<(), Malformed> {
+    if before.0.is_none() && after.0.is_none() {
+        return Ok(());
+    }
+    let table = &plan.table;
+    let key = table.row_key();
+    let stored = || (0..table.columns.len()).filter(|&c| table.columns.get(c).is_some_and(|c| !c.generated));
+    let all_stored: Vec<usize>;
+    let needed = match key {
+        Some(key) => &key.columns,
+        // Nothing but all of its values tells a row apart.
+        None => {
+            all_stored = stored().collect();
+            &all_stored
+        }
+    };
+    let lacking = match (shape.kind, key) {
+        (RowsKind::Write, Some(_)) => needed.iter().find(|&&column| !after.contains(column)),
+        (RowsKind::Write, None) => None,
+        (RowsKind::Update | RowsKind::Delete, _) => needed.iter().find(|&&column| !before.contains(column)),
+    };
+    if let Some(column) = lacking.and_then(|&column| table.columns.get(column)) {
+        return Err(Malformed::new(format!(
+            "a row image of table {} lacks column {}, without which its row isn't known: binlog_row_image isn't FULL in \
+             the session that wrote it; set it to FULL, globally and in every session, then begin the migration again",
+            table.name, column.name
+        )));
+    }
+    if shape.partial && stored().any(|column| !before.contains(column) || !after.contains(column)) {
+        return Err(Malformed::new(format!(
+            "an update of table {} logs parts of documents (binlog_row_value_options) in images that lack columns \
+             (binlog_row_image), which can't be put together; set one of the two back, globally and in every session, \
+             then begin the migration again",
+            table.name
+        )));
+    }
+    Ok(())
 }
 
 /// One image: a bitmap of NULLs over the present columns, then the values that aren't NULL. With `edited` some
@@ -175,7 +217,9 @@ fn image(
     let mut place = 0;
     for (index, decoder) in plan.columns.iter().enumerate() {
         if !presence.contains(index) {
-            values.push(Value::Null);
+            // A generated column is never written, so nothing is missing with it.
+            let generated = plan.table.columns.get(index).is_some_and(|column| column.generated);
+            values.push(if generated { Value::Null } else { Value::Absent });
             continue;
         }
         let null = bit(nulls, place);

@@ -21,7 +21,8 @@ pub struct TransactionMeta {
     pub committed_at_us: u64,
 }
 
-/// A row of a row event.
+/// A row of a row event. Images may lack columns ([`Value::Absent`]), but never those of the row key, and an image before of
+/// a table without one is whole.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RowChange {
     /// Every column of the new row, in the order of [`TableSchema::columns`].
@@ -29,7 +30,7 @@ pub enum RowChange {
         /// The new row.
         after: Vec<Value>,
     },
-    /// Both images, whole: binlog_row_image other than FULL is refused where it shows.
+    /// Both images. What the one after lacks and the one before has is in both.
     Update {
         /// The old row.
         before: Vec<Value>,
@@ -41,6 +42,17 @@ pub enum RowChange {
         /// The old row.
         before: Vec<Value>,
     },
+}
+
+impl RowChange {
+    /// True where an image lacks a column.
+    pub(crate) fn is_partial(&self) -> bool {
+        let lacks = |image: &[Value]| image.contains(&Value::Absent);
+        match self {
+            RowChange::Insert { after: image } | RowChange::Delete { before: image } => lacks(image),
+            RowChange::Update { before, after } => lacks(before) || lacks(after),
+        }
+    }
 }
 
 /// Rows of one row event.

@@ -50,6 +50,9 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
             Ok(found) => {
                 let one_family = dialects.is_none_or(|both| both.source.family == both.target.family);
                 findings.all(tables::judge(&found, source.info.cascades_in_binlog, one_family));
+                if !source.settings.logs_whole_rows() {
+                    findings.all(tables::judge_at_one_position(&found, source.info.cascades_in_binlog));
+                }
                 schemas = found.schemas.iter().map(|schema| schema.name.clone()).collect();
                 discovery = Some(found);
             }
@@ -64,6 +67,11 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
             findings.all(target.grants.judge_target(&config.target.user, found));
             if let Some(source) = &source {
                 findings.0.extend(settings::judge_names(&source.settings, &target.settings, found));
+                if target.info.version.ocean_base && !source.settings.logs_whole_rows() {
+                    let message = "It isn't FULL, and from such a source nothing is moved to OceanBase yet; SET GLOBAL \
+                                   binlog_row_image = 'FULL'.";
+                    findings.add(Severity::Fatal, "source, binlog_row_image".to_owned(), message.to_owned());
+                }
             }
             findings.all(pair::judge_definitions(config, found, dialects));
             if target.info.version.ocean_base

@@ -39,6 +39,11 @@ impl Settings {
         self.get(name).is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("ON"))
     }
 
+    /// True where a session that says nothing else logs whole row images.
+    pub(super) fn logs_whole_rows(&self) -> bool {
+        !self.is_not("binlog_row_image", "FULL")
+    }
+
     /// True where the server has the setting and it isn't that.
     fn is_not(&self, name: &str, wanted: &str) -> bool {
         self.get(name).is_some_and(|value| !value.eq_ignore_ascii_case(wanted))
@@ -49,7 +54,7 @@ fn finding(severity: Severity, subject: &str, message: impl Into<String>) -> Fin
     Finding { severity, subject: subject.to_owned(), message: message.into() }
 }
 
-/// The source's binlog must hold every change, whole.
+/// The source's binlog must hold every change.
 pub(super) fn judge_source(settings: &Settings) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut fatal = |subject: &str, message: String| found.push(finding(Severity::Fatal, subject, message));
@@ -71,16 +76,6 @@ pub(super) fn judge_source(settings: &Settings) -> Vec<Finding> {
             ),
         );
     }
-    if settings.is_not("binlog_row_image", "FULL") {
-        fatal(
-            "source, binlog_row_image",
-            format!(
-                "It is {} and must be FULL; SET GLOBAL binlog_row_image = 'FULL' (and in its configuration file), \
-                 then let the applications reconnect: sessions keep the old image.",
-                settings.get("binlog_row_image").unwrap_or_default()
-            ),
-        );
-    }
     if settings.is_not("gtid_mode", "ON") && settings.is_not("gtid_mode", "OFF") {
         fatal(
             "source, gtid_mode",
@@ -98,6 +93,14 @@ pub(super) fn judge_source(settings: &Settings) -> Vec<Finding> {
         );
     }
     found.extend(short_history(settings));
+    if !settings.logs_whole_rows() {
+        let message = format!(
+            "It is {}, so changes lack columns. Each table is copied in one read of its own, at a known position (MySQL: behind a \
+             read lock of a moment), and its changes are applied one by one; with FULL, copy and tail are faster.",
+            settings.get("binlog_row_image").unwrap_or_default()
+        );
+        found.push(finding(Severity::Note, "source, binlog_row_image", message));
+    }
     if settings.get("gtid_mode").is_some_and(|mode| mode.eq_ignore_ascii_case("OFF")) {
         let message = "It is OFF, so the server is followed by binlog file and offset. Leave gtid_mode as it is, and don't \
                        RESET or replace the server, until the migration is done: it would have to begin again.";
@@ -241,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_must_log_whole_rows() {
+    fn a_source_must_log_its_rows() {
         let good = [
             ("log_bin", "ON"),
             ("binlog_format", "ROW"),
@@ -259,7 +262,7 @@ mod tests {
         check("log_bin", "ON", &[]);
         check("log_bin", "OFF", &["Fatal source, log_bin"]);
         check("binlog_format", "MIXED", &["Fatal source, binlog_format"]);
-        check("binlog_row_image", "MINIMAL", &["Fatal source, binlog_row_image"]);
+        check("binlog_row_image", "MINIMAL", &["Note source, binlog_row_image"]);
         check("binlog_row_value_options", "PARTIAL_JSON", &[]);
         check("gtid_mode", "ON_PERMISSIVE", &["Fatal source, gtid_mode"]);
         check("gtid_mode", "OFF", &["Note source, gtid_mode"]);

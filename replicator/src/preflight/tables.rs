@@ -8,6 +8,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
 use crate::error::{Error, Result};
+use crate::recopy::not_at_one_position;
 use crate::schema::convert::{Dialects, collation_on, differences, same_name};
 use crate::schema::discover::{Discovery, SchemaDefaults, discover};
 use crate::schema::table::TableSchema;
@@ -120,6 +121,13 @@ fn keyless(found: &Discovery) -> Option<Finding> {
         some_of(names.iter().map(String::as_str))
     );
     Some(finding(Severity::Note, "tables without a key", message))
+}
+
+/// Where the source doesn't log whole rows, each table is copied as it is at one position.
+pub(super) fn judge_at_one_position(found: &Discovery, cascades_in_binlog: bool) -> Vec<Finding> {
+    not_at_one_position(&found.tables, cascades_in_binlog)
+        .map(|(table, why)| finding(Severity::Fatal, format!("table {table}"), why))
+        .collect()
 }
 
 /// Tables that are moved without a key.

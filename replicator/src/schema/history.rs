@@ -4,7 +4,7 @@
 //! go by is therefore kept here: read from the source where the migration or a table's copy began, and carried on by
 //! every statement that changes definitions, in its place in the stream.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -120,14 +120,24 @@ impl Definitions {
     /// The tables as the other stages take them. What `selection` leaves out by now isn't missed.
     pub(crate) fn schema_set(&self, selection: &Selection) -> Result<SchemaSet> {
         let mut begins = HashMap::new();
+        let mut exact = HashSet::new();
         for Definition { table, begin } in &self.tables {
             if let Begin::OwnCopy { from, .. } = begin {
                 begins.insert(table.name.clone(), position(from)?);
+            }
+            let at_one_position = match begin {
+                Begin::FirstCopy => false,
+                Begin::Stream => true,
+                Begin::OwnCopy { from, to } => from == to,
+            };
+            if at_one_position {
+                exact.insert(table.name.clone());
             }
         }
         let names = self.ignored.iter().cloned().collect();
         let tables = self.tables.iter().map(|definition| definition.table.clone()).collect();
         Ok(SchemaSet::new(tables).passing_over(PassedOver {
+            exact,
             names,
             begins,
             selection: Some(selection.clone()),

@@ -198,6 +198,8 @@ pub struct SchemaSet {
 /// Whose rows in the binlog aren't wanted, though the spool has them.
 #[derive(Debug, Default)]
 pub(crate) struct PassedOver {
+    /// Tables whose rows are exact from their first change on: made by the stream, or copied at one position.
+    pub(crate) exact: HashSet<TableName>,
     /// Things with rows that aren't tables: sequences.
     pub(crate) names: HashSet<TableName>,
     /// Tables that were copied at a later position than the others: up to there their rows are in the copy.
@@ -222,13 +224,18 @@ impl SchemaSet {
 
     /// The last of the positions up to which some table is passed over, where there is any: up to there a
     /// transaction's end decides.
+    /// Tables whose rows are exact from their first change on, whatever is replayed over a copy beside them.
+    pub(crate) fn exact(&self) -> &HashSet<TableName> {
+        &self.passed_over.exact
+    }
+
     pub(crate) fn last_begin(&self) -> Option<&BinlogPosition> {
         self.passed_over.begins.values().max()
     }
 
     /// True where the rows of `name` in a transaction that ends at `end` aren't wanted.
     pub(crate) fn passes_over(&self, name: &TableName, end: Option<&BinlogPosition>) -> bool {
-        let PassedOver { names, begins, selection } = &*self.passed_over;
+        let PassedOver { names, begins, selection, .. } = &*self.passed_over;
         names.contains(name)
             || begins.get(name).is_some_and(|begin| end.is_some_and(|end| end <= begin))
             || selection.as_ref().is_some_and(|selection| !selection.takes(name))

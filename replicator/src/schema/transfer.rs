@@ -114,7 +114,7 @@ impl Transfer {
     /// A value of the source as one of the target. `None`: it isn't a value of the source's type.
     fn value(self, value: Value) -> Option<Value> {
         Some(match (self, value) {
-            (Self::Same, value) | (_, value @ Value::Null) => value,
+            (Self::Same, value) | (_, value @ (Value::Null | Value::Absent)) => value,
             (Self::ToUtf8mb4(encoding), Value::Bytes(bytes)) => Value::Bytes(encoding.utf8(&bytes)?),
             (Self::JsonToText, Value::Text(text)) => {
                 Value::Bytes(Bytes::from(json::plain(&text).into_owned()))

@@ -315,7 +315,8 @@ fn write_value(out: &mut Vec<u8>, value: &Value) {
         out.extend_from_slice(&bits.to_le_bytes());
     };
     match value {
-        Value::Null => out.push(0),
+        // No key has an absent value.
+        Value::Null | Value::Absent => out.push(0),
         Value::Int(v) => number(1, v.cast_unsigned()),
         Value::UInt(v) => number(2, *v),
         Value::Float(v) => number(3, u64::from(v.to_bits())),

@@ -41,7 +41,8 @@ pub(super) fn encode_value(out: &mut Vec<u8>, value: &Value) {
     match value {
         Value::Text(text) => long(5, text.as_bytes()),
         Value::Bytes(bytes) => long(6, bytes),
-        Value::Null => out.push(0),
+        // No key has an absent value.
+        Value::Null | Value::Absent => out.push(0),
         Value::Int(v) => fixed(out, 1, &v.to_le_bytes()),
         Value::UInt(v) => fixed(out, 2, &v.to_le_bytes()),
         Value::Float(v) => fixed(out, 3, &v.to_bits().to_le_bytes()),
