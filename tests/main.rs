@@ -15,6 +15,7 @@ mod cutovers;
 mod ddl;
 mod engines;
 mod events;
+mod fences;
 mod fidelity;
 mod fuzzing;
 mod garbage;
