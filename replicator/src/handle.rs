@@ -230,6 +230,7 @@ impl Replicator {
             ));
             return reasons;
         }
+        reasons.extend(self.context.strays.refusal(self.context.leg().writes()));
         if phase != Phase::Following {
             reasons.push(format!(
                 "replication isn't following yet, its phase is {}; wait for it",
@@ -251,7 +252,6 @@ impl Replicator {
                 reasons.push("nothing is verified yet; wait until SHOW MIGRATION TABLES says so".to_owned())
             }
         }
-        reasons.extend(self.context.strays.refusal(self.context.leg().writes()));
         reasons
     }
 

@@ -29,6 +29,9 @@ pub(super) struct Book {
     pub(super) reached: Option<StoredPosition>,
     /// What was found and nobody has acknowledged.
     open: Vec<Found>,
+    /// The last position at which something was.
+    #[serde(default)]
+    last: String,
     /// Why what was written can't be found out any more, in a sentence.
     #[serde(default)]
     pub(super) blind: Option<String>,
@@ -54,7 +57,7 @@ struct Found {
 impl Book {
     pub(super) fn new(side: Side, since: &str) -> Self {
         let (side, since) = (side.as_str().to_owned(), since.to_owned());
-        Self { side, since, reached: None, open: Vec::new(), blind: None, anew: false }
+        Self { side, since, reached: None, open: Vec::new(), last: String::new(), blind: None, anew: false }
     }
 
     /// The book of that watch, where an earlier process kept it, else a new one.
@@ -100,6 +103,7 @@ impl Book {
                 found.add(written, &at);
             }
         }
+        self.last = at;
         sighting.written.keys().cloned().collect()
     }
 
@@ -170,7 +174,7 @@ impl Book {
         if let Some(more) = self.open.len().checked_sub(NAMED).filter(|more| *more > 0) {
             named.push(format!("{more} more"));
         }
-        let last = self.open.last().map_or("", |found| found.last.as_str());
+        let last = &self.last;
         Some(format!(
             "others than Changeover wrote on the {side}, which doesn't serve: {}; last at {last}",
             named.join(", ")
@@ -272,7 +276,7 @@ mod tests {
         assert_eq!(same.transactions(), 3);
         let said = same.said(Side::Source).unwrap();
         assert!(said.contains("shop.a (2 transaction(s), 5 row(s)), shop.b"), "{said}");
-        assert!(said.contains("0-1-5 (b.1:60)"), "{said}");
+        assert!(said.contains("last at 0-1-5 (b.1:70)"), "{said}");
         assert!(Book::of(folder.path(), Side::Source, "0-1-9 (b.1:90)").unwrap().tables().is_empty());
         assert!(Book::of(folder.path(), Side::Target, "0-1-4 (b.1:40)").unwrap().tables().is_empty());
     }

@@ -27,7 +27,7 @@ use self::watch::Watch;
 use crate::error::{Error, Result};
 use crate::handle::lock;
 use crate::pipeline::Context;
-use crate::verify::{Verifier, VerifyPhase};
+use crate::verify::Verifier;
 
 /// What an operator does about them.
 const REMEDY: &str = "look at SHOW STRAY WRITES and SHOW DIFFERENCES, bring what is wanted of them to the side that serves, \
@@ -226,7 +226,7 @@ fn unproven(verifier: &Verifier, tables: &[TableName]) -> Option<String> {
     let open: Vec<String> = known
         .iter()
         .filter(|progress| all || tables.contains(&progress.table))
-        .filter(|progress| progress.differences > 0 || progress.phase != VerifyPhase::Verified)
+        .filter(|progress| progress.differences > 0 || !verifier.is_covered(&progress.table))
         .map(|progress| progress.table.to_string())
         .collect();
     let first = open.first()?;
