@@ -35,6 +35,7 @@ mod refusals;
 mod repair;
 mod replicas;
 mod robustness;
+mod server_deaths;
 mod servers;
 mod sessions;
 mod shutdown;

@@ -197,7 +197,7 @@ impl Strays {
     ) -> Result<u64> {
         let watch =
             self.ahead_or_left(side).ok_or_else(|| Error::bug("stray writes", "nobody watches that side"))?;
-        watch.seen(&to.coordinates).await;
+        watch.seen(&to.coordinates).await?;
         Ok(watch.touched_behind(&from.coordinates))
     }
 
@@ -211,7 +211,7 @@ impl Strays {
     pub(crate) async fn alone_until(&self, side: Side, position: &ReplicationPosition) -> Result<()> {
         let watch = lock(&self.left).as_ref().map(|running| Arc::clone(&running.watch));
         let Some(watch) = watch.filter(|watch| watch.side() == side) else { return Ok(()) };
-        watch.seen(&position.coordinates).await;
+        watch.seen(&position.coordinates).await?;
         match watch.said() {
             Some(said) => Err(Error::definite(None, "stray writes", format!("{said}; {REMEDY}"))),
             None => Ok(()),

@@ -36,6 +36,16 @@ pub(super) struct Written {
     pub(super) definition: bool,
     /// It was written as text, so that the table isn't known.
     pub(super) as_text: bool,
+    /// Something beside the tables: a view, a routine, a trigger, an event, the second half of an XA transaction. A cutover
+    /// must not leave it behind; on a side that was left it is no write to a table.
+    pub(super) beside: bool,
+}
+
+impl Written {
+    /// True where a table was written to.
+    pub(super) fn is_of_table(&self) -> bool {
+        self.rows > 0 || self.more || self.definition || self.as_text
+    }
 }
 
 /// A transaction that wrote to tables of the migration and isn't ours. A table without a name is any of its schema.
@@ -61,8 +71,6 @@ pub(super) enum Seen {
 pub(super) struct Sight {
     names: SchemaNames,
     selection: Selection,
-    /// Tables whose changes have no transaction that could be marked.
-    unmarked: HashSet<TableName>,
     announced: HashSet<u32>,
     open: Option<Open>,
 }
@@ -88,12 +96,12 @@ enum Table {
 }
 
 impl Sight {
-    pub(super) fn new(selection: Selection, unmarked: HashSet<TableName>) -> Self {
+    pub(super) fn new(selection: Selection) -> Self {
         let names = match selection.schemas() {
             Some(schemas) => SchemaNames::new(schemas.iter().map(String::as_str)),
             None => SchemaNames::all(),
         };
-        Self { names, selection, unmarked, announced: HashSet::new(), open: None }
+        Self { names, selection, announced: HashSet::new(), open: None }
     }
 
     /// True between the event that begins a transaction and the one that ends it.
@@ -180,17 +188,21 @@ impl Sight {
             Statement::Begin | Statement::Nothing => open.begun = true,
             Statement::RollbackToSavepoint => {}
             // What a rollback leaves in the log is of tables without transactions, and stays.
-            Statement::Commit | Statement::Rollback | Statement::XaCommit(_) | Statement::XaRollback(_) => {
+            Statement::Commit | Statement::Rollback | Statement::XaRollback(_) => return self.close(tables),
+            // Its rows came when it was prepared, and it isn't known whose they were.
+            Statement::XaCommit(_) => {
+                open.written.entry(TableName::new("", "")).or_default().beside = true;
                 return self.close(tables);
             }
             Statement::RowChange if self.names.may_concern(query.schema, &query.sql) => self.as_text(&schema),
             Statement::RowChange | Statement::Unrelated => {}
             Statement::Ddl => {
                 let ours = self.announced.contains(&query.connection);
-                let changed = self.changed(&query.sql, &schema);
+                let (changed, beside) = self.changed(&query.sql, &schema);
                 if let Some(open) = self.open.as_mut().filter(|_| !ours) {
                     for name in changed {
-                        open.written.entry(name).or_default().definition = true;
+                        let written = open.written.entry(name).or_default();
+                        *(if beside { &mut written.beside } else { &mut written.definition }) = true;
                     }
                 }
             }
@@ -205,17 +217,19 @@ impl Sight {
         Change::parse(sql, schema, self.selection.folds_names())
     }
 
-    /// The tables of the migration whose definition, or whole content, a statement changes. What acts on its own has rules
-    /// of its own, and views and routines hold no rows.
-    fn changed(&self, sql: &[u8], schema: &str) -> Vec<TableName> {
+    /// The tables of the migration whose definition, or whole content, a statement changes; or what it changes beside them.
+    fn changed(&self, sql: &[u8], schema: &str) -> (Vec<TableName>, bool) {
         match self.change(sql, schema) {
-            Change::Views(_) | Change::Routine(_) | Change::Trigger(_) | Change::Event(_) => Vec::new(),
-            Change::Schema { name, .. } if self.selection.takes_schema(&name) => {
-                vec![TableName::new(name, "")]
+            change @ (Change::Views(_) | Change::Routine(_) | Change::Trigger(_) | Change::Event(_)) => {
+                let of_ours = |name: &TableName| self.selection.takes_schema(&name.schema);
+                (change.names().into_iter().filter(of_ours).collect(), true)
             }
-            Change::Schema { .. } => Vec::new(),
-            Change::Unknown => vec![TableName::new(schema, "")],
-            change => change.names().into_iter().filter(|name| self.selection.takes(name)).collect(),
+            Change::Schema { name, .. } if self.selection.takes_schema(&name) => {
+                (vec![TableName::new(name, "")], false)
+            }
+            Change::Schema { .. } => (Vec::new(), false),
+            Change::Unknown => (vec![TableName::new(schema, "")], false),
+            change => (change.names().into_iter().filter(|name| self.selection.takes(name)).collect(), false),
         }
     }
 
@@ -229,7 +243,7 @@ impl Sight {
         let map = TableMap::parse(body)?;
         let table = if own::is_own(&map.name) {
             Table::Own
-        } else if self.selection.takes(&map.name) && !self.unmarked.contains(&map.name) {
+        } else if self.selection.takes(&map.name) {
             Table::Moved(map.name, body.clone())
         } else {
             Table::Foreign
@@ -299,7 +313,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn sight() -> Sight {
-        Sight::new(Selection::of_schemas(&["shop"]), HashSet::new())
+        Sight::new(Selection::of_schemas(&["shop"]))
     }
 
     fn gtid(flags: u8) -> (u8, Vec<u8>) {
@@ -336,7 +350,11 @@ mod tests {
             let seen = sight.event(&header(*kind), &Bytes::from(body.clone()), &fixture::tables).unwrap();
             if let Seen::Stray(sighting) = seen {
                 for (table, w) in sighting.written {
-                    let what = if w.definition { " defined" } else { "" };
+                    let what = match (w.definition, w.beside) {
+                        (true, _) => " defined",
+                        (_, true) => " beside",
+                        _ => "",
+                    };
                     let more = if w.more { "+" } else { "" };
                     found.push(format!("{table} {}{more}{what}", w.rows));
                 }
@@ -377,8 +395,10 @@ mod tests {
         check(&[gtid(1), query(8, "other", "ALTER TABLE t ADD c INT")], &[]);
         check(
             &[gtid(1), query(8, "shop", "CREATE TRIGGER x BEFORE INSERT ON t FOR EACH ROW SET @a = 1")],
-            &[],
+            &["shop.x 0 beside"],
         );
+        check(&[gtid(1), query(8, "other", "CREATE EVENT x ON SCHEDULE EVERY 1 DAY DO SET @a = 1")], &[]);
+        check(&[gtid(1), query(8, "other", "XA COMMIT X'78',X'',1")], &[". 0 beside"]);
         check(&[gtid(1), query(8, "other", "DROP DATABASE shop")], &["shop. 0 defined"]);
         check(&[gtid(1), query(8, "shop", "INSERT INTO t VALUES (1)")], &["shop. 1+"]);
         check(&[gtid(1), query(8, "other", "INSERT INTO t VALUES (1)")], &[]);

@@ -43,7 +43,9 @@ async fn go_on(context: &Context, watch: &Watch) {
     let (mut backoff, mut said) = (BACKOFF_MIN, false);
     loop {
         let mut tail = Tail { context, watch, sight: None, payload: None, began: false };
-        let error = match tail.session().await {
+        let ended = tail.session().await;
+        watch.set_reads(false);
+        let error = match ended {
             Ok(never) => match never {},
             Err(error) => Error { side: Some(watch.side()), ..error },
         };
@@ -102,13 +104,16 @@ impl Tail<'_> {
         let unmarked = without_transactions(side, &mut conn, &selection).await?;
         drop(conn.disconnect().await);
         let mut stream = BinlogStream::open(backend, &from.gtids, replica_server_id()).await?;
-        self.sight = Some(Sight::new(selection, unmarked));
+        self.watch.set_unmarked(unmarked);
+        self.sight = Some(Sight::new(selection));
         loop {
             if !stream.has_event() {
                 self.watch.keep_up(&config.state_dir);
             }
             let fetched = stream.next().await?;
-            self.began = true;
+            if !std::mem::replace(&mut self.began, true) {
+                self.watch.set_reads(true);
+            }
             let end = fetched.end.clone();
             self.take(fetched).map_err(|why| stream.damaged(&why))?;
             if self.sight.as_ref().is_some_and(|sight| !sight.is_open()) {

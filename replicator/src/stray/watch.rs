@@ -1,8 +1,9 @@
 //! One watch: what was seen of a side, and what of it is stray.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use config::progress::{ReplicationPosition, StrayWrites};
@@ -32,12 +33,16 @@ const WRITE_AGAIN: Duration = Duration::from_millis(500);
 pub(super) struct Watch {
     side: Side,
     seen: watch::Sender<BinlogPosition>,
+    /// The log is being read.
+    reads: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
     reached: Option<ReplicationPosition>,
+    /// Tables without transactions: what changes them can't be marked as ours.
+    unmarked: HashSet<TableName>,
     kept: Kept,
     /// Transactions found by this process.
     total: u64,
@@ -72,6 +77,7 @@ impl Watch {
         let seen = reached.as_ref().map(|reached| reached.coordinates.clone()).unwrap_or_default();
         let state = State {
             reached,
+            unmarked: HashSet::new(),
             kept,
             total: 0,
             unsaid: 0,
@@ -80,7 +86,16 @@ impl Watch {
             moved: false,
             written_at: Instant::now(),
         };
-        Self { side, seen: watch::Sender::new(seen), state: Mutex::new(state) }
+        Self { side, seen: watch::Sender::new(seen), reads: AtomicBool::new(false), state: Mutex::new(state) }
+    }
+
+    /// A connection reads the log, or doesn't any more.
+    pub(super) fn set_reads(&self, reads: bool) {
+        self.reads.store(reads, Ordering::Release);
+    }
+
+    pub(super) fn set_unmarked(&self, unmarked: HashSet<TableName>) {
+        lock(&self.state).unmarked = unmarked;
     }
 
     pub(super) fn side(&self) -> Side {
@@ -140,7 +155,11 @@ impl Watch {
             if forgotten.is_some_and(|forgotten| forgotten > at) {
                 book.blind = Some("more was written during the cutover than was remembered".to_owned());
             }
-            for (end, sighting) in recent.into_iter().filter(|(end, _)| *end > at) {
+            for (end, mut sighting) in recent.into_iter().filter(|(end, _)| *end > at) {
+                sighting.written.retain(|_, written| written.is_of_table());
+                if sighting.written.is_empty() {
+                    continue;
+                }
                 let new = !book.knows_all(&sighting);
                 tables.extend(book.enter(&sighting, &end));
                 state.found(self.side, &sighting, &end, new);
@@ -170,7 +189,8 @@ impl Watch {
             }
             state.moved = true;
         }
-        let Seen::Stray(sighting) = seen else { return Vec::new() };
+        let Seen::Stray(mut sighting) = seen else { return Vec::new() };
+        let state = &mut *state;
         match &mut state.kept {
             Kept::Ahead { recent, forgotten } => {
                 if recent.len() >= REMEMBERED_MAX {
@@ -180,6 +200,11 @@ impl Watch {
                 Vec::new()
             }
             Kept::Left(book) => {
+                let unmarked = &state.unmarked;
+                sighting.written.retain(|name, written| written.is_of_table() && !unmarked.contains(name));
+                if sighting.written.is_empty() {
+                    return Vec::new();
+                }
                 let new = !book.knows_all(&sighting);
                 let tables = book.enter(&sighting, end);
                 state.found(self.side, &sighting, end, new);
@@ -200,9 +225,17 @@ impl Watch {
     }
 
     /// Returns once everything up to there was looked at. Cancel safety: yes.
-    pub(super) async fn seen(&self, position: &BinlogPosition) {
+    ///
+    /// # Errors
+    /// Nobody looks at present.
+    pub(super) async fn seen(&self, position: &BinlogPosition) -> Result<()> {
+        if *self.seen.borrow() < *position && !self.reads.load(Ordering::Acquire) {
+            let what = "its binlog can't be read at present, so what others write there isn't known; SHOW EVENTS says why";
+            return Err(Error::transient(self.side, "stray writes", what));
+        }
         // The sender lives as long as `self` is borrowed, so the only way out is the condition.
         drop(self.seen.subscribe().wait_for(|seen| seen >= position).await);
+        Ok(())
     }
 
     /// Transactions behind `from` that wrote to tables of the migration.
