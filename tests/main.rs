@@ -17,6 +17,7 @@ mod engines;
 mod events;
 mod fences;
 mod fidelity;
+mod file_and_offset;
 mod fuzzing;
 mod garbage;
 mod half_closed;

@@ -237,13 +237,15 @@ fn unproven(verifier: &Verifier, tables: &[TableName]) -> Option<String> {
     ))
 }
 
-/// A position as the cutover journal has it: `gtids (file:offset)`.
+/// A position as the cutover journal has it: `gtids (file:offset)`, or `file:offset` of a server without GTIDs.
 fn parse_position(flavor: Flavor, text: &str) -> Result<ReplicationPosition> {
     let wrong = |why: String| Error::definite(None, "the position at which a side was left", why);
-    let parts = text.strip_suffix(')').and_then(|text| text.rsplit_once('('));
-    let (gtids, coordinates) = parts.ok_or_else(|| wrong(format!("{text:?} isn't one")))?;
+    let (gtids, coordinates) = match text.strip_suffix(')').and_then(|text| text.rsplit_once('(')) {
+        Some((gtids, coordinates)) => (GtidSet::parse(flavor, gtids.trim()), coordinates),
+        None => (Ok(GtidSet::Anonymous), text),
+    };
     Ok(ReplicationPosition {
-        gtids: GtidSet::parse(flavor, gtids.trim()).map_err(|error| wrong(error.to_string()))?,
+        gtids: gtids.map_err(|error| wrong(error.to_string()))?,
         coordinates: coordinates
             .parse()
             .map_err(|error: config::ParsePositionError| wrong(error.to_string()))?,
@@ -260,6 +262,7 @@ mod tests {
         let check = |flavor, text: &str| assert_eq!(parse_position(flavor, text).unwrap().to_string(), text);
         check(Flavor::MariaDb, "0-1-5,1-1-2 (bin.000001:44)");
         check(Flavor::MySql, "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5 (bin.000001:44)");
-        assert!(parse_position(Flavor::MySql, "bin.000001:44").is_err());
+        check(Flavor::MySql, "bin.000001:44");
+        assert!(parse_position(Flavor::MySql, "somewhere").is_err());
     }
 }

@@ -103,7 +103,7 @@ impl Tail<'_> {
         let selection = Selection::new(&config.migration, info.folds_names);
         let unmarked = without_transactions(side, &mut conn, &selection).await?;
         drop(conn.disconnect().await);
-        let mut stream = BinlogStream::open(backend, &from.gtids, replica_server_id()).await?;
+        let mut stream = BinlogStream::open(backend, &from, replica_server_id()).await?;
         self.watch.set_unmarked(unmarked);
         self.sight = Some(Sight::new(selection));
         loop {

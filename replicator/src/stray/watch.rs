@@ -181,6 +181,10 @@ impl Watch {
             Seen::Stray(sighting) => sighting.gtid.clone(),
         };
         if let Some(reached) = &mut state.reached {
+            if reached.gtids.is_anonymous() && *end <= reached.coordinates {
+                // A server without GTIDs may begin earlier than it was asked to.
+                return Vec::new();
+            }
             if let Some(gtid) = &gtid {
                 reached.gtids.add(gtid);
             }
