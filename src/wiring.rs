@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use config::progress::{
-    Conversion, Difference, MigrationStatus, Repaired, ReplicationPosition, TableStatus, Verdict,
+    Conversion, Difference, MigrationStatus, Repaired, ReplicationPosition, StrayWrites, TableStatus, Verdict,
 };
 use config::{Side, TableName};
 use proxy::cutover::port::{PortError, PortFuture, Replication};
@@ -50,6 +50,14 @@ impl Replication for ReplicatorPort {
         Box::pin(async move { self.0.verify(table).map_err(port_error) })
     }
 
+    fn stray_writes(&self) -> Vec<StrayWrites> {
+        self.0.stray_writes()
+    }
+
+    fn acknowledge_stray_writes(&self) -> Result<u64, PortError> {
+        self.0.acknowledge_stray_writes().map_err(port_error)
+    }
+
     fn repair(&self, table: Option<TableName>, dry_run: bool) -> PortFuture<'_, Vec<Repaired>> {
         Box::pin(async move { self.0.repair(table, dry_run).await.map_err(port_error) })
     }
@@ -64,6 +72,38 @@ impl Replication for ReplicatorPort {
 
     fn final_position(&self) -> PortFuture<'_, ReplicationPosition> {
         Box::pin(async { self.0.final_position().await.map_err(port_error) })
+    }
+
+    fn watch_ahead(&self) -> Result<(), PortError> {
+        self.0.watch_ahead().map_err(port_error)
+    }
+
+    fn let_go_of_watch(&self) {
+        self.0.let_go_of_watch();
+    }
+
+    fn touched_behind<'a>(
+        &'a self,
+        from: &'a ReplicationPosition,
+        to: &'a ReplicationPosition,
+    ) -> PortFuture<'a, u64> {
+        Box::pin(async move { self.0.touched_behind(from, to).await.map_err(port_error) })
+    }
+
+    fn left_alone(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { self.0.left_alone().await.map_err(port_error) })
+    }
+
+    fn end_watch(&self) {
+        self.0.end_watch();
+    }
+
+    fn watch(&self, side: Side, since: &str) -> Result<(), PortError> {
+        self.0.watch(side, since).map_err(port_error)
+    }
+
+    fn unwatch(&self) {
+        self.0.unwatch();
     }
 
     fn wait_applied<'a>(&'a self, position: &'a ReplicationPosition) -> PortFuture<'a, ()> {

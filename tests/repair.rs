@@ -73,8 +73,8 @@ async fn repaired_under_traffic(engine: Engine) {
     let cutover = changeover.cut_over().await;
     assert_eq!(cutover["outcome"], "switched", "{cutover:?}");
     ledger.wait_more(50).await;
-    let late = changeover.try_admin("REPAIR").await.unwrap_err();
-    assert!(late.contains("phase switched"), "{late}");
+    // On the way back it is the old server's rows that are made equal; the one that serves is never touched.
+    assert!(changeover.admin("REPAIR DRY RUN").await.is_empty());
     ledger.close().await.assert_holds_on(&pair.target).await;
 }
 

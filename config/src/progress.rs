@@ -1,7 +1,7 @@
 //! What a migration says of itself: phases, progress, findings. The replicator fills these in, the proxy's
 //! admin SQL prints them with the column names of the same words.
 
-use crate::{BinlogPosition, GtidSet, TableName};
+use crate::{BinlogPosition, GtidSet, Side, TableName};
 
 /// Phase of a migration, as SHOW MIGRATION STATUS prints it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -104,8 +104,35 @@ pub struct MigrationStatus {
     pub rows_verified: u64,
     /// Rows that differ.
     pub differences: u64,
-    /// The last error, with what to do. `None`: none since the last START or RESUME.
+    /// Transactions of others that wrote to tables of the migration on the side that doesn't serve, and that nobody has
+    /// acknowledged yet.
+    pub stray_writes: u64,
+    /// The same, all that this process has found.
+    pub stray_writes_total: u64,
+    /// The last error, with what to do. `None`: none since the last START or RESUME, and no stray write is open.
     pub last_error: Option<String>,
+}
+
+/// A row of SHOW STRAY WRITES: writes of others than Changeover to a table of the migration, on the side that doesn't
+/// serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StrayWrites {
+    /// Where it was written.
+    pub side: Side,
+    /// The schema; empty where it isn't known.
+    pub schema: String,
+    /// The table; empty where it isn't one table, or which isn't known.
+    pub table: String,
+    /// Transactions, each counted for every table that it wrote to.
+    pub transactions: u64,
+    /// Rows that they wrote, at least; 0 where only definitions changed.
+    pub rows: u64,
+    /// The first and the last of them, as `gtid (file:offset)`.
+    pub first_position: String,
+    /// See there.
+    pub last_position: String,
+    /// What is worth a sentence; empty for nothing.
+    pub note: String,
 }
 
 /// A position of the source in both of its spellings; of a source without GTIDs in the one that it has.

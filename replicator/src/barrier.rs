@@ -35,6 +35,7 @@ use crate::schema::discover::discover;
 use crate::schema::history::{Begin, Definitions, History, Pending, position};
 use crate::schema::selection::Selection;
 use crate::server::{self, ServerInfo};
+use crate::stray::own;
 
 /// What a statement means for the target.
 #[derive(Debug, PartialEq, Eq)]
@@ -443,6 +444,7 @@ impl View<'_> {
 
 /// Drops tables on the target, whatever refers to them.
 pub(crate) async fn drop_tables(conn: &mut Conn, names: &[TableName]) -> Result<()> {
+    own::announce(Side::Target, conn).await?;
     let mut statements = vec!["SET SESSION foreign_key_checks = 0".to_owned()];
     statements.extend(names.iter().map(|name| {
         format!("DROP TABLE IF EXISTS {}.{}", quote_identifier(&name.schema), quote_identifier(&name.table))

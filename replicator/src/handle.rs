@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use config::progress::{
     Conversion, Difference, Finding, MigrationStatus, Phase, Repaired, ReplicationPosition, Severity,
-    TableStatus, Verdict,
+    StrayWrites, TableStatus, Verdict,
 };
 use config::{Config, Side, TableName};
 use mysql_async::Conn;
@@ -21,6 +21,7 @@ use crate::pipeline::{self, Context};
 use crate::schema::convert;
 use crate::server::ServerInfo;
 use crate::state::{MigrationState, NextLeg, Stage, StateFile, StoredPosition};
+use crate::stray::Strays;
 use crate::{preflight, server};
 
 /// How long a pause waits for batches in flight.
@@ -52,7 +53,7 @@ impl Replicator {
     pub fn open(config: Config) -> Result<Arc<Self>> {
         let file = StateFile::open(&config.state_dir, &config.migration.name)?;
         let live = Live::new(&config, file.get());
-        let context = Arc::new(Context { config, file: Mutex::new(file), live });
+        let context = Arc::new(Context { config, file: Mutex::new(file), live, strays: Strays::default() });
         Ok(Arc::new(Self {
             context,
             running: tokio::sync::Mutex::default(),
@@ -190,7 +191,9 @@ impl Replicator {
     /// For SHOW MIGRATION STATUS. No query, no await.
     #[must_use]
     pub fn status(&self) -> MigrationStatus {
-        self.context.live.status()
+        let mut status = self.context.live.status();
+        self.context.strays.add_to(&mut status);
+        status
     }
 
     /// For SHOW MIGRATION TABLES. No query, no await.
@@ -229,6 +232,7 @@ impl Replicator {
             ));
             return reasons;
         }
+        reasons.extend(self.context.strays.refusal(self.context.leg().writes()));
         if phase != Phase::Following {
             reasons.push(format!(
                 "replication isn't following yet, its phase is {}; wait for it",
@@ -251,6 +255,77 @@ impl Replicator {
             }
         }
         reasons
+    }
+
+    /// A cutover prepares to leave the side that is followed: it is watched from what is applied of it on.
+    ///
+    /// # Errors
+    /// Nothing is known to be applied.
+    pub fn watch_ahead(&self) -> Result<()> {
+        let leg = self.context.leg();
+        let applied = self.context.live.applied().position();
+        let from =
+            applied.ok_or_else(|| Error::transient(leg.reads(), "stray writes", "nothing is applied yet"))?;
+        self.context.strays.watch_ahead(&self.context, leg.reads(), from);
+        Ok(())
+    }
+
+    /// A cutover has ended: what [`Self::watch_ahead`] began is of no use any more, unless [`Self::watch`] took it over.
+    pub fn let_go_of_watch(&self) {
+        self.context.strays.let_go();
+    }
+
+    /// The side that was watched is about to serve.
+    pub fn end_watch(&self) {
+        self.context.strays.turn();
+    }
+
+    /// `side` stopped to serve at `since`, as the cutover journal has it: what others write there behind it is an alarm.
+    /// Idempotent.
+    ///
+    /// # Errors
+    /// What an earlier process found can't be read, or nothing can be written down.
+    pub fn watch(&self, side: Side, since: &str) -> Result<()> {
+        self.context.strays.watch(&self.context, side, since)
+    }
+
+    /// The migration is over: nobody is watched any more.
+    pub fn unwatch(&self) {
+        self.context.strays.unwatch(&self.context.config.state_dir);
+    }
+
+    /// For SHOW STRAY WRITES. No query, no await.
+    #[must_use]
+    pub fn stray_writes(&self) -> Vec<StrayWrites> {
+        self.context.strays.rows()
+    }
+
+    /// ACKNOWLEDGE STRAY WRITES. Returns how many transactions it was.
+    ///
+    /// # Errors
+    /// There are none, or their tables weren't compared since.
+    pub fn acknowledge_stray_writes(&self) -> Result<u64> {
+        self.context.strays.acknowledge(&self.context)
+    }
+
+    /// Transactions that wrote to tables of the migration on the side that is followed, behind `from` and up to `to`.
+    /// Cancel safety: it only looks.
+    ///
+    /// # Errors
+    /// That side isn't watched.
+    pub async fn touched_behind(&self, from: &ReplicationPosition, to: &ReplicationPosition) -> Result<u64> {
+        self.context.strays.touched_behind(self.context.leg().reads(), from, to).await
+    }
+
+    /// Returns where the side that is about to serve holds nothing by others than Changeover up to now, or what was
+    /// acknowledged. Behind [`Self::hold`].
+    ///
+    /// # Errors
+    /// It does, or it can't be asked.
+    pub async fn left_alone(&self) -> Result<()> {
+        let side = self.context.leg().writes();
+        let end = self.end_of(side).await?;
+        self.context.strays.alone_until(side, &end).await
     }
 
     /// The position at which the side that is followed ended. Only true behind a fence.
@@ -433,12 +508,15 @@ impl Replicator {
 
     /// Takes the position at which the next leg starts, where the side that is about to serve ends, and makes it durable.
     /// Behind [`Self::hold`], so that everything this leg has applied is before it, and behind [`Self::activate`]. Both
-    /// sides are equal there, as the verdict said.
+    /// sides are equal there, as the verdict said, and as nobody else has written before it on the side that is about to
+    /// serve: what is written behind it is followed.
     ///
     /// # Errors
-    /// That side can't be asked, or the state can't be written.
+    /// That side can't be asked, somebody has written there, or the state can't be written.
     pub async fn start_reverse(&self) -> Result<ReplicationPosition> {
-        let start = self.end_of(self.context.leg().writes()).await?;
+        let side = self.context.leg().writes();
+        let start = self.end_of(side).await?;
+        self.context.strays.alone_until(side, &start).await?;
         let proven = self.context.live.verifier().map(|verifier| verifier.proven()).unwrap_or_default();
         let next = NextLeg { start: StoredPosition::from(&start), proven };
         self.context.update(|state| state.next = Some(next))?;
@@ -532,6 +610,8 @@ impl Replicator {
     pub async fn shutdown(&self) {
         let mut running = self.running.lock().await;
         Self::stop(&mut running).await;
+        self.context.strays.let_go();
+        self.context.strays.turn();
     }
 
     fn state(&self) -> Option<MigrationState> {

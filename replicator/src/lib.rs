@@ -24,6 +24,7 @@ pub mod snapshot;
 
 pub mod spool;
 mod state;
+mod stray;
 pub mod value;
 pub mod verify;
 

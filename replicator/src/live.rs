@@ -235,6 +235,8 @@ impl Live {
             apply_rows_per_s: view.applied.rows_per_s(),
             rows_verified: view.verifier.as_ref().map_or(0, |verifier| verifier.rows_verified()),
             differences: view.verifier.as_ref().map_or(0, |verifier| verifier.differences_total()),
+            stray_writes: 0,
+            stray_writes_total: 0,
             last_error: view.last_error.clone(),
         }
     }

@@ -31,6 +31,7 @@ use crate::spool::fetch::FetchConfig;
 use crate::spool::history::GTIDS_ON;
 use crate::spool::{self, Spool};
 use crate::state::{MigrationState, Proven, Stage, StateFile, StoredPosition};
+use crate::stray::Strays;
 use crate::verify::{Passed, TouchedKeys, Verifier};
 
 /// First pause before a transient error is tried again; it doubles up to [`RETRY_MAX`].
@@ -50,6 +51,7 @@ pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) file: Mutex<StateFile>,
     pub(crate) live: Live,
+    pub(crate) strays: Strays,
 }
 
 impl Context {
@@ -251,7 +253,7 @@ pub(crate) fn forget_spools(state_dir: &std::path::Path, which: impl Fn(&str) ->
 
 /// A server id for the dump connection that no other replica is likely to have: the source would throw one of two
 /// with the same id out.
-fn replica_server_id() -> u32 {
+pub(crate) fn replica_server_id() -> u32 {
     use std::hash::{BuildHasher, RandomState};
     let random = RandomState::new().hash_one(std::process::id()) as u32;
     random | 0x8000_0000
@@ -426,6 +428,7 @@ impl Stages {
             live.set_copied_at(last_copy.clone());
             live.set_tables(&tables);
             live.set_verifier(Arc::clone(&verifier));
+            self.context.strays.compare_again(&verifier);
             let Some((meta, statement)) =
                 self.follow(&spool, tables, last_copy, Arc::clone(&touched), &verifier, &cancel).await?
             else {

@@ -27,6 +27,10 @@ pub enum Command {
     ShowDifferences,
     /// SHOW CUTOVERS
     ShowCutovers,
+    /// SHOW STRAY WRITES
+    ShowStrayWrites,
+    /// ACKNOWLEDGE STRAY WRITES
+    AcknowledgeStrayWrites,
     /// SHOW EVENTS [LIMIT n]
     ShowEvents {
         /// Rows, at most.
@@ -115,6 +119,10 @@ pub(super) const STATEMENTS: &[Statement] = &[
         "A row an account of the source: whether its sessions can move, or why not (NULL: not known)",
     ),
     built("SHOW CUTOVERS", "A row a cutover: outcome, pause, sessions moved, positions, reason"),
+    built(
+        "SHOW STRAY WRITES",
+        "A row a table that others wrote to on the side that doesn't serve: transactions, rows, positions",
+    ),
     built("SHOW EVENTS [LIMIT n]", "What happened, the newest first"),
     later("SHOW REHEARSAL", "How the target answers what the application asks the source"),
     built("START MIGRATION", "Checks everything, then copies and follows in the background"),
@@ -125,7 +133,14 @@ pub(super) const STATEMENTS: &[Statement] = &[
         "Ends the migration for good while the source serves, and leaves both servers as they are",
     ),
     built("VERIFY [TABLE s.t]", "Begins to compare every row of all tables, or of one"),
-    built("REPAIR [TABLE s.t] [DRY RUN]", "Makes differing rows of the target equal; DRY RUN only says how"),
+    built(
+        "REPAIR [TABLE s.t] [DRY RUN]",
+        "Makes differing rows of the side that doesn't serve equal; DRY RUN only says how",
+    ),
+    built(
+        "ACKNOWLEDGE STRAY WRITES",
+        "Says that they were seen, once their tables are equal again: a rollback is possible then",
+    ),
     later("START REHEARSAL [SAMPLE p PERCENT]", "Begins to send a sample of reads to the target as well"),
     later("STOP REHEARSAL", "Ends the rehearsal"),
     built(
@@ -232,6 +247,8 @@ fn statement(tokens: &[Token]) -> Parsed {
         ("SHOW ACCOUNTS", Command::ShowAccounts),
         ("SHOW DIFFERENCES", Command::ShowDifferences),
         ("SHOW CUTOVERS", Command::ShowCutovers),
+        ("SHOW STRAY WRITES", Command::ShowStrayWrites),
+        ("ACKNOWLEDGE STRAY WRITES", Command::AcknowledgeStrayWrites),
         ("START MIGRATION", Command::Migration(Verb::Start)),
         ("PAUSE MIGRATION", Command::Migration(Verb::Pause)),
         ("RESUME MIGRATION", Command::Migration(Verb::Resume)),

@@ -76,7 +76,7 @@ fn possible(phase: Phase, serving: Side) -> &'static [&'static str] {
         (Phase::Following, _) => &["CUTOVER", "VERIFY", "REPAIR", "PAUSE MIGRATION", ABANDON],
         (Phase::Paused | Phase::Failed, Side::Source) => &["RESUME MIGRATION", ABANDON],
         (Phase::Paused | Phase::Failed, Side::Target) => &["RESUME MIGRATION", FINISH],
-        (Phase::Switched, _) => &["ROLLBACK CUTOVER", "VERIFY", "PAUSE MIGRATION", FINISH],
+        (Phase::Switched, _) => &["ROLLBACK CUTOVER", "VERIFY", "REPAIR", "PAUSE MIGRATION", FINISH],
         (Phase::CuttingOver | Phase::RollingBack | Phase::Finished | Phase::Abandoned, _) => &[],
     }
 }

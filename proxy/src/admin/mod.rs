@@ -16,6 +16,7 @@ pub mod server;
 mod sessions;
 mod shim;
 mod status;
+mod stray;
 mod talk;
 #[cfg(test)]
 mod tests;
@@ -88,6 +89,8 @@ impl AdminContext {
             Command::ShowCutovers => cutovers::show(self),
             Command::Cutover { dry_run: true, asked } => cutovers::dry_run(self, asked).await,
             Command::Cutover { dry_run: false, asked } => cutovers::cutover(self, asked).await,
+            Command::ShowStrayWrites => stray::show(self),
+            Command::AcknowledgeStrayWrites => stray::acknowledge(self),
             Command::ShowEvents { limit } => events::show(self, limit),
             Command::Migration(verb) => migration::carry_out(self, verb).await,
             Command::Verify(table) => migration::verify(self, table).await,

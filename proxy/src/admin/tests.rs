@@ -8,7 +8,7 @@ use std::time::Duration;
 use config::events::{EventLog, EventRow};
 use config::progress::{
     Conversion, Difference, DifferenceKind, MigrationStatus, Phase, Repaired, ReplicationPosition,
-    TableStatus, Verdict,
+    StrayWrites, TableStatus, Verdict,
 };
 use config::{
     AdminConfig, BackendConfig, CutoverConfig, FencePolicy, OpenTransactions, PastFence, Secret, Side,
@@ -53,6 +53,8 @@ impl Replication for Fake {
             rows_applied: 0,
             rows_verified: 10,
             differences: 1,
+            stray_writes: 0,
+            stray_writes_total: 0,
             last_error: None,
         }
     }
@@ -120,6 +122,31 @@ impl Replication for Fake {
     fn way_back(&self) -> PortFuture<'_, bool> {
         Box::pin(async { Err(PortError("its binlog is off".into())) })
     }
+    fn stray_writes(&self) -> Vec<StrayWrites> {
+        Vec::new()
+    }
+    fn acknowledge_stray_writes(&self) -> Result<u64, PortError> {
+        Err(PortError("there are none".into()))
+    }
+    fn watch_ahead(&self) -> Result<(), PortError> {
+        Ok(())
+    }
+    fn let_go_of_watch(&self) {}
+    fn touched_behind<'a>(
+        &'a self,
+        _: &'a ReplicationPosition,
+        _: &'a ReplicationPosition,
+    ) -> PortFuture<'a, u64> {
+        Box::pin(async { Ok(0) })
+    }
+    fn left_alone(&self) -> PortFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn end_watch(&self) {}
+    fn watch(&self, _: Side, _: &str) -> Result<(), PortError> {
+        Ok(())
+    }
+    fn unwatch(&self) {}
     fn hold(&self) -> PortFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }
@@ -262,6 +289,7 @@ async fn the_columns_are_those_of_the_contract() {
             "id, direction, started_at, outcome, pause_ms, sessions_moved, transactions_killed, source_position, \
              target_position, reason",
         ),
+        ("SHOW STRAY WRITES", "side, schema, table, transactions, rows, first_position, last_position, note"),
         ("SHOW EVENTS LIMIT 1", "at, level, area, message"),
         ("CUTOVER DRY RUN", "step, ok, note"),
         ("HELP", "statement, does"),

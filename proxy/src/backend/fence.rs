@@ -289,7 +289,7 @@ async fn refence(fence: &Fence, applied_to: bool) {
         Ok(()) => tracing::warn!(
             area = "cutover",
             "{address} had come back without its fence and was fenced again; what was written there in between \
-             is in its binlog and nowhere else"
+             is there alone, and shown by SHOW STRAY WRITES where it is of this migration"
         ),
         Err(error) => tracing::warn!(
             area = "cutover",

@@ -146,6 +146,9 @@ fn cutovers(page: &mut Page, console: &Console) {
     page.histogram("changeover_cutover_pause_seconds", help, &pauses);
 }
 
+const STRAY: &str = "Transactions of others on the side that doesn't serve, which nobody has acknowledged.";
+const STRAY_TOTAL: &str = "Transactions of others on the side that doesn't serve, found by this process.";
+
 fn migration(page: &mut Page, console: &Console) {
     let status = console.context.replication.status();
     let present = console.context.phase();
@@ -163,6 +166,8 @@ fn migration(page: &mut Page, console: &Console) {
         ("changeover_spool_bytes", Kind::Gauge, "Bytes fetched and not applied yet.", status.lag_bytes),
         ("changeover_rows_verified", Kind::Gauge, "Rows compared in this pass.", status.rows_verified),
         ("changeover_differences", Kind::Gauge, "Rows that differ.", status.differences),
+        ("changeover_stray_writes", Kind::Gauge, STRAY, status.stray_writes),
+        ("changeover_stray_writes_total", Kind::Counter, STRAY_TOTAL, status.stray_writes_total),
     ] {
         page.one(name, kind, help, value);
     }

@@ -164,9 +164,10 @@ async fn fence(of: &Coordinator, from: Side) -> Result<String, String> {
     let found =
         of.fence(from).probe(WITHIN).await.map_err(|error| format!("the {from} can't be fenced: {error}"))?;
     match of.config.fence {
-        FencePolicy::None => {
-            Ok("cutover.fence is \"none\": writers past the proxy are the operator's affair".to_owned())
-        }
+        FencePolicy::None => Ok(format!(
+            "cutover.fence is \"none\": the gate holds the application alone. What others write to the migration's tables \
+             on the {from} before the swap undoes the cutover where it doesn't end, and behind it is an alarm"
+        )),
         FencePolicy::ReadOnly if found.super_read_only.is_some() && found.writable() => {
             Ok(format!("the {from} can be made super_read_only"))
         }

@@ -169,8 +169,17 @@ impl Coordinator {
             }
             self.keep_fence(side, state.way_back).await;
         }
+        self.watch_left();
         if state.unfinished.is_some() {
             self.take_up().await;
+        }
+    }
+
+    /// What others write on the side that was left is watched, as long as the migration lasts.
+    pub(super) fn watch_left(&self) {
+        let Some(left) = self.state().left else { return };
+        if let Err(error) = self.replication.watch(left.side, &left.since) {
+            tracing::error!(area = "stray", "what others write on the {} isn't watched: {error}", left.side);
         }
     }
 
@@ -249,18 +258,25 @@ impl Coordinator {
     }
 
     async fn release_other_side(self: &Arc<Self>, state: &JournalState) -> Result<(), Refused> {
-        let (Some((side, _)), Some(last)) = (state.fenced, state.history.last()) else { return Ok(()) };
+        let Some(last) = state.history.last().filter(|_| state.fenced.is_some() || state.left.is_some())
+        else {
+            return Ok(());
+        };
         let released = run::append(self, Record::Released { id: last.id }).await;
         released.map_err(|error| refused(error.to_string()))?;
         self.let_fence_go().await;
-        tracing::info!(
-            area = "cutover",
-            "the {side} stays read-only and isn't watched any more; SET GLOBAL read_only = OFF there gives it back"
-        );
+        self.replication.unwatch();
+        match state.fenced {
+            Some((side, _)) => tracing::info!(
+                area = "cutover",
+                "the {side} stays read-only and isn't watched any more; SET GLOBAL read_only = OFF there gives it back"
+            ),
+            None => tracing::info!(area = "cutover", "the {} isn't watched any more", state.serving.other()),
+        }
         Ok(())
     }
 
-    /// REPAIR, which only writes to the target while that doesn't serve: no cutover runs at the same time.
+    /// REPAIR, which only writes to the side that doesn't serve: no cutover runs at the same time.
     ///
     /// Cancel safety: dropping it only stops the waiting; the repair goes on.
     pub async fn repair(
@@ -278,10 +294,9 @@ impl Coordinator {
         if self.running.load(Ordering::SeqCst) != IDLE {
             return Err(PortError("a cutover is under way; wait for its end".to_owned()));
         }
-        if self.serving() != Side::Source {
-            return Err(PortError(
-                "the target serves the application, and its rows are not touched".to_owned(),
-            ));
+        // invariant 2: behind a swap replication may not have turned around yet, and would write to the side that serves.
+        if self.state().unfinished.is_some() {
+            return Err(PortError("the last cutover isn't finished yet; see SHOW EVENTS".to_owned()));
         }
         let this = Arc::clone(self);
         let whole = self.tasks.spawn(async move {

@@ -46,12 +46,23 @@ pub struct JournalState {
     pub unfinished: Option<Unfinished>,
     /// The side that doesn't serve, and how it was before a cutover fenced it. Kept fenced.
     pub fenced: Option<(Side, FenceBefore)>,
+    /// The side that was left by the last cutover, and where it ended, as far as the journal knows. Watched.
+    pub left: Option<Left>,
     /// True where the side that serves is followed into the other one, so that a rollback is possible.
     pub way_back: bool,
     /// The serving side, where an abort could not take the fence off it yet.
     pub fence_left: Option<(CutoverId, Side, FenceBefore)>,
     /// The cutovers, oldest first.
     pub history: Vec<CutoverRow>,
+}
+
+/// A side that doesn't serve any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    /// Which.
+    pub side: Side,
+    /// Its position when it stopped.
+    pub since: String,
 }
 
 /// A cutover without an end.
@@ -145,6 +156,7 @@ impl JournalState {
             serving: Side::Source,
             unfinished: None,
             fenced: None,
+            left: None,
             way_back: false,
             fence_left: None,
             history: Vec::new(),
@@ -191,6 +203,11 @@ impl JournalState {
             ) => {
                 self.serving = unfinished.to;
                 self.fenced = unfinished.before.map(|before| (unfinished.from, before));
+                let ended = match unfinished.from {
+                    Side::Source => source_position,
+                    Side::Target => target_position,
+                };
+                self.left = ended.clone().map(|since| Left { side: unfinished.from, since });
                 self.way_back = *way_back;
                 unfinished.stage = Stage::Switched;
                 row.outcome = Outcome::Switched;
@@ -245,7 +262,7 @@ impl JournalState {
         if self.unfinished.is_some() || self.history.last().is_none_or(|row| row.id != id) {
             return Err("it isn't behind the last cutover");
         }
-        (self.fenced, self.way_back) = (None, false);
+        (self.fenced, self.left, self.way_back) = (None, None, false);
         Ok(())
     }
 
@@ -368,11 +385,13 @@ mod tests {
             state.apply(&record).unwrap();
         }
         assert_eq!((state.fenced, state.way_back), (Some((Side::Source, before())), true));
+        assert_eq!(state.left, Some(Left { side: Side::Source, since: "0-1-5 (bin.000001:44)".into() }));
         state.apply(&started(2, Side::Target)).unwrap();
         assert_eq!(state.unfinished.as_ref().unwrap().release, Some(before()), "a rollback takes it off");
         state.apply(&aborted(2, false)).unwrap();
         assert_eq!((state.fenced, state.way_back), (Some((Side::Source, before())), true));
         state.apply(&Record::Released { id: CutoverId(2) }).unwrap();
         assert_eq!((state.fenced, state.way_back, state.serving), (None, false, Side::Target));
+        assert_eq!(state.left, None);
     }
 }

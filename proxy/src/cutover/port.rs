@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use config::progress::{
-    Conversion, Difference, MigrationStatus, Repaired, ReplicationPosition, TableStatus, Verdict,
+    Conversion, Difference, MigrationStatus, Repaired, ReplicationPosition, StrayWrites, TableStatus, Verdict,
 };
 use config::{Side, TableName};
 
@@ -37,8 +37,13 @@ pub trait Replication: Send + Sync + 'static {
     /// VERIFY: begins a full pass over one table or all.
     fn verify(&self, table: Option<TableName>) -> PortFuture<'_, ()>;
 
-    /// REPAIR: makes differing rows of the target equal, of one table or all; `dry_run` only says how. Called only
-    /// while no cutover runs and the source serves.
+    /// For SHOW STRAY WRITES. Cheap: no query.
+    fn stray_writes(&self) -> Vec<StrayWrites>;
+    /// ACKNOWLEDGE STRAY WRITES: an operator has seen them. `Err` where their tables weren't compared since.
+    fn acknowledge_stray_writes(&self) -> Result<u64, PortError>;
+
+    /// REPAIR: makes differing rows of the side that rows are applied to equal, of one table or all; `dry_run` only says
+    /// how. Called only while no cutover runs, and none is unfinished.
     fn repair(&self, table: Option<TableName>, dry_run: bool) -> PortFuture<'_, Vec<Repaired>>;
 
     /// Every reason why a cutover can't start now, in sentences; empty where it can. Checks phase, lag against
@@ -46,8 +51,20 @@ pub trait Replication: Send + Sync + 'static {
     fn refusals(&self, max_lag_ms: u64) -> Vec<String>;
     /// A cutover prepares itself, and its gate closes soon: what would lengthen the pause is done now. Cheap: no query.
     fn hurry(&self);
+    /// The side that serves is about to be left: what is written there is watched from now on, for [`Self::touched_behind`]
+    /// and [`Self::watch`]. Doesn't wait for anything. `Err`: it can't be, and why.
+    fn watch_ahead(&self) -> Result<(), PortError>;
+    /// The cutover came to its end: what `watch_ahead` began ends, unless `watch` has taken it over.
+    fn let_go_of_watch(&self);
     /// Reads the position at which the serving side ended. Called behind the fence, never before it.
     fn final_position(&self) -> PortFuture<'_, ReplicationPosition>;
+    /// How many transactions wrote to tables of the migration on the serving side behind `from` and up to `to`: on a server
+    /// on which others go on writing its position alone says nothing. `Err` where nobody watches it.
+    fn touched_behind<'a>(
+        &'a self,
+        from: &'a ReplicationPosition,
+        to: &'a ReplicationPosition,
+    ) -> PortFuture<'a, u64>;
     /// Returns when exactly that position is applied. Cancel safety: dropping it only stops the waiting.
     fn wait_applied<'a>(&'a self, position: &'a ReplicationPosition) -> PortFuture<'a, ()>;
     /// The verdict for everything, while both sides stand still behind the fence: what was touched since its
@@ -65,14 +82,24 @@ pub trait Replication: Send + Sync + 'static {
     /// run there before `seal`. There is no call that undoes it: replication takes away what acts on its own before it
     /// applies a row to that side.
     fn activate(&self, side: Side) -> PortFuture<'_, ()>;
+    /// Returns where nobody but Changeover has written to tables of the migration on the side that is about to serve, since
+    /// it was left, or where that was acknowledged. Behind `hold`.
+    fn left_alone(&self) -> PortFuture<'_, ()>;
     /// Takes the position at which the side that is about to serve ends, and makes it durable as the start of the other
-    /// direction, which begins with `seal`. Behind `hold` and `activate`.
+    /// direction, which begins with `seal`. Behind `hold` and `activate`. `Err` as for `left_alone`, up to that position.
     fn start_reverse(&self) -> PortFuture<'_, ReplicationPosition>;
     /// The cutover was undone before its journal entry: the present direction goes on. Idempotent.
     fn turn_back(&self) -> PortFuture<'_, ()>;
     /// After the journal says that `serving` serves: replication that led there is over, and what was prepared for the way
     /// back begins. Idempotent, also called after a restart in that phase.
     fn seal(&self, serving: Side) -> PortFuture<'_, ()>;
+    /// The journal says that the side which was watched serves: what is written there is the application's.
+    fn end_watch(&self);
+    /// The journal says that `side` stopped to serve at `since`, a position as it prints them: what others than Changeover
+    /// write there behind it is an alarm. Idempotent, also called after a restart. Cheap: no query.
+    fn watch(&self, side: Side, since: &str) -> Result<(), PortError>;
+    /// The migration is over: nobody is watched any more.
+    fn unwatch(&self);
     /// FINISH MIGRATION, while the target serves: nothing follows it any more.
     fn finish(&self) -> PortFuture<'_, ()>;
     /// ABANDON MIGRATION, while the source serves: nothing follows it any more.

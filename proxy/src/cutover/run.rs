@@ -166,7 +166,12 @@ impl<'a> Run<'a> {
             }
             Effect::Activate => {
                 let (port, to) = (Arc::clone(&by.replication), self.plan.to);
-                let activate = async move { port.activate(to).await };
+                let alone = !self.plan.way_back;
+                let activate = async move {
+                    port.activate(to).await?;
+                    // With a way back its start says the same.
+                    if alone { port.left_alone().await } else { Ok(()) }
+                };
                 self.asked(&format!("triggers and events of the {to}"), activate).await
             }
             Effect::StartReverse => {
@@ -191,7 +196,10 @@ impl<'a> Run<'a> {
                 by.gate.open();
                 self.pause_ms = self.deadlines.take().map(|pause| ceil_ms(pause.closed.elapsed()));
             }
-            Effect::LetGo => by.routes.prepare(None),
+            Effect::LetGo => {
+                by.routes.prepare(None);
+                by.replication.let_go_of_watch();
+            }
             Effect::TurnBack => {
                 let port = Arc::clone(&by.replication);
                 return self
@@ -213,6 +221,8 @@ impl<'a> Run<'a> {
             Effect::Swap => {
                 // invariant 2: nobody holds a permit while the route changes.
                 debug_assert!(self.deadlines.is_none() || by.gate.is_closed());
+                // Before the first write of the application gets there.
+                by.replication.end_watch();
                 by.routes.swap(self.plan.to);
             }
             Effect::KeepFence => {
@@ -224,7 +234,10 @@ impl<'a> Run<'a> {
                 return done(lowered);
             }
             Effect::Settle => return self.settle().await,
-            Effect::Seal => return self.seal().await,
+            Effect::Seal => {
+                by.watch_left();
+                return self.seal().await;
+            }
             Effect::Halt(why) => {
                 tracing::error!(
                     area = "cutover",
@@ -289,6 +302,9 @@ impl<'a> Run<'a> {
         self.moved_before = registry.moved_total();
         self.by.routes.prepare(Some(self.plan.to));
         replication.hurry();
+        if let Err(error) = replication.watch_ahead() {
+            tracing::warn!(area = "cutover", "writes past the proxy are told by the position alone: {error}");
+        }
         // Whoever isn't ready by then moves behind the swap, at the price of a longer wait of its own; and a lag that
         // is left is waited for with the gate closed.
         let began = Instant::now();
@@ -363,20 +379,31 @@ impl<'a> Run<'a> {
         // invariant 2: behind the closed gate nobody holds a permit, so nothing comes through the proxy any more.
         debug_assert!(self.by.gate.is_closed());
         let port = Arc::clone(&self.by.replication);
-        match self.ask("the final position", async move { port.final_position().await }).await {
-            Ok(position) => {
-                if self.position.as_ref().is_some_and(|before| *before != position) {
-                    tracing::warn!(
-                        area = "cutover",
-                        "the {} was written to past its fence, by an account that may; that is waited for as well",
-                        self.plan.from
-                    );
-                }
-                self.position = Some(position.clone());
-                Event::Position(position)
+        let position = match self.ask("the final position", async move { port.final_position().await }).await
+        {
+            Ok(position) => position,
+            Err(why) => return Event::Failed(why),
+        };
+        if let Some(before) = self.position.clone().filter(|before| *before != position) {
+            if self.others_wrote(&before, &position).await {
+                return Event::Position(before);
             }
-            Err(why) => Event::Failed(why),
+            tracing::warn!(
+                area = "cutover",
+                "the {} was written to past the proxy and its fence; that is waited for as well",
+                self.plan.from
+            );
         }
+        self.position = Some(position.clone());
+        Event::Position(position)
+    }
+
+    /// True where what was written between two positions is no business of this migration. Where that can't be found out
+    /// it counts as one.
+    async fn others_wrote(&self, before: &ReplicationPosition, now: &ReplicationPosition) -> bool {
+        let (port, before, now) = (Arc::clone(&self.by.replication), before.clone(), now.clone());
+        let touched = async move { port.touched_behind(&before, &now).await };
+        self.ask("what was written behind the final position", touched).await == Ok(0)
     }
 
     async fn settle(&self) -> Event {

@@ -269,8 +269,8 @@ impl Before {
             (Doing::Recheck, Event::Position(_)) => {
                 let from = self.plan.from;
                 self.abort(format!(
-                    "the {from} was written to past its fence at the last moment, by an account that may; keep such \
-                     accounts away (SHOW ACCOUNTS names them) and try again"
+                    "tables of the migration on the {from} were written to at the last moment, past the proxy and its \
+                     fence; keep such writers away (SHOW ACCOUNTS names accounts that no fence holds) and try again"
                 ))
             }
             (Doing::Switch, Event::Done) => self.commit(),

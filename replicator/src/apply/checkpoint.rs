@@ -20,6 +20,7 @@ use super::intervals::Intervals;
 use crate::binlog::transaction::TransactionMeta;
 use crate::error::{Error, Result};
 use crate::literal::text_literal;
+use crate::stray::own;
 
 const PLACE: &str = "schema changeover";
 /// Of the tables' layout.
@@ -201,11 +202,11 @@ async fn create_tables(conn: &mut Conn) -> Result<()> {
     let tables: Option<u64> = conn
         .query_first(
             "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA='changeover' \
-             AND TABLE_NAME IN ('migration','checkpoint')",
+             AND TABLE_NAME IN ('migration','checkpoint','own')",
         )
         .await
         .map_err(database)?;
-    if tables == Some(2) {
+    if tables == Some(3) {
         return Ok(());
     }
     const NAME: &str = "VARCHAR(190) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL";
@@ -226,6 +227,7 @@ async fn create_tables(conn: &mut Conn) -> Result<()> {
              updated_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP, \
              PRIMARY KEY (migration, worker)) ENGINE=InnoDB"
         ),
+        own::create_sql(),
     ] {
         conn.query_drop(statement).await.map_err(database)?;
     }

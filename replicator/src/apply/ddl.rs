@@ -19,6 +19,7 @@ use crate::literal::text_literal;
 use crate::schema::convert::prepare_table_session;
 use crate::schema::ddl::Change;
 use crate::server;
+use crate::stray::own;
 
 /// A statement that an earlier process left running has so long to end once it is killed.
 const LEFT_OVER_LIMIT: Duration = Duration::from_secs(60);
@@ -48,6 +49,7 @@ pub(crate) async fn run(
     const PLACE: &str = "preparing a session for a definition";
     let mut conn = server::connect(Side::Target, target).await?;
     prepare_table_session(&mut conn).await?;
+    own::announce(Side::Target, &mut conn).await?;
     if !statement.schema.is_empty() {
         match conn.query_drop(format!("USE {}", quote_identifier(&statement.schema))).await {
             // Not a schema of the migration: every name in the text has its own then, or it fails there.

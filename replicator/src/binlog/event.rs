@@ -245,6 +245,8 @@ pub(crate) fn widen_offset(from: u64, log_pos: u32) -> u64 {
 /// Body of QUERY and QUERY_COMPRESSED.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Query<'a> {
+    /// Low 32 bits of the id of the connection that ran it.
+    pub(crate) connection: u32,
     /// The status variables, see [`super::context`].
     pub(crate) status: &'a [u8],
     pub(crate) schema: &'a [u8],
@@ -254,7 +256,8 @@ pub(crate) struct Query<'a> {
 impl<'a> Query<'a> {
     pub(crate) fn parse(body: &'a [u8], compressed: bool) -> Result<Self, Malformed> {
         let mut cursor = Cursor::new(body);
-        cursor.take(4 + 4)?;
+        let connection = cursor.u32()?;
+        cursor.take(4)?;
         let schema_length = usize::from(cursor.u8()?);
         cursor.take(2)?;
         let status_length = usize::from(cursor.u16()?);
@@ -263,7 +266,7 @@ impl<'a> Query<'a> {
         cursor.take(1)?;
         let sql =
             if compressed { super::compress::inflate(cursor.rest())?.into() } else { cursor.rest().into() };
-        Ok(Self { status, schema, sql })
+        Ok(Self { connection, status, schema, sql })
     }
 }
 

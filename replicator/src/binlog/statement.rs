@@ -53,6 +53,11 @@ impl SchemaNames {
         Self { lower: Vec::new(), any_non_ascii: false, all: true }
     }
 
+    /// True where a statement of a session with that default schema may be about one of them.
+    pub(crate) fn may_concern(&self, default_schema: &[u8], sql: &[u8]) -> bool {
+        self.is_one(default_schema) || self.may_be_in(sql)
+    }
+
     fn is_one(&self, schema: &[u8]) -> bool {
         let schema = bare(&String::from_utf8_lossy(schema));
         self.all || self.lower.contains(&schema)
@@ -84,7 +89,7 @@ pub(crate) fn classify(default_schema: &[u8], sql: &[u8], schemas: &SchemaNames)
     let head = String::from_utf8_lossy(sql.get(..HEAD_BYTES).unwrap_or(sql));
     let words = first_words(&head);
     let word = |index: usize| words.get(index).map_or("", String::as_str);
-    let touches = || schemas.is_one(default_schema) || schemas.may_be_in(sql);
+    let touches = || schemas.may_concern(default_schema, sql);
     let definition = || if touches() { Statement::Ddl } else { Statement::Unrelated };
     match (word(0), word(1)) {
         ("BEGIN", _) | ("START", "TRANSACTION") => Statement::Begin,

@@ -20,6 +20,7 @@ use super::encode::{Form, statement};
 use super::reader::Batch;
 use crate::error::{Error, Result};
 use crate::schema::table::{ColumnKind, TableSchema};
+use crate::stray::own;
 
 /// A packet to the target at most, so that no server takes it for too large.
 const PACKET_BYTES: usize = 1 << 20;
@@ -95,6 +96,7 @@ pub(super) async fn load_chunk(
         None => return Err(cut_short(table)),
     };
     target.query_drop("START TRANSACTION").await.map_err(database)?;
+    own::mark(Side::Target, target).await?;
     let rows = match form {
         Form::LoadData => load_data(target, table, replace, first, batches).await?,
         Form::Insert => insert(target, table, (replace, packet_bytes_max), first, batches).await?,

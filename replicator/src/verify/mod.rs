@@ -330,7 +330,8 @@ impl Verifier {
         (self.source.clone(), self.target.clone())
     }
 
-    fn is_covered(&self, table: &TableName) -> bool {
+    /// True where the last pass over a table and what was touched since cover all of it, and no other pass is wanted.
+    pub(crate) fn is_covered(&self, table: &TableName) -> bool {
         self.progress.is_covered(table)
             && !self.touched.overflowed(table)
             && !self.differences.lost_count(table)

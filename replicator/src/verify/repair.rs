@@ -33,6 +33,7 @@ use crate::literal::write_literal;
 use crate::schema::table::TableSchema;
 use crate::server;
 use crate::snapshot::cell::value_of_cell;
+use crate::stray::own;
 use crate::value::Value;
 
 /// Rows that are locked together.
@@ -172,6 +173,7 @@ impl Verifier {
             return Ok(Batch::Busy);
         }
         let written = locked.write(keys, &rows).await?;
+        own::mark(Side::Target, locked.conn).await?;
         locked.execute("COMMIT".into()).await?;
         conn.disconnect().await.ok();
         self.touched.put(&table.name, keys.to_vec());

@@ -48,6 +48,8 @@ struct Backend {
     log: Vec<u32>,
     /// The same as a set, by number.
     holds: Vec<bool>,
+    /// Writes of others while it didn't serve, which nobody has acknowledged. They are in no log of ours.
+    stray: usize,
 }
 
 impl Backend {
@@ -164,7 +166,7 @@ impl World {
                 0 if !self.gate_closed && self.listening => self.permits += 1,
                 1 => self.permits = self.permits.saturating_sub(1),
                 2 if self.permits > 0 => self.application_writes(),
-                3 if self.fenced => {
+                3 => {
                     let side = if self.dice.one_in(2) { Side::Source } else { Side::Target };
                     self.somebody_writes_past_the_proxy(side);
                 }
@@ -222,6 +224,11 @@ impl World {
         }
         if side == Side::Target && self.journal.history.is_empty() {
             return; // Nobody has a reason to, before the first cutover, and the fence isn't there to stop them.
+        }
+        if side != serving && !self.fenced {
+            // Nothing keeps them away: an alarm.
+            self.backend(side).stray += 1;
+            return;
         }
         if side != serving && self.journal.fenced.is_none() {
             return;
@@ -373,7 +380,29 @@ impl World {
             },
         };
         // A record that can't follow isn't written by the real journal either.
-        let _ = self.journal.apply(&record);
+        let written = self.journal.apply(&record);
+        if let (Ok(()), Entry::Switched { position, .. }) = (written, entry) {
+            self.sides_change(plan, usize::try_from(position.coordinates.offset).unwrap());
+        }
+    }
+
+    /// What was written past the proxy on `from` behind its last look is on that side alone, and known as such. On `to` it
+    /// is what is followed from there.
+    fn sides_change(&mut self, plan: &Plan, ended: usize) {
+        let fenced = self.fenced;
+        let from = self.backend(plan.from);
+        let behind = from.log.split_off(ended);
+        assert!(behind.is_empty() || !fenced, "written behind the fence");
+        for write in &behind {
+            from.holds[*write as usize] = false;
+        }
+        from.stray += behind.len();
+        self.acknowledged -= u32::try_from(behind.len()).unwrap();
+        for _ in 0..std::mem::take(&mut self.backend(plan.to).stray) {
+            let acknowledged = self.acknowledged;
+            self.backend(plan.to).write(acknowledged);
+            self.acknowledged += 1;
+        }
     }
 
     /// The effect in the world, and its answer where all goes well.
@@ -407,7 +436,15 @@ impl World {
                 self.replication.next = None;
                 self.replication.running = false;
             }
-            Effect::Activate => self.backend(plan.to).acts = true,
+            Effect::Activate => {
+                self.backend(plan.to).acts = true;
+                if !plan.way_back && self.backend(plan.to).stray > 0 {
+                    return Event::Failed("somebody else has written there".into());
+                }
+            }
+            Effect::StartReverse if self.backend(plan.to).stray > 0 => {
+                return Event::Failed("somebody else has written there".into());
+            }
             Effect::StartReverse => {
                 let start = self.backend(plan.to).log.len();
                 self.replication.next = Some(start);
@@ -531,6 +568,15 @@ impl World {
         let acknowledged = self.acknowledged as usize;
         assert_eq!(self.backend(serving).log.len(), acknowledged, "lost");
         assert!(self.backend(serving).acts, "nothing acts on its own on the side that serves");
+    }
+
+    /// An operator has seen the stray writes and had the rows repaired.
+    pub(super) fn acknowledge(&mut self) {
+        let serving = self.journal.serving;
+        assert_eq!(self.backend(serving).stray, 0, "stray writes on the {serving}, which serves");
+        if self.dice.one_in(2) {
+            self.backend(serving.other()).stray = 0;
+        }
     }
 
     /// Whether the next one is possible at all.

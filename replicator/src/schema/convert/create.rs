@@ -15,6 +15,7 @@ use crate::literal::text_literal;
 use crate::schema::discover::{Discovery, SchemaDefaults, discover};
 use crate::schema::table::{Column, ColumnKind, SchemaSet, TableSchema};
 use crate::schema::transfer::Transfer;
+use crate::stray::own;
 
 /// What a session needs to make tables as they are, each of it unknown to some server: tables without a primary
 /// key have another unique one, and the target must not invent columns or refuse foreign keys that the source has.
@@ -123,6 +124,7 @@ async fn create_all(target: &mut Conn, source: &Discovery, dialects: Dialects) -
     run(target, "preparing the schema session", "SET NAMES utf8mb4").await?;
     run(target, "preparing the schema session", "SET SESSION foreign_key_checks = 0").await?;
     prepare_table_session(target).await?;
+    own::announce(Side::Target, target).await?;
     for schema in &source.schemas {
         let place = format!("creating the schema {}", schema.name);
         run(target, &place, &create_schema(schema, dialects)).await?;
@@ -256,6 +258,9 @@ pub async fn raise_auto_increment(source: &mut Conn, target: &mut Conn, tables: 
     let mut raised = 0;
     for (table, value) in there {
         if here.get(&table).is_none_or(|present| *present < value) {
+            if raised == 0 {
+                own::announce(Side::Target, target).await?;
+            }
             let statement = format!("ALTER TABLE {} AUTO_INCREMENT = {value}", table.quoted());
             run(target, &format!("raising AUTO_INCREMENT of {table}"), &statement).await?;
             raised += 1;
