@@ -8,6 +8,7 @@ mod accounts;
 mod activation;
 mod admin;
 mod adoption;
+mod carried_accounts;
 mod certificates;
 mod crashes;
 mod crowds;

@@ -296,6 +296,8 @@ fn impossible_values() {
     );
     refused("[migration]\nallow_lossy = 1", &["C:2: true, false or a list"]);
     refused("[migration]\nallow_lossy = [\"tmp\"]", &["C:2: migration.allow_lossy: \"tmp\""]);
+    refused("[migration]\naccounts = 1", &["C:2: true, false or a list of accounts"]);
+    refused("[migration]\naccounts = [\"app\"]", &["C:2: migration.accounts: \"app\""]);
     refused("[migration]\nexclude_tables = [\"tmp\", \"a.b\", \".x\"]", &["C:2: \"tmp\"", "C:2: \".x\""]);
     refused("[cutover]\nfence = \"accounts\"", &["C:2: isn't built yet"]);
     refused("[cutover]\nfence = \"acounts\"", &["C:2: did you mean \"accounts\"?"]);

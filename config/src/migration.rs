@@ -11,6 +11,9 @@ pub struct MigrationConfig {
     pub exclude_tables: Vec<String>,
     /// `schema.table` patterns of tables whose definition may lose something on the target; `%.%` is all of them.
     pub allow_lossy: Vec<String>,
+    /// `user@host` patterns, with `%` and `_` as in LIKE, of the source's accounts that are made on the target; `%@%` is all
+    /// of them, none is none.
+    pub accounts: Vec<String>,
     /// Whether START MIGRATION is waited for.
     pub start: StartPolicy,
     /// What a DDL statement in the stream does.

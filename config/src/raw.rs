@@ -141,6 +141,7 @@ pub(crate) struct RawConfig {
     pub(crate) schemas: Setting<Vec<String>>,
     pub(crate) exclude_tables: Setting<Vec<String>>,
     pub(crate) allow_lossy: Setting<Vec<String>>,
+    pub(crate) accounts: Setting<Vec<String>>,
     pub(crate) start: Setting<String>,
     pub(crate) ddl: Setting<String>,
     pub(crate) reverse: Setting<bool>,
@@ -182,7 +183,10 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("console", &["listen"]),
     ("source", &["url", "password", "replica_url", "proxy_protocol", "tls", "ca", "verify", "cert", "key"]),
     ("target", &["url", "password", "proxy_protocol", "tls", "ca", "verify", "cert", "key"]),
-    ("migration", &["name", "schemas", "exclude_tables", "allow_lossy", "start", "ddl", "reverse"]),
+    (
+        "migration",
+        &["name", "schemas", "exclude_tables", "allow_lossy", "accounts", "start", "ddl", "reverse"],
+    ),
     ("snapshot", &["readers", "chunk_rows", "max_rows_per_s"]),
     ("apply", &["workers", "spool_max_gb"]),
     ("cutover", &["max_lag_ms", "pause_ms", "open_transactions", "fence", "past_fence"]),
@@ -304,11 +308,16 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// `true` stands for every table, `false` for none.
-    fn patterns_or_all(&self, problems: &mut Problems, section: &str, key: &str) -> Setting<Vec<String>> {
-        let wanted = "true, false or a list of tables, such as [\"shop.orders\"]";
-        self.read(problems, (section, key), wanted, |value| match value.as_bool() {
-            Some(true) => Some(vec!["%.%".to_owned()]),
+    /// `true` stands for `all`, `false` for nothing.
+    fn patterns_or_all(
+        &self,
+        problems: &mut Problems,
+        (section, key): (&str, &str),
+        (things, all): (&str, &str),
+    ) -> Setting<Vec<String>> {
+        let wanted = format!("true, false or a list of {things}");
+        self.read(problems, (section, key), &wanted, |value| match value.as_bool() {
+            Some(true) => Some(vec![all.to_owned()]),
             Some(false) => Some(Vec::new()),
             None => value.as_array()?.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect(),
         })
@@ -368,7 +377,16 @@ impl<'a> Reader<'a> {
             name: self.text(p, "migration", "name"),
             schemas: self.texts(p, "migration", "schemas"),
             exclude_tables: self.texts(p, "migration", "exclude_tables"),
-            allow_lossy: self.patterns_or_all(p, "migration", "allow_lossy"),
+            allow_lossy: self.patterns_or_all(
+                p,
+                ("migration", "allow_lossy"),
+                ("tables, such as [\"shop.orders\"]", "%.%"),
+            ),
+            accounts: self.patterns_or_all(
+                p,
+                ("migration", "accounts"),
+                ("accounts, such as [\"app@%\"]", "%@%"),
+            ),
             start: self.text(p, "migration", "start"),
             ddl: self.text(p, "migration", "ddl"),
             reverse: self.read(p, ("migration", "reverse"), "true or false", |v| v.as_bool()),

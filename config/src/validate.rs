@@ -74,6 +74,7 @@ pub(crate) fn validate(
         schemas: check.schemas(raw.schemas),
         exclude_tables: check.table_patterns("exclude_tables", raw.exclude_tables),
         allow_lossy: check.table_patterns("allow_lossy", raw.allow_lossy),
+        accounts: check.account_patterns(raw.accounts),
         start: check.choice("migration.start", raw.start, START, StartPolicy::Manual),
         ddl: check.choice("migration.ddl", raw.ddl, DDL, DdlPolicy::Apply),
         reverse: raw.reverse.is_none_or(|said| said.value),
@@ -390,6 +391,19 @@ impl Check<'_> {
                 ));
             } else if said.value.iter().take(i).any(|other| other == name) {
                 add(format!("migration.schemas: {name:?} is there twice"));
+            }
+        }
+        said.value
+    }
+
+    fn account_patterns(&mut self, said: Option<Said<Vec<String>>>) -> Vec<String> {
+        let Some(said) = said else { return Vec::new() };
+        for pattern in &said.value {
+            if !pattern.contains('@') || pattern.contains('\0') {
+                let what = format!(
+                    "migration.accounts: {pattern:?} isn't a pattern of the form user@host (with % and _ as in LIKE)"
+                );
+                self.problems.add(said.place, what);
             }
         }
         said.value

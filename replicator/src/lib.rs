@@ -3,6 +3,7 @@
 //! `table → chunks → reader → loader`, `binlog → decode → transaction → spool → scheduler → appliers →
 //! checkpoint`, `both backends → chunk checksum → recheck → verdict`. See ARCHITECTURE.md.
 
+mod accounts;
 mod activation;
 pub mod apply;
 mod barrier;

@@ -9,6 +9,7 @@ use mysql_async::prelude::Queryable as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts::{self, Accounts, Asked};
 use crate::activation;
 use crate::apply::{self, Ended, Origin};
 use crate::barrier::Barrier;
@@ -17,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handle::lock;
 use crate::leg::Leg;
 use crate::live::Live;
+use crate::preflight;
 use crate::recopy::{Recopy, standing_definitions};
 use crate::schema::convert::{self, Dialects};
 use crate::schema::discover::discover;
@@ -181,6 +183,9 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     tasks.spawn(in_leg(leg, spool::fetch::run(fetch, writer, scope.clone())));
     tasks.spawn(release(Arc::clone(context), spool.clone(), stages.origin(), scope.clone()));
     tasks.spawn(sample(Arc::clone(context), scope.clone()));
+    if leg.reads() == Side::Source && !context.config.migration.accounts.is_empty() {
+        tasks.spawn(accounts::watch(Arc::clone(context), stages.read.clone(), scope.clone()));
+    }
     tasks.spawn(stages.copy_then_follow(spool, scope.clone()));
     join(tasks, &scope).await
 }
@@ -330,7 +335,16 @@ async fn prepare(
     let mut to = server::connect(Side::Target, &config.target).await?;
     forget_former(config, &mut to).await?;
     let dialects = Dialects { source: source.dialect(), target: target.dialect() };
-    context.live.set_conversions(convert::conversions(&discovery, dialects)?);
+    let mut conversions = convert::conversions(&discovery, dialects)?;
+    let mut asked = Asked { info: source, conn: &mut from };
+    let mut accounts = Accounts::plan(
+        config,
+        &mut asked,
+        &mut Asked { info: target, conn: &mut to },
+        &preflight::names_of(&discovery),
+    )
+    .await?;
+    accounts.create(config, &mut asked, &mut to).await?;
     let discovery = convert::create_on_target(&mut to, discovery, dialects, &config.migration).await?;
     if source.version.flavor == target.version.flavor {
         let made = objects::create(&mut from, &mut to, &discovery.objects).await?;
@@ -342,6 +356,9 @@ async fn prepare(
             );
         }
     }
+    accounts.grant(&mut to).await?;
+    conversions.extend(accounts.rows());
+    context.live.set_conversions(conversions);
     from.disconnect().await.ok();
     to.disconnect().await.ok();
     let definitions = Definitions::begin(&discovery);

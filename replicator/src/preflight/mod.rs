@@ -16,8 +16,11 @@ use config::{BackendConfig, Config, Flavor, Side};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
+pub(crate) use self::tables::some_of;
+
 use self::grants::Grants;
 use self::settings::Settings;
+use crate::accounts::{Accounts, Asked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::convert::Dialects;
 use crate::schema::discover::{Discovery, discover};
@@ -50,7 +53,7 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
             Ok(found) => {
                 let one_family = dialects.is_none_or(|both| both.source.family == both.target.family);
                 findings.all(tables::judge(&found, source.info.cascades_in_binlog, one_family));
-                schemas = found.schemas.iter().map(|schema| schema.name.clone()).collect();
+                schemas = names_of(&found);
                 discovery = Some(found);
             }
             Err(error) => findings.error("the source's schema", &error),
@@ -89,6 +92,9 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
             {
                 findings.activation(config, source, target).await;
             }
+            if let Some(source) = &mut source {
+                findings.accounts(config, source, target, &names_of(found)).await;
+            }
             match tables::check_target(&mut target.conn, config, found, dialects, resuming).await {
                 Ok(there) => findings.all(there),
                 Err(error) => findings.error("the target's schema", &error),
@@ -107,15 +113,28 @@ pub async fn conversions(config: &Config) -> Result<Vec<Conversion>> {
     let (source, target) =
         tokio::join!(connect(Side::Source, &config.source), connect(Side::Target, &config.target));
     let (mut source, mut target) = (source?, target?);
-    let dialects = Dialects {
-        source: inspect(Side::Source, &mut source).await?.dialect(),
-        target: inspect(Side::Target, &mut target).await?.dialect(),
-    };
+    let from = inspect(Side::Source, &mut source).await?;
+    let to = inspect(Side::Target, &mut target).await?;
+    let dialects = Dialects { source: from.dialect(), target: to.dialect() };
     let found = discover(Side::Source, &mut source, &config.migration).await?;
+    let accounts = Accounts::plan(
+        config,
+        &mut Asked { info: &from, conn: &mut source },
+        &mut Asked { info: &to, conn: &mut target },
+        &names_of(&found),
+    )
+    .await?;
     for conn in [source, target] {
         drop(conn.disconnect().await);
     }
-    crate::schema::convert::conversions(&found, dialects)
+    let mut rows = crate::schema::convert::conversions(&found, dialects)?;
+    rows.extend(accounts.rows());
+    Ok(rows)
+}
+
+/// The schemas that are moved.
+pub(crate) fn names_of(found: &Discovery) -> Vec<String> {
+    found.schemas.iter().map(|schema| schema.name.clone()).collect()
 }
 
 /// A server that answered, and what it said of itself.
@@ -272,6 +291,22 @@ impl Findings {
 
     fn all(&mut self, findings: Vec<Finding>) {
         self.0.extend(findings);
+    }
+
+    /// What would become of accounts.
+    async fn accounts(
+        &mut self,
+        config: &Config,
+        source: &mut Backend,
+        target: &mut Backend,
+        schemas: &[String],
+    ) {
+        let mut from = Asked { info: &source.info, conn: &mut source.conn };
+        let mut to = Asked { info: &target.info, conn: &mut target.conn };
+        match Accounts::plan(config, &mut from, &mut to, schemas).await {
+            Ok(accounts) => self.all(accounts.findings(&config.target.user)),
+            Err(error) => self.error("accounts", &error),
+        }
     }
 
     /// What a cutover would be refused for.
