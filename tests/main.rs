@@ -39,6 +39,7 @@ mod servers;
 mod sessions;
 mod shutdown;
 mod sysbench;
+mod throttled;
 mod torture;
 mod types;
 mod way_back;

@@ -30,7 +30,7 @@ pub use entrance::{EntranceConfig, ProxyHeaders, SentHeader};
 pub use load::{ConfigErrors, Overrides, load};
 pub use migration::{
     ApplyConfig, CutoverConfig, DdlPolicy, FencePolicy, MigrationConfig, OpenTransactions, PastFence,
-    SnapshotConfig, StartPolicy,
+    SnapshotConfig, StartPolicy, ThrottleConfig,
 };
 pub use names::{AccountName, Flavor, ServerVersion, Side, TableName};
 pub use network::Network;
@@ -59,6 +59,8 @@ pub struct Config {
     pub migration: MigrationConfig,
     /// The copy.
     pub snapshot: SnapshotConfig,
+    /// What copy and verification wait for.
+    pub throttle: ThrottleConfig,
     /// The tail.
     pub apply: ApplyConfig,
     /// The swap.

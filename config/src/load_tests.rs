@@ -92,6 +92,9 @@ fn everything_has_its_default() {
     assert!(config.migration.reverse);
     let snapshot = &config.snapshot;
     assert_eq!((snapshot.readers, snapshot.chunk_rows, snapshot.max_rows_per_s), (4, 0, 0));
+    let throttle = &config.throttle;
+    assert_eq!((throttle.max_threads_running, throttle.max_replica_lag_ms), (0, 1000));
+    assert!(throttle.replicas.is_empty());
     assert_eq!((config.apply.workers, config.apply.spool_max_bytes), (4, 50_000_000_000));
     assert_eq!((config.cutover.max_lag_ms, config.cutover.pause_ms), (1000, 3000));
     assert_eq!(config.cutover.open_transactions, OpenTransactions::Abort);
@@ -296,6 +299,8 @@ fn impossible_values() {
     );
     refused("[migration]\nallow_lossy = 1", &["C:2: true, false or a list"]);
     refused("[migration]\nallow_lossy = [\"tmp\"]", &["C:2: migration.allow_lossy: \"tmp\""]);
+    refused("[throttle]\nreplicas = [\"10.0.0.1\"]", &["C:2: throttle.replicas: this isn't a URL"]);
+    refused("[throttle]\nmax_replica_lag_ms = -1", &["C:2: throttle.max_replica_lag_ms"]);
     refused("[migration]\naccounts = 1", &["C:2: true, false or a list of accounts"]);
     refused("[migration]\naccounts = [\"app\"]", &["C:2: migration.accounts: \"app\""]);
     refused("[migration]\nexclude_tables = [\"tmp\", \"a.b\", \".x\"]", &["C:2: \"tmp\"", "C:2: \".x\""]);

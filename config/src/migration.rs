@@ -51,6 +51,17 @@ pub struct SnapshotConfig {
     pub max_rows_per_s: u64,
 }
 
+/// `[throttle]`: while a limit is passed, copy and full passes of the verifier wait.
+#[derive(Debug, Clone)]
+pub struct ThrottleConfig {
+    /// Threads that may run on either side, Changeover's own among them; 0 is no limit.
+    pub max_threads_running: u64,
+    /// Replicas of either side that are asked how far they are behind.
+    pub replicas: Vec<crate::BackendConfig>,
+    /// How far they may be.
+    pub max_replica_lag_ms: u64,
+}
+
 /// `[apply]`
 #[derive(Debug, Clone)]
 pub struct ApplyConfig {

@@ -106,6 +106,10 @@ pub struct MigrationStatus {
     pub differences: u64,
     /// The last error, with what to do. `None`: none since the last START or RESUME.
     pub last_error: Option<String>,
+    /// What copy and verification wait for (`[throttle]`); `None`: nothing.
+    pub throttled_by: Option<String>,
+    /// For how long they waited in this process, in ms.
+    pub throttled_ms: u64,
 }
 
 /// A position of the source in both of its spellings.

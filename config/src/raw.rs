@@ -148,6 +148,11 @@ pub(crate) struct RawConfig {
     pub(crate) readers: Setting<i64>,
     pub(crate) chunk_rows: Setting<i64>,
     pub(crate) max_rows_per_s: Setting<i64>,
+    pub(crate) max_threads_running: Setting<i64>,
+    /// May hold passwords: never printed.
+    pub(crate) throttle_replicas: Setting<Vec<zeroize::Zeroizing<String>>>,
+    pub(crate) throttle_password: Setting<RawPassword>,
+    pub(crate) max_replica_lag_ms: Setting<i64>,
     pub(crate) apply_workers: Setting<i64>,
     pub(crate) spool_max_gb: Setting<i64>,
     pub(crate) max_lag_ms: Setting<i64>,
@@ -188,6 +193,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
         &["name", "schemas", "exclude_tables", "allow_lossy", "accounts", "start", "ddl", "reverse"],
     ),
     ("snapshot", &["readers", "chunk_rows", "max_rows_per_s"]),
+    ("throttle", &["max_threads_running", "replicas", "password", "max_replica_lag_ms"]),
     ("apply", &["workers", "spool_max_gb"]),
     ("cutover", &["max_lag_ms", "pause_ms", "open_transactions", "fence", "past_fence"]),
 ];
@@ -308,6 +314,17 @@ impl<'a> Reader<'a> {
         })
     }
 
+    fn hidden_texts(
+        &self,
+        problems: &mut Problems,
+        section: &str,
+        key: &str,
+    ) -> Setting<Vec<zeroize::Zeroizing<String>>> {
+        self.read(problems, (section, key), "a list of texts, such as [\"a\", \"b\"]", |v| {
+            v.as_array()?.iter().map(|item| item.get_ref().as_str().map(|s| s.to_owned().into())).collect()
+        })
+    }
+
     /// `true` stands for `all`, `false` for nothing.
     fn patterns_or_all(
         &self,
@@ -393,6 +410,10 @@ impl<'a> Reader<'a> {
             readers: self.number(p, "snapshot", "readers"),
             chunk_rows: self.number(p, "snapshot", "chunk_rows"),
             max_rows_per_s: self.number(p, "snapshot", "max_rows_per_s"),
+            max_threads_running: self.number(p, "throttle", "max_threads_running"),
+            throttle_replicas: self.hidden_texts(p, "throttle", "replicas"),
+            throttle_password: self.password(p, "throttle"),
+            max_replica_lag_ms: self.number(p, "throttle", "max_replica_lag_ms"),
             apply_workers: self.number(p, "apply", "workers"),
             spool_max_gb: self.number(p, "apply", "spool_max_gb"),
             max_lag_ms: self.number(p, "cutover", "max_lag_ms"),

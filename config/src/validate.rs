@@ -5,6 +5,8 @@ mod certificates;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use zeroize::Zeroizing;
+
 use crate::entrance::{HEADERS, SENT_HEADERS, networks};
 use crate::load::read_file;
 use crate::nearest::nearest;
@@ -13,7 +15,7 @@ use crate::url::{BackendUrl, host_and_port};
 use crate::{
     AdminConfig, ApplyConfig, BackendConfig, Config, ConsoleConfig, CutoverConfig, DdlPolicy, EntranceConfig,
     FencePolicy, Io, MigrationConfig, OpenTransactions, PastFence, ProxyConfig, ProxyHeaders, Secret,
-    SentHeader, Side, SnapshotConfig, StartPolicy, TlsMode,
+    SentHeader, Side, SnapshotConfig, StartPolicy, ThrottleConfig, TlsMode,
 };
 
 /// Schemas that belong to the servers or to us.
@@ -21,6 +23,9 @@ const OWN_SCHEMAS: &[&str] = &["mysql", "information_schema", "performance_schem
 
 /// Longest name of a schema or table, in characters.
 const NAME_MAX: usize = 64;
+
+/// Most replicas that are asked for their lag.
+const REPLICAS_MAX: usize = 64;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -84,6 +89,23 @@ pub(crate) fn validate(
         chunk_rows: check.number("snapshot.chunk_rows", raw.chunk_rows, 0, 0, 100_000_000),
         max_rows_per_s: check.number("snapshot.max_rows_per_s", raw.max_rows_per_s, 0, 0, i64::MAX),
     };
+    let throttle = ThrottleConfig {
+        max_threads_running: check.number(
+            "throttle.max_threads_running",
+            raw.max_threads_running,
+            0,
+            0,
+            100_000,
+        ),
+        replicas: check.throttle_replicas(raw.throttle_replicas, raw.throttle_password, source.as_ref()),
+        max_replica_lag_ms: check.number(
+            "throttle.max_replica_lag_ms",
+            raw.max_replica_lag_ms,
+            1000,
+            0,
+            HOUR_MS,
+        ),
+    };
     let spool_max_gb: u64 = check.number("apply.spool_max_gb", raw.spool_max_gb, 50, 1, 1_000_000);
     let apply = ApplyConfig {
         workers: check.number("apply.workers", raw.apply_workers, 4, 1, 256),
@@ -105,7 +127,7 @@ pub(crate) fn validate(
         check.path("state_dir", raw.state_dir).unwrap_or_else(|| PathBuf::from("changeover-state"));
     let console = ConsoleConfig { listen: console_listen, named };
     let (source, target) = (source?, target?);
-    Some(Config { state_dir, proxy, admin, console, source, target, migration, snapshot, apply, cutover })
+    Some(Config { state_dir, proxy, admin, console, source, target, migration, snapshot, throttle, apply, cutover })
 }
 
 const IO: &[(&str, Io)] = &[("auto", Io::Auto), ("epoll", Io::Epoll), ("io_uring", Io::IoUring)];
@@ -363,6 +385,40 @@ impl Check<'_> {
             proxy_protocol,
             tls,
         })
+    }
+
+    /// Where a URL has no password and there is none for all, the source's counts; TLS is as to the source.
+    fn throttle_replicas(
+        &mut self,
+        urls: Option<Said<Vec<Zeroizing<String>>>>,
+        password: Option<Said<RawPassword>>,
+        source: Option<&BackendConfig>,
+    ) -> Vec<BackendConfig> {
+        let password = password.and_then(|said| self.password("throttle.password", said));
+        let (Some(said), Some(source)) = (urls, source) else { return Vec::new() };
+        if said.value.len() > REPLICAS_MAX {
+            let what = format!("throttle.replicas: at most {REPLICAS_MAX} replicas are asked");
+            self.problems.add(said.place, what);
+            return Vec::new();
+        }
+        let mut replicas = Vec::new();
+        for url in &said.value {
+            match BackendUrl::parse(url) {
+                Ok(parsed) => replicas.push(BackendConfig {
+                    host: parsed.host,
+                    port: parsed.port,
+                    user: parsed.user,
+                    password: parsed
+                        .password
+                        .or_else(|| password.clone())
+                        .unwrap_or_else(|| source.password.clone()),
+                    proxy_protocol: SentHeader::Off,
+                    tls: source.tls.clone(),
+                }),
+                Err(what) => self.problems.add(said.place, format!("throttle.replicas: {what}")),
+            }
+        }
+        replicas
     }
 
     fn migration_name(&mut self, said: Option<Said<String>>) -> String {

@@ -25,6 +25,7 @@ pub mod snapshot;
 
 pub mod spool;
 mod state;
+mod throttle;
 pub mod value;
 pub mod verify;
 

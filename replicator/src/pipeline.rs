@@ -183,6 +183,8 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     tasks.spawn(in_leg(leg, spool::fetch::run(fetch, writer, scope.clone())));
     tasks.spawn(release(Arc::clone(context), spool.clone(), stages.origin(), scope.clone()));
     tasks.spawn(sample(Arc::clone(context), scope.clone()));
+    let throttle = Arc::clone(&context.live.throttle);
+    tasks.spawn(throttle.run(&context.config, scope.clone()));
     if leg.reads() == Side::Source && !context.config.migration.accounts.is_empty() {
         tasks.spawn(accounts::watch(Arc::clone(context), stages.read.clone(), scope.clone()));
     }
@@ -459,6 +461,7 @@ impl Stages {
         let (config, leg) = (&self.context.config, self.leg);
         let mut verifier =
             Verifier::new(leg, leg.from(config), leg.to(config), tables, Arc::clone(touched), self.passed());
+        verifier.throttle(Arc::clone(&self.context.live.throttle));
         if let Some(proven) = proven {
             verifier.begin_proven(&proven);
         }
@@ -560,6 +563,7 @@ impl Stages {
             &self.start,
             &config.state_dir,
             Arc::clone(&self.snapshot),
+            Arc::clone(&self.context.live.throttle),
             cancel.clone(),
         );
         if copied.await? == Copied::Cancelled {

@@ -109,7 +109,15 @@ impl Recopy<'_> {
         ChunkJournal::discard(&folder)?;
         let progress = SnapshotProgress::new(&tables);
         let cancel = self.cancel.clone();
-        let copied = Snapshot::run(config, &tables, start, &folder, Arc::clone(&progress), cancel).await?;
+        let copied = Snapshot::run(
+            config,
+            &tables,
+            start,
+            &folder,
+            Arc::clone(&progress),
+            Arc::clone(&self.context.live.throttle),
+            cancel,
+        ).await?;
         if copied == Copied::Cancelled {
             return Ok(None);
         }
@@ -154,6 +162,11 @@ impl Recopy<'_> {
         }
         let open: Vec<TableName> = open.iter().map(|definition| definition.table.name.clone()).collect();
         for name in open {
+            // Once it is begun it can't wait: it is one read.
+            tokio::select! {
+                () = self.context.live.throttle.pass() => {}
+                () = self.cancel.cancelled() => return Ok(false),
+            }
             if !self.copy_anew(&mut definitions, std::slice::from_ref(&name)).await? {
                 return Ok(false);
             }

@@ -54,6 +54,8 @@ impl Replication for Fake {
             rows_verified: 10,
             differences: 1,
             last_error: None,
+            throttled_by: None,
+            throttled_ms: 0,
         }
     }
     fn tables(&self) -> Vec<TableStatus> {
@@ -245,7 +247,7 @@ async fn the_columns_are_those_of_the_contract() {
             "SHOW MIGRATION STATUS",
             "name, phase, route, source, target, tables_total, tables_copied, rows_copied, rows_estimate, percent, \
              copy_rows_per_s, eta_s, source_position, applied_position, lag_ms, lag_bytes, apply_rows_per_s, \
-             rows_verified, differences, sessions, sessions_pinned, last_error",
+             rows_verified, differences, sessions, sessions_pinned, last_error, throttled_by",
         ),
         (
             "SHOW MIGRATION TABLES",

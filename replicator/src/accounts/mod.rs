@@ -52,7 +52,8 @@ pub(crate) struct Accounts {
     /// Privileges of the service account on the target, which it can't pass on.
     cant_grant: BTreeSet<String>,
     may_create: bool,
-    has_public: bool,
+    /// What of the source is no account that could be made, and why: name, reason.
+    beside: Vec<(String, &'static str)>,
     target: Dialect,
 }
 
@@ -80,18 +81,23 @@ impl Accounts {
             planned: Vec::new(),
             cant_grant: BTreeSet::new(),
             may_create: true,
-            has_public: false,
+            beside: Vec::new(),
             target: dialect,
         };
         if config.migration.accounts.is_empty() {
             return Ok(all);
         }
         let found = read::accounts(Side::Source, source.info, source.conn).await?;
-        all.has_public = found.iter().any(|account| account.is_role && account.name.user == PUBLIC);
-        let found: Vec<Account> = found
-            .into_iter()
-            .filter(|account| takes(config, &account.name.user, &account.name.host))
-            .collect();
+        if found.iter().any(|account| account.is_role && account.name.user == PUBLIC) {
+            let why = "what everybody may do there has to be granted on the target by hand";
+            all.beside.push((PUBLIC.to_owned(), why));
+        }
+        let machine = read::hostname(Side::Source, source.conn).await?;
+        let is_taken = |AccountName { user, host }: &AccountName| {
+            takes(config, user, host) && !(user == "root" && *host == machine)
+        };
+        let found: Vec<Account> =
+            found.into_iter().filter(|account| is_taken(&account.name)).collect();
         let there = read::accounts(Side::Target, target.info, target.conn).await?;
         let made = Book::read(&config.state_dir)?.made();
         let selection = Selection::new(&config.migration, source.info.folds_names);
@@ -106,13 +112,20 @@ impl Accounts {
             taken: found.iter().map(|account| account.name.clone()).collect(),
         };
         for account in found {
-            let (grants, strange) = read::grants(Side::Source, source.conn, &account).await?;
-            let planned = plan(&Holder { account, grants, strange }, &grounds);
-            all.planned.push(planned);
+            match read::grants(Side::Source, source.conn, &account).await? {
+                Some((grants, strange)) => {
+                    all.planned.push(plan(&Holder { account, grants, strange }, &grounds));
+                }
+                None => {
+                    let why = "its server doesn't count it as an account itself (skip_name_resolve)";
+                    all.beside.push((role_sql(&account.name), why));
+                }
+            }
         }
         for planned in all.planned.iter_mut().filter(|planned| planned.is_left) {
             if let Some(account) = there.iter().find(|account| account.name == planned.account.name) {
-                let (grants, strange) = read::grants(Side::Target, target.conn, account).await?;
+                let (grants, strange) =
+                    read::grants(Side::Target, target.conn, account).await?.unwrap_or_default();
                 planned.compare(&Holder { account: account.clone(), grants, strange }, dialect);
             }
         }
@@ -123,7 +136,7 @@ impl Accounts {
     /// What the service account on the target may pass on. What its roles give isn't seen; then the server says so in the end.
     async fn look_at_own(&mut self, target: &mut Asked<'_>) -> Result<()> {
         let own = Account { name: read::own(Side::Target, target.conn).await?, ..Account::default() };
-        let (grants, _) = read::grants(Side::Target, target.conn, &own).await?;
+        let (grants, _) = read::grants(Side::Target, target.conn, &own).await?.unwrap_or_default();
         let global = |grant: &&grant::Grant| grant.scope == Scope::Global && !grant.is_revoke;
         let (mut has, mut passes) = (BTreeSet::new(), BTreeSet::new());
         for grant in grants.iter().filter(global) {
@@ -146,16 +159,14 @@ impl Accounts {
     /// For SHOW CONVERSIONS: a row for each account, and one for each thing that isn't carried as it is.
     pub(crate) fn rows(&self) -> Vec<Conversion> {
         let mut rows: Vec<Conversion> = self.planned.iter().flat_map(Planned::rows).collect();
-        if self.has_public {
-            rows.push(Conversion {
-                schema: String::new(),
-                object: PUBLIC.to_owned(),
-                kind: "privilege".to_owned(),
-                source_definition: "what PUBLIC may do".to_owned(),
-                target_definition: "not carried: grant it on the target by hand".to_owned(),
-                lossy: true,
-            });
-        }
+        rows.extend(self.beside.iter().map(|(name, why)| Conversion {
+            schema: String::new(),
+            object: name.clone(),
+            kind: "account".to_owned(),
+            source_definition: name.clone(),
+            target_definition: format!("not carried: {why}"),
+            lossy: true,
+        }));
         rows
     }
 
@@ -189,6 +200,10 @@ impl Accounts {
             let subject = format!("account {}", role_sql(&planned.account.name));
             let message = format!("Not everything of it is carried. {}.", lost.join(". "));
             findings.push(finding(Severity::Warning, subject, message));
+        }
+        for (name, why) in &self.beside {
+            let message = format!("It isn't carried: {why}.");
+            findings.push(finding(Severity::Warning, format!("account {name}"), message));
         }
         if !self.planned.is_empty() {
             let left = self.planned.iter().filter(|planned| planned.is_left).count();

@@ -15,6 +15,8 @@ const ACCOUNTS_MAX: usize = 10_000;
 const PLACE: &str = "reading the accounts";
 /// What a server without that table, or one that doesn't show it, answers.
 const NOT_THERE: [u16; 4] = [1109, 1142, 1143, 1146];
+/// What a server answers about an account that it doesn't count.
+const NO_SUCH_GRANT: u16 = 1141;
 
 /// Every account of a server, sorted by name.
 pub(super) async fn accounts(side: Side, info: &ServerInfo, conn: &mut Conn) -> Result<Vec<Account>> {
@@ -65,12 +67,20 @@ async fn default_roles(side: Side, conn: &mut Conn, accounts: &mut [Account]) ->
     Ok(())
 }
 
-/// What an account may do by itself, without what its roles add; and how many lines of it weren't understood.
-pub(super) async fn grants(side: Side, conn: &mut Conn, account: &Account) -> Result<(Vec<Grant>, usize)> {
+/// What an account may do by itself, without what its roles add; and how many lines of it weren't understood. `None`: the server
+/// doesn't count it as an account, such as one of a named host where it resolves no names.
+pub(super) async fn grants(
+    side: Side,
+    conn: &mut Conn,
+    account: &Account,
+) -> Result<Option<(Vec<Grant>, usize)>> {
     let place = || format!("the privileges of {}", account.name);
     let sql = format!("SHOW GRANTS FOR {}", role_sql(&account.name));
-    let lines: Vec<Vec<u8>> =
-        conn.query(sql).await.map_err(|error| Error::database(side, place(), &error))?;
+    let lines: Vec<Vec<u8>> = match conn.query(sql).await {
+        Ok(lines) => lines,
+        Err(mysql_async::Error::Server(error)) if error.code == NO_SUCH_GRANT => return Ok(None),
+        Err(error) => return Err(Error::database(side, place(), &error)),
+    };
     let (mut grants, mut strange) = (Vec::new(), 0);
     for line in lines {
         let line = String::from_utf8_lossy(&line);
@@ -82,7 +92,7 @@ pub(super) async fn grants(side: Side, conn: &mut Conn, account: &Account) -> Re
             None => strange += 1,
         }
     }
-    Ok((grants, strange))
+    Ok(Some((grants, strange)))
 }
 
 fn is_of(grantee: &AccountName, account: &AccountName) -> bool {
@@ -108,6 +118,15 @@ pub(super) async fn schemas_are_literal(side: Side, conn: &mut Conn) -> Result<b
         .await
         .map_err(|error| Error::database(side, PLACE, &error))?;
     Ok(found.is_some_and(|(_, value)| value.eq_ignore_ascii_case("ON")))
+}
+
+/// The name of the machine that a server is on.
+pub(super) async fn hostname(side: Side, conn: &mut Conn) -> Result<String> {
+    let name: Option<Option<String>> = conn
+        .query_first("SELECT @@GLOBAL.hostname")
+        .await
+        .map_err(|error| Error::database(side, PLACE, &error))?;
+    Ok(name.flatten().unwrap_or_default())
 }
 
 /// The account that a connection is.

@@ -101,6 +101,7 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
             }
         }
     }
+    findings.all(crate::throttle::judge(config).await);
     for backend in [source, target].into_iter().flatten() {
         // A goodbye that fails changes nothing about what was found.
         drop(backend.conn.disconnect().await);

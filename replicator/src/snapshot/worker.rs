@@ -16,6 +16,7 @@ use super::loader::{form_of, load_chunk, prepare};
 use super::reader::{ReadTotals, read_chunk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::connect;
+use crate::throttle::Throttle;
 
 /// Batches between reader and loader: with the batch's size this bounds the memory of a chunk (invariant 7).
 const BATCHES_MAX: usize = 4;
@@ -24,13 +25,21 @@ const ATTEMPTS_MAX: u32 = 10;
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_LONGEST: Duration = Duration::from_secs(10);
 
+/// What all readers together are held to.
+#[derive(Clone)]
+pub(super) struct Pace {
+    pub(super) limit: Arc<RateLimit>,
+    /// Waited for between two chunks: within one, a statement on the source and a transaction on the target would be left open.
+    pub(super) throttle: Arc<Throttle>,
+}
+
 /// A reader and its two connections.
 pub(super) struct Worker {
     source_config: BackendConfig,
     target_config: BackendConfig,
     planner: Arc<Planner>,
     journal: SharedJournal,
-    limit: Arc<RateLimit>,
+    pace: Pace,
     stop: CancellationToken,
     source: Option<Conn>,
     /// With how rows travel to it, and the largest packet that it takes.
@@ -42,7 +51,7 @@ impl Worker {
         config: &Config,
         planner: Arc<Planner>,
         journal: SharedJournal,
-        limit: Arc<RateLimit>,
+        pace: Pace,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -50,7 +59,7 @@ impl Worker {
             target_config: config.target.clone(),
             planner,
             journal,
-            limit,
+            pace,
             stop,
             source: None,
             target: None,
@@ -81,6 +90,7 @@ impl Worker {
             chunk.plan.progress.begun();
             let (mut rows, mut bytes) = (0, 0);
             loop {
+                self.pace.throttle.pass().await;
                 let Some(totals) = self.copy_unless_changed(&mut chunk).await? else {
                     chunk.plan.dropped().await;
                     continue 'chunks;
@@ -170,7 +180,7 @@ impl Worker {
         let replace = chunk.again || table.unique_keys.len() > 1;
         let (sender, receiver) = mpsc::channel(BATCHES_MAX);
         let (read, loaded) = tokio::join!(
-            read_chunk(&mut source, &chunk.range, of_table.0, &self.limit, sender),
+            read_chunk(&mut source, &chunk.range, of_table.0, &self.pace.limit, sender),
             load_chunk(&mut target, table, of_table, replace, receiver),
         );
         // After an error both connections are dropped here: one may have rows in it, the other a transaction.
