@@ -52,9 +52,8 @@ fn settings(source: &Server, target: &Server) -> Settings {
 async fn conversions(changeover: &Changeover, account: &str) -> Vec<String> {
     let rows = changeover.admin("SHOW CONVERSIONS").await;
     let of = |row: &&Record| row["object"] == account;
-    let text = |row: &Record| {
-        format!("{}|{}|{}", row["kind"], row["source_definition"], row["target_definition"])
-    };
+    let text =
+        |row: &Record| format!("{}|{}|{}", row["kind"], row["source_definition"], row["target_definition"]);
     rows.iter().filter(of).map(text).collect()
 }
 
@@ -89,9 +88,14 @@ fn assert_no_secret(changeover: &Changeover) {
         assert!(!log.contains(secret), "{secret} is in the log");
     }
     let is_hash = |word: &str| {
-        word.starts_with('*') && word.len() > 30 && word.chars().skip(1).take(30).all(|c| c.is_ascii_hexdigit())
+        word.starts_with('*')
+            && word.len() > 30
+            && word.chars().skip(1).take(30).all(|c| c.is_ascii_hexdigit())
     };
-    assert!(!log.split(|c: char| c.is_whitespace() || "'\"".contains(c)).any(is_hash), "a hash is in the log");
+    assert!(
+        !log.split(|c: char| c.is_whitespace() || "'\"".contains(c)).any(is_hash),
+        "a hash is in the log"
+    );
 }
 
 /// Between two servers of one kind everything comes along, down to the byte of what SHOW GRANTS says.
@@ -189,7 +193,8 @@ async fn to_mysql97(from: Engine, extra: &[&str], named: &[&str]) {
     changeover.wait_ready().await;
     assert_says(&conversions(&changeover, "'reporter'@'%'").await, named);
     let shopper = grants(&target, "shopper@'%'").await;
-    let expected = "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE TEMPORARY TABLES ON `shop`.* TO `shopper`@`%`";
+    let expected =
+        "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE TEMPORARY TABLES ON `shop`.* TO `shopper`@`%`";
     assert_says(&shopper, &[expected]);
     for password in ["shopper-Secret_4", ""] {
         assert!(log_in(target.port(), "shopper", password).await.is_err());

@@ -33,6 +33,7 @@ mod prepared;
 mod proxy_protocol;
 mod refusals;
 mod repair;
+mod replica_url;
 mod replicas;
 mod robustness;
 mod servers;

@@ -53,6 +53,8 @@ pub struct Config {
     pub console: ConsoleConfig,
     /// The old backend, whichever of the two serves.
     pub source: BackendConfig,
+    /// A replica of the old backend that the copy reads from (`source.replica_url`).
+    pub replica: Option<BackendConfig>,
     /// The new backend, whichever of the two serves.
     pub target: BackendConfig,
     /// What is moved, and how.

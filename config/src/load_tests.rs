@@ -120,7 +120,7 @@ listen = "localhost:3"
 [source]
 url = "mysql://a@one"
 password = { env = "PW" }
-replica_url = ""
+replica_url = "mysql://r@three"
 proxy_protocol = "v1"
 tls = "off"
 [target]
@@ -134,6 +134,7 @@ password = { file = "D/pw" }
 name = "shop"
 schemas = ["shop", "Shop2"]
 exclude_tables = ["shop.tmp_%"]
+accounts = ["app@%"]
 start = "auto"
 ddl = "pause"
 reverse = false
@@ -141,6 +142,11 @@ reverse = false
 readers = 5
 chunk_rows = 1_000
 max_rows_per_s = 7
+[throttle]
+max_threads_running = 12
+replicas = ["mysql://m@four", "mysql://m:own@five"]
+password = "lag"
+max_replica_lag_ms = 13
 [apply]
 workers = 8
 spool_max_gb = 9
@@ -187,6 +193,13 @@ past_fence = "kill"
         (config.snapshot.readers, config.snapshot.chunk_rows, config.snapshot.max_rows_per_s),
         (5, 1000, 7)
     );
+    let replica = config.replica.unwrap();
+    assert_eq!((replica.address().as_str(), replica.password.expose()), ("three:3306", &b"of env\n"[..]));
+    assert_eq!(migration.accounts, ["app@%"]);
+    let throttle = &config.throttle;
+    assert_eq!((throttle.max_threads_running, throttle.max_replica_lag_ms), (12, 13));
+    let asked: Vec<&[u8]> = throttle.replicas.iter().map(|replica| replica.password.expose()).collect();
+    assert_eq!(asked, [&b"lag"[..], b"own"]);
     assert_eq!((config.apply.workers, config.apply.spool_max_bytes), (8, 9_000_000_000));
     assert_eq!((config.cutover.max_lag_ms, config.cutover.pause_ms), (10, 11));
     assert_eq!(

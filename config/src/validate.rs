@@ -39,7 +39,9 @@ pub(crate) fn validate(
 ) -> Option<Config> {
     let mut check = Check { environment, problems, broken };
     let places = (place_of(&raw.source.url), place_of(&raw.target.url));
+    let replica_url = raw.source.replica_url.clone();
     let source = check.backend(Side::Source, raw.source);
+    let replica = check.replica(replica_url, source.as_ref());
     let target = check.backend(Side::Target, raw.target);
     let move_every = check.number("proxy.move_every", raw.proxy_move_every, 0, 0, 1_000_000);
     if let (Some(source), Some(target)) = (&source, &target)
@@ -89,23 +91,12 @@ pub(crate) fn validate(
         chunk_rows: check.number("snapshot.chunk_rows", raw.chunk_rows, 0, 0, 100_000_000),
         max_rows_per_s: check.number("snapshot.max_rows_per_s", raw.max_rows_per_s, 0, 0, i64::MAX),
     };
-    let throttle = ThrottleConfig {
-        max_threads_running: check.number(
-            "throttle.max_threads_running",
-            raw.max_threads_running,
-            0,
-            0,
-            100_000,
-        ),
-        replicas: check.throttle_replicas(raw.throttle_replicas, raw.throttle_password, source.as_ref()),
-        max_replica_lag_ms: check.number(
-            "throttle.max_replica_lag_ms",
-            raw.max_replica_lag_ms,
-            1000,
-            0,
-            HOUR_MS,
-        ),
-    };
+    let throttle = check.throttle(
+        raw.max_threads_running,
+        raw.max_replica_lag_ms,
+        (raw.throttle_replicas, raw.throttle_password),
+        source.as_ref(),
+    );
     let spool_max_gb: u64 = check.number("apply.spool_max_gb", raw.spool_max_gb, 50, 1, 1_000_000);
     let apply = ApplyConfig {
         workers: check.number("apply.workers", raw.apply_workers, 4, 1, 256),
@@ -127,7 +118,20 @@ pub(crate) fn validate(
         check.path("state_dir", raw.state_dir).unwrap_or_else(|| PathBuf::from("changeover-state"));
     let console = ConsoleConfig { listen: console_listen, named };
     let (source, target) = (source?, target?);
-    Some(Config { state_dir, proxy, admin, console, source, target, migration, snapshot, throttle, apply, cutover })
+    Some(Config {
+        state_dir,
+        proxy,
+        admin,
+        console,
+        source,
+        replica,
+        target,
+        migration,
+        snapshot,
+        throttle,
+        apply,
+        cutover,
+    })
 }
 
 const IO: &[(&str, Io)] = &[("auto", Io::Auto), ("epoll", Io::Epoll), ("io_uring", Io::IoUring)];
@@ -158,6 +162,19 @@ fn same_server(a: &BackendConfig, b: &BackendConfig) -> bool {
         }
     };
     a.port == b.port && canonical(&a.host) == canonical(&b.host)
+}
+
+/// A server beside the source, by its URL. Where that has no password, `password` counts, or the source's; TLS is as to the source.
+fn beside(url: &str, password: Option<&Secret>, source: &BackendConfig) -> Result<BackendConfig, String> {
+    let parsed = BackendUrl::parse(url)?;
+    Ok(BackendConfig {
+        host: parsed.host,
+        port: parsed.port,
+        user: parsed.user,
+        password: parsed.password.or_else(|| password.cloned()).unwrap_or_else(|| source.password.clone()),
+        proxy_protocol: SentHeader::Off,
+        tls: source.tls.clone(),
+    })
 }
 
 struct Check<'a> {
@@ -339,10 +356,6 @@ impl Check<'_> {
     }
 
     fn backend(&mut self, side: Side, raw: RawBackend) -> Option<BackendConfig> {
-        if let Some(replica) = raw.replica_url.filter(|said| !said.value.is_empty()) {
-            let what = "source.replica_url isn't built yet: the copy reads from source.url; leave it out";
-            self.problems.add(replica.place, what);
-        }
         // Read even where the URL is wrong, so that both are said at once.
         let password_place = place_of(&raw.password);
         let had_key = raw.password.is_some();
@@ -387,7 +400,27 @@ impl Check<'_> {
         })
     }
 
-    /// Where a URL has no password and there is none for all, the source's counts; TLS is as to the source.
+    fn throttle(
+        &mut self,
+        max_threads_running: Option<Said<i64>>,
+        max_replica_lag_ms: Option<Said<i64>>,
+        (replicas, password): (Option<Said<Vec<Zeroizing<String>>>>, Option<Said<RawPassword>>),
+        source: Option<&BackendConfig>,
+    ) -> ThrottleConfig {
+        let threads = "throttle.max_threads_running";
+        ThrottleConfig {
+            max_threads_running: self.number(threads, max_threads_running, 0, 0, 100_000),
+            replicas: self.throttle_replicas(replicas, password, source),
+            max_replica_lag_ms: self.number(
+                "throttle.max_replica_lag_ms",
+                max_replica_lag_ms,
+                1000,
+                0,
+                HOUR_MS,
+            ),
+        }
+    }
+
     fn throttle_replicas(
         &mut self,
         urls: Option<Said<Vec<Zeroizing<String>>>>,
@@ -403,22 +436,33 @@ impl Check<'_> {
         }
         let mut replicas = Vec::new();
         for url in &said.value {
-            match BackendUrl::parse(url) {
-                Ok(parsed) => replicas.push(BackendConfig {
-                    host: parsed.host,
-                    port: parsed.port,
-                    user: parsed.user,
-                    password: parsed
-                        .password
-                        .or_else(|| password.clone())
-                        .unwrap_or_else(|| source.password.clone()),
-                    proxy_protocol: SentHeader::Off,
-                    tls: source.tls.clone(),
-                }),
+            match beside(url, password.as_ref(), source) {
+                Ok(replica) => replicas.push(replica),
                 Err(what) => self.problems.add(said.place, format!("throttle.replicas: {what}")),
             }
         }
         replicas
+    }
+
+    /// `source.replica_url`: user and password as in the URL, else the source's password.
+    fn replica(
+        &mut self,
+        url: Option<Said<Zeroizing<String>>>,
+        source: Option<&BackendConfig>,
+    ) -> Option<BackendConfig> {
+        let url = url.filter(|said| !said.value.is_empty())?;
+        match beside(&url.value, None, source?) {
+            Ok(replica) if same_server(&replica, source?) => {
+                let what = "source.replica_url is the source itself; leave it out";
+                self.problems.add(url.place, what);
+                None
+            }
+            Ok(replica) => Some(replica),
+            Err(what) => {
+                self.problems.add(url.place, format!("source.replica_url: {what}"));
+                None
+            }
+        }
     }
 
     fn migration_name(&mut self, said: Option<Said<String>>) -> String {

@@ -28,7 +28,7 @@ use crate::schema::selection::Selection;
 use crate::schema::table::SchemaSet;
 use crate::server::{self, ServerInfo};
 use crate::snapshot::journal::ChunkJournal;
-use crate::snapshot::{Copied, Snapshot, SnapshotProgress};
+use crate::snapshot::{ChunkSource, Copied, Snapshot, SnapshotProgress};
 use crate::spool::fetch::FetchConfig;
 use crate::spool::{self, Spool};
 use crate::state::{MigrationState, Proven, Stage, StateFile, StoredPosition};
@@ -559,6 +559,7 @@ impl Stages {
         }
         let copied = Snapshot::run(
             config,
+            ChunkSource::configured(config, &self.start),
             &self.tables,
             &self.start,
             &config.state_dir,

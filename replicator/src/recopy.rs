@@ -18,7 +18,7 @@ use crate::schema::history::{Begin, Definitions, History};
 use crate::schema::table::{SchemaSet, TableSchema};
 use crate::server::{self, ServerInfo};
 use crate::snapshot::journal::ChunkJournal;
-use crate::snapshot::{Copied, Snapshot, SnapshotProgress, whole};
+use crate::snapshot::{ChunkSource, Copied, Snapshot, SnapshotProgress, whole};
 
 /// Folder of such a copy's journal, in state_dir.
 const FOLDER: &str = "copy-anew";
@@ -111,13 +111,15 @@ impl Recopy<'_> {
         let cancel = self.cancel.clone();
         let copied = Snapshot::run(
             config,
+            ChunkSource::source(config),
             &tables,
             start,
             &folder,
             Arc::clone(&progress),
             Arc::clone(&self.context.live.throttle),
             cancel,
-        ).await?;
+        )
+        .await?;
         if copied == Copied::Cancelled {
             return Ok(None);
         }

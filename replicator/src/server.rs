@@ -214,6 +214,15 @@ pub async fn end_position(side: Side, info: &ServerInfo, conn: &mut Conn) -> Res
     Ok(ReplicationPosition { gtids, coordinates })
 }
 
+/// The statement that says from where, and how, a server replicates.
+pub(crate) fn show_replication(version: ServerVersion) -> &'static str {
+    match version.flavor {
+        Flavor::MariaDb => "SHOW ALL SLAVES STATUS",
+        Flavor::MySql if version.at_least(Flavor::MySql, 8, 4) => "SHOW REPLICA STATUS",
+        Flavor::MySql => "SHOW SLAVE STATUS",
+    }
+}
+
 const POSITION: &str = "reading the binlog position";
 
 /// Where the server's binlog ends: it holds every transaction that a read could see so far, and those that are

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use config::progress::{Finding, Severity};
-use config::{BackendConfig, Config, Flavor, Side, ThrottleConfig};
+use config::{BackendConfig, Config, Side, ThrottleConfig};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
 use tokio::sync::watch;
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Result;
-use crate::server::{self, ServerInfo};
+use crate::server::{self, ServerInfo, show_replication};
 
 /// How often the servers are asked.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -90,7 +90,11 @@ impl Throttle {
                     since = Some(Instant::now());
                     if said_at.is_none_or(|at| at.elapsed() >= SAID_AGAIN) {
                         said_at = since;
-                        tracing::info!(area = "throttle", "copy and verification wait: {}", reasons.join("; "));
+                        tracing::info!(
+                            area = "throttle",
+                            "copy and verification wait: {}",
+                            reasons.join("; ")
+                        );
                     }
                 }
                 (true, Some(begun)) => {
@@ -231,11 +235,7 @@ async fn threads(conn: &mut Conn, max: u64) -> Answer {
 }
 
 async fn lag(conn: &mut Conn, info: &ServerInfo, max_ms: u64) -> Answer {
-    let statement = match info.version.flavor {
-        Flavor::MariaDb => "SHOW ALL SLAVES STATUS",
-        Flavor::MySql if info.version.at_least(Flavor::MySql, 8, 4) => "SHOW REPLICA STATUS",
-        Flavor::MySql => "SHOW SLAVE STATUS",
-    };
+    let statement = show_replication(info.version);
     let rows: Vec<Row> = conn.query(statement).await.map_err(|error| error.to_string())?;
     let behind_s = |row: &Row| {
         let column = row.columns_ref().iter().position(|column| {

@@ -77,7 +77,10 @@ impl Account {
     pub(super) fn has_no_password(&self) -> bool {
         let is_open = |way: &Way| {
             way.stored.is_empty()
-                && matches!(way.plugin.as_str(), NATIVE | "caching_sha2_password" | "sha256_password" | "ed25519")
+                && matches!(
+                    way.plugin.as_str(),
+                    NATIVE | "caching_sha2_password" | "sha256_password" | "ed25519"
+                )
         };
         self.ways.iter().any(is_open)
     }
@@ -92,7 +95,9 @@ impl Account {
             let member = |key: &str| of.get(key).and_then(Json::as_str);
             Way {
                 plugin: member("plugin").unwrap_or(NATIVE).to_owned(),
-                stored: Zeroizing::new(member("authentication_string").unwrap_or_default().as_bytes().to_vec()),
+                stored: Zeroizing::new(
+                    member("authentication_string").unwrap_or_default().as_bytes().to_vec(),
+                ),
             }
         };
         let ways = match document.get("auth_or").and_then(Json::as_array) {
@@ -144,7 +149,8 @@ impl Account {
         let attributes: Json = serde_json::from_slice(field(row, "User_attributes")).unwrap_or_default();
         let locking = attributes.get("Password_locking");
         let of_locking = |key: &str| locking.and_then(|locking| locking.get(key)).and_then(Json::as_i64);
-        let has_members = |key: &str| attributes.get(key).and_then(Json::as_array).is_some_and(|a| !a.is_empty());
+        let has_members =
+            |key: &str| attributes.get(key).and_then(Json::as_array).is_some_and(|a| !a.is_empty());
         let specified = || [text("ssl_cipher"), text("x509_issuer"), text("x509_subject")];
         let unsigned = |number: Option<i64>| number.and_then(|number| u64::try_from(number).ok());
         let limit = |name: &str| number(name).unwrap_or_default();

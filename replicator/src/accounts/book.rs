@@ -48,13 +48,12 @@ impl Book {
     }
 
     /// These are about to be made, from what the source has.
-    pub(super) fn begin(
-        &mut self,
-        names: impl Iterator<Item = AccountName>,
-        digests: BTreeMap<String, u32>,
-    ) {
+    pub(super) fn begin(&mut self, names: impl Iterator<Item = AccountName>, digests: BTreeMap<String, u32>) {
         self.made.extend(names.map(|name| (name.user, name.host)));
-        self.digests = digests;
+        // What an attempt before has seen counts: it may have made accounts from it.
+        for (name, digest) in digests {
+            self.digests.entry(name).or_insert(digest);
+        }
     }
 
     /// What the source's accounts were when those on the target were made from them.

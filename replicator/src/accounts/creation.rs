@@ -87,7 +87,9 @@ fn unusable(account: &Account, target: &Abilities) -> Option<String> {
     let plugins: Vec<&str> = account.ways.iter().map(|way| way.plugin.as_str()).collect();
     let plugins = plugins.join(" or ");
     Some(if is_native && !target.is_mariadb() {
-        format!("the target has no {plugins}; ADOPT ACCOUNT, or ALTER USER … IDENTIFIED BY there with the password")
+        format!(
+            "the target has no {plugins}; ADOPT ACCOUNT, or ALTER USER … IDENTIFIED BY there with the password"
+        )
     } else {
         format!("the target has no {plugins}; ALTER USER … IDENTIFIED BY there with the password")
     })
@@ -118,7 +120,13 @@ fn identified(account: &Account, target: &Abilities, lost: &mut Vec<String>) -> 
     }
     let mut sql = Zeroizing::new(String::from(" IDENTIFIED "));
     for (at, (_, clause)) in carried.iter().enumerate() {
-        sql.push_str(if at > 0 { " OR " } else if target.is_mariadb() { "VIA " } else { "" });
+        sql.push_str(if at > 0 {
+            " OR "
+        } else if target.is_mariadb() {
+            "VIA "
+        } else {
+            ""
+        });
         sql.push_str(clause);
     }
     let shown: Vec<&str> = carried.iter().map(|(way, _)| way.plugin.as_str()).collect();
@@ -173,12 +181,8 @@ fn options(account: &Account, target: &Abilities, lost: &mut Vec<String>) -> Str
             let _ = write!(sql, " REQUIRE {}", asked.join(" AND "));
         }
     }
-    let names = [
-        "MAX_QUERIES_PER_HOUR",
-        "MAX_UPDATES_PER_HOUR",
-        "MAX_CONNECTIONS_PER_HOUR",
-        "MAX_USER_CONNECTIONS",
-    ];
+    let names =
+        ["MAX_QUERIES_PER_HOUR", "MAX_UPDATES_PER_HOUR", "MAX_CONNECTIONS_PER_HOUR", "MAX_USER_CONNECTIONS"];
     let limits = names.into_iter().zip(account.limits).filter(|(_, limit)| *limit != 0);
     let mut limits: Vec<String> = limits.map(|(name, limit)| format!("{name} {limit}")).collect();
     if account.statement_s > 0.0 {

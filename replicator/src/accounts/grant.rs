@@ -182,7 +182,8 @@ fn privileges(tokens: &[Token]) -> Option<Vec<String>> {
             Token::Mark(')') => inside = false,
             Token::Mark(',') if inside => {}
             Token::Mark(',') if !words.is_empty() => {
-                let of = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
+                let of =
+                    if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
                 all.push(format!("{}{of}", words.join(" ")));
                 words.clear();
                 columns.clear();

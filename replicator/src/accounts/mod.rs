@@ -96,8 +96,7 @@ impl Accounts {
         let is_taken = |AccountName { user, host }: &AccountName| {
             takes(config, user, host) && !(user == "root" && *host == machine)
         };
-        let found: Vec<Account> =
-            found.into_iter().filter(|account| is_taken(&account.name)).collect();
+        let found: Vec<Account> = found.into_iter().filter(|account| is_taken(&account.name)).collect();
         let there = read::accounts(Side::Target, target.info, target.conn).await?;
         let made = Book::read(&config.state_dir)?.made();
         let selection = Selection::new(&config.migration, source.info.folds_names);

@@ -333,7 +333,11 @@ fn placed(grounds: &Grounds<'_>, scope: &Scope) -> Result<Vec<Scope>, String> {
 }
 
 fn fits(grounds: &Grounds<'_>, pattern: &str, schema: &str) -> bool {
-    if grounds.is_literal { escaped(pattern) == escaped(schema) || pattern == escaped(schema) } else { like(pattern, schema) }
+    if grounds.is_literal {
+        escaped(pattern) == escaped(schema) || pattern == escaped(schema)
+    } else {
+        like(pattern, schema)
+    }
 }
 
 /// A schema's name as a pattern that only it fits.

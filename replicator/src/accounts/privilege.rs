@@ -71,14 +71,8 @@ const OF_TABLE: &[&str] = &[
     "TRIGGER",
 ];
 /// What a schema has beside these.
-const OF_SCHEMA: &[&str] = &[
-    "CREATE TEMPORARY TABLES",
-    "LOCK TABLES",
-    "EXECUTE",
-    "CREATE ROUTINE",
-    "ALTER ROUTINE",
-    "EVENT",
-];
+const OF_SCHEMA: &[&str] =
+    &["CREATE TEMPORARY TABLES", "LOCK TABLES", "EXECUTE", "CREATE ROUTINE", "ALTER ROUTINE", "EVENT"];
 /// What a server of any family has beside these.
 const OF_SERVER: &[&str] = &[
     "RELOAD",

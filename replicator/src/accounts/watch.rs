@@ -169,7 +169,8 @@ mod tests {
 
     #[test]
     fn each_change_has_its_word() {
-        let of = |all: &[(&str, u32)]| all.iter().map(|(name, digest)| ((*name).to_owned(), *digest)).collect();
+        let of =
+            |all: &[(&str, u32)]| all.iter().map(|(name, digest)| ((*name).to_owned(), *digest)).collect();
         let before = of(&[("a@%", 1), ("b@%", 1), ("c@%", 1)]);
         let now = of(&[("a@%", 1), ("b@%", 2), ("d@%", 1)]);
         assert_eq!(changes(&before, &now), ["b@% (changed)", "c@% (dropped)", "d@% (new)"]);

@@ -7,12 +7,13 @@
 pub(crate) mod activation;
 mod grants;
 mod pair;
+mod replica;
 mod settings;
 mod tables;
 pub(crate) mod way_back;
 
 use config::progress::{Conversion, Finding, Severity};
-use config::{BackendConfig, Config, Flavor, Side};
+use config::{BackendConfig, Config, Side};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
@@ -25,7 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::schema::convert::Dialects;
 use crate::schema::discover::{Discovery, discover};
 use crate::schema::selection::Selection;
-use crate::server::{ServerInfo, connect, end_position, inspect, start_position};
+use crate::server::{ServerInfo, connect, end_position, inspect, show_replication, start_position};
 
 /// Looks at both servers. An unreachable server is a finding, not an error. `resuming` allows a target that
 /// holds what this very migration has put there.
@@ -54,6 +55,7 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
                 let one_family = dialects.is_none_or(|both| both.source.family == both.target.family);
                 findings.all(tables::judge(&found, source.info.cascades_in_binlog, one_family));
                 schemas = names_of(&found);
+                findings.all(replica::judge(config, source, &found).await);
                 discovery = Some(found);
             }
             Err(error) => findings.error("the source's schema", &error),
@@ -69,25 +71,7 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
                 findings.0.extend(settings::judge_names(&source.settings, &target.settings, found));
             }
             findings.all(pair::judge_definitions(config, found, dialects));
-            if target.info.version.ocean_base
-                && let Some(name) = tables::without_key(found).next()
-            {
-                let message = "It has no key, and such tables aren't moved to OceanBase yet; add a primary key, or exclude \
-                               the table with exclude_tables.";
-                findings.add(Severity::Fatal, format!("table {name}"), message.to_owned());
-            }
-            let trusts =
-                !target.settings.is_on("log_bin") || target.settings.is_on("log_bin_trust_function_creators");
-            if !trusts && found.objects.iter().any(|object| object.kind == "function") {
-                let message = "Functions are moved, and it takes them from an account without SUPER only with SET GLOBAL \
-                               log_bin_trust_function_creators = 1; without that they, and the views that use them, are \
-                               left out.";
-                findings.add(
-                    Severity::Warning,
-                    "target, log_bin_trust_function_creators",
-                    message.to_owned(),
-                );
-            }
+            findings.target_limits(target, found);
             if let Some(source) = source.as_mut().filter(|_| dialects.source.family == dialects.target.family)
             {
                 findings.activation(config, source, target).await;
@@ -250,11 +234,7 @@ async fn check_upstream(findings: &mut Findings, source: &mut Backend) -> Result
     if source.settings.is_on("log_replica_updates") || source.settings.is_on("log_slave_updates") {
         return Ok(());
     }
-    let statement = match source.info.version.flavor {
-        Flavor::MariaDb => "SHOW ALL SLAVES STATUS",
-        Flavor::MySql if source.info.version.at_least(Flavor::MySql, 8, 4) => "SHOW REPLICA STATUS",
-        Flavor::MySql => "SHOW SLAVE STATUS",
-    };
+    let statement = show_replication(source.info.version);
     const MESSAGE: &str = "log_slave_updates is off";
     match source.conn.query::<mysql_async::Row, _>(statement).await {
         Ok(rows) if rows.is_empty() => {}
@@ -292,6 +272,25 @@ impl Findings {
 
     fn all(&mut self, findings: Vec<Finding>) {
         self.0.extend(findings);
+    }
+
+    /// What of the objects that are moved this target doesn't take.
+    fn target_limits(&mut self, target: &Backend, found: &Discovery) {
+        if target.info.version.ocean_base
+            && let Some(name) = tables::without_key(found).next()
+        {
+            let message = "It has no key, and such tables aren't moved to OceanBase yet; add a primary key, or exclude \
+                           the table with exclude_tables.";
+            self.add(Severity::Fatal, format!("table {name}"), message.to_owned());
+        }
+        let trusts =
+            !target.settings.is_on("log_bin") || target.settings.is_on("log_bin_trust_function_creators");
+        if !trusts && found.objects.iter().any(|object| object.kind == "function") {
+            let message = "Functions are moved, and it takes them from an account without SUPER only with SET GLOBAL \
+                           log_bin_trust_function_creators = 1; without that they, and the views that use them, are \
+                           left out.";
+            self.add(Severity::Warning, "target, log_bin_trust_function_creators", message.to_owned());
+        }
     }
 
     /// What would become of accounts.

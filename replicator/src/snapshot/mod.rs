@@ -7,6 +7,7 @@
 //! without a row key are copied otherwise ([`whole`]).
 
 pub mod cell;
+mod chunk_source;
 mod chunker;
 mod encode;
 pub mod journal;
@@ -35,6 +36,7 @@ use crate::error::{Error, Result};
 use crate::schema::table::SchemaSet;
 use crate::throttle::Throttle;
 
+pub(crate) use self::chunk_source::ChunkSource;
 pub use self::progress::SnapshotProgress;
 pub use self::range::KeyRange;
 
@@ -66,6 +68,7 @@ impl Snapshot {
     /// Between two chunks it waits for `throttle`. Transient errors are tried again for about a minute a chunk; the first error that is left ends all readers.
     pub(crate) async fn run(
         config: &Config,
+        from: ChunkSource,
         tables: &SchemaSet,
         start: &ReplicationPosition,
         state_dir: &Path,
@@ -83,7 +86,14 @@ impl Snapshot {
         let stop = cancel.child_token();
         let mut workers = JoinSet::new();
         for _ in 0..config.snapshot.readers.max(1) {
-            let worker = Worker::new(config, planner.clone(), journal.clone(), pace.clone(), stop.clone());
+            let worker = Worker::new(
+                config,
+                from.clone(),
+                planner.clone(),
+                journal.clone(),
+                pace.clone(),
+                stop.clone(),
+            );
             workers.spawn(worker.run());
         }
         let mut failed = None;

@@ -9,7 +9,8 @@ use mysql_async::prelude::Queryable as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::chunker::{Chunk, Planner, SharedJournal, was_changed};
+use super::chunk_source::ChunkSource;
+use super::chunker::{Chunk, Planner, SharedJournal, was_changed_on};
 use super::encode::Form;
 use super::limit::RateLimit;
 use super::loader::{form_of, load_chunk, prepare};
@@ -35,6 +36,8 @@ pub(super) struct Pace {
 
 /// A reader and its two connections.
 pub(super) struct Worker {
+    from: ChunkSource,
+    /// The source itself, which knows what has become of a table.
     source_config: BackendConfig,
     target_config: BackendConfig,
     planner: Arc<Planner>,
@@ -49,12 +52,14 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         config: &Config,
+        from: ChunkSource,
         planner: Arc<Planner>,
         journal: SharedJournal,
         pace: Pace,
         stop: CancellationToken,
     ) -> Self {
         Self {
+            from,
             source_config: config.source.clone(),
             target_config: config.target.clone(),
             planner,
@@ -122,7 +127,10 @@ impl Worker {
         loop {
             let next = match self.source().await {
                 Ok(_) => match self.source.as_mut() {
-                    Some(source) => self.planner.next(source).await,
+                    Some(source) => {
+                        let next = self.planner.next(source, &self.source_config).await;
+                        next.map_err(|error| self.from.named(error))
+                    }
                     None => Err(Error::bug("copy", "no connection after connecting")),
                 },
                 Err(error) => Err(error),
@@ -141,10 +149,7 @@ impl Worker {
             Err(error) if error.kind == ErrorKind::Definite => error,
             Err(error) => return Err(error),
         };
-        let mut source = connect(Side::Source, &self.source_config).await?;
-        let changed = was_changed(&mut source, &chunk.range.table).await?;
-        drop(source.disconnect().await);
-        if !changed {
+        if !was_changed_on(&self.source_config, &chunk.range.table).await? {
             return Err(error);
         }
         chunk.plan.give_up().await;
@@ -168,7 +173,7 @@ impl Worker {
     async fn copy_once(&mut self, chunk: &Chunk) -> Result<ReadTotals> {
         let mut source = match self.source.take() {
             Some(conn) => conn,
-            None => connect(Side::Source, &self.source_config).await?,
+            None => self.from.connect().await?,
         };
         let (mut target, form) = match self.target.take() {
             Some(pair) => pair,
@@ -185,7 +190,7 @@ impl Worker {
         );
         // After an error both connections are dropped here: one may have rows in it, the other a transaction.
         let totals = match (read, loaded) {
-            (Err(error), _) => return Err(error),
+            (Err(error), _) => return Err(self.from.named(error)),
             (Ok(_), Err(error)) => return Err(error),
             (Ok(None), Ok(_)) => {
                 return Err(Error::bug("copy", "the loader left early and says all is well"));
@@ -203,7 +208,7 @@ impl Worker {
 
     async fn source(&mut self) -> Result<()> {
         if self.source.is_none() {
-            self.source = Some(connect(Side::Source, &self.source_config).await?);
+            self.source = Some(self.from.connect().await?);
         }
         Ok(())
     }
