@@ -35,7 +35,9 @@ pub use migration::{
 pub use names::{AccountName, Flavor, ServerVersion, Side, TableName};
 pub use network::Network;
 pub use position::{BinlogPosition, Gtid, GtidSet, ParsePositionError};
-pub use proxy::{AdminConfig, BackendConfig, ClientCertificates, ConsoleConfig, Io, ProxyConfig, TlsMode};
+pub use proxy::{
+    AdminConfig, BackendConfig, ClientCertificates, ConsoleConfig, Io, ProxyConfig, Scheduling, TlsMode,
+};
 pub use secret::Secret;
 
 use std::path::PathBuf;

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    DdlPolicy, EntranceConfig, FencePolicy, Io, OpenTransactions, PastFence, ProxyHeaders, SentHeader,
-    StartPolicy, TlsMode, Verify,
+    DdlPolicy, EntranceConfig, FencePolicy, Io, OpenTransactions, PastFence, ProxyHeaders, Scheduling,
+    SentHeader, StartPolicy, TlsMode, Verify,
 };
 
 struct Loaded {
@@ -77,8 +77,8 @@ fn everything_has_its_default() {
         (0, 10_000, 5000, 0)
     );
     assert_eq!(
-        (config.proxy.tls, config.proxy.cert, config.proxy.key, config.proxy.io),
-        (TlsMode::Preferred, None, None, Io::Auto)
+        (config.proxy.tls, config.proxy.cert, config.proxy.key, config.proxy.io, config.proxy.scheduling),
+        (TlsMode::Preferred, None, None, Io::Auto, Scheduling::Batch)
     );
     assert_eq!((config.admin.listen.as_str(), config.admin.user.as_str()), ("127.0.0.1:6032", "admin"));
     assert_eq!(config.proxy.entrance, EntranceConfig::default());

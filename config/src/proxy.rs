@@ -15,6 +15,8 @@ pub struct ProxyConfig {
     pub workers: usize,
     /// How sessions read and write.
     pub io: Io,
+    /// Of the workers that carry sessions on io_uring.
+    pub scheduling: Scheduling,
     /// Clients at once; one more is answered with error 1040.
     pub max_connections: usize,
     /// How long a shutdown waits for statements and transactions to end.
@@ -55,6 +57,15 @@ pub enum Io {
     Epoll,
     /// By io_uring; where that can't be had the proxy doesn't start.
     IoUring,
+}
+
+/// What the system does when something comes for a relay worker while its core runs something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheduling {
+    /// The worker waits for its turn, as `SCHED_BATCH` of sched(7) has it, and then finds more to do at once.
+    Batch,
+    /// It interrupts what runs there, as any other thread.
+    Normal,
 }
 
 /// Whether a listener speaks TLS.

@@ -14,8 +14,8 @@ use crate::raw::{Place, Problems, RawBackend, RawConfig, RawPassword, Said};
 use crate::url::{BackendUrl, host_and_port};
 use crate::{
     AdminConfig, ApplyConfig, BackendConfig, Config, ConsoleConfig, CutoverConfig, DdlPolicy, EntranceConfig,
-    FencePolicy, Io, MigrationConfig, OpenTransactions, PastFence, ProxyConfig, ProxyHeaders, Secret,
-    SentHeader, Side, SnapshotConfig, StartPolicy, ThrottleConfig, TlsMode,
+    FencePolicy, Io, MigrationConfig, OpenTransactions, PastFence, ProxyConfig, ProxyHeaders, Scheduling,
+    Secret, SentHeader, Side, SnapshotConfig, StartPolicy, ThrottleConfig, TlsMode,
 };
 
 /// Schemas that belong to the servers or to us.
@@ -69,6 +69,7 @@ pub(crate) fn validate(
         drain_ms: check.number("proxy.drain_ms", raw.proxy_drain_ms, 5000, 0, HOUR_MS),
         move_every,
         io: check.choice("proxy.io", raw.proxy_io, IO, Io::Auto),
+        scheduling: check.choice("proxy.scheduling", raw.proxy_scheduling, SCHEDULING, Scheduling::Batch),
         tls,
         cert,
         key,
@@ -135,6 +136,7 @@ pub(crate) fn validate(
 }
 
 const IO: &[(&str, Io)] = &[("auto", Io::Auto), ("epoll", Io::Epoll), ("io_uring", Io::IoUring)];
+const SCHEDULING: &[(&str, Scheduling)] = &[("batch", Scheduling::Batch), ("normal", Scheduling::Normal)];
 const TLS: &[(&str, TlsMode)] =
     &[("off", TlsMode::Off), ("preferred", TlsMode::Preferred), ("required", TlsMode::Required)];
 const START: &[(&str, StartPolicy)] = &[("manual", StartPolicy::Manual), ("auto", StartPolicy::Auto)];

@@ -304,7 +304,7 @@ fn workers(config: &ProxyConfig) -> Result<Option<Workers>, StartError> {
     if config.io == Io::Epoll {
         return Ok(None);
     }
-    match Workers::start(count) {
+    match Workers::start(count, config.scheduling) {
         Ok(workers) => Ok(Some(workers)),
         Err(error) if config.io == Io::IoUring => Err(StartError::Ring(error)),
         Err(error) => {

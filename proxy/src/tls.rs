@@ -307,6 +307,7 @@ mod tests {
             listen: String::new(),
             workers: 0,
             io: config::Io::Epoll,
+            scheduling: config::Scheduling::Batch,
             max_connections: 1,
             drain_ms: 0,
             move_every: 0,

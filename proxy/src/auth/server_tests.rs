@@ -186,6 +186,7 @@ async fn without_tls_where_it_is_required() {
         listen: String::new(),
         workers: 0,
         io: config::Io::Epoll,
+        scheduling: config::Scheduling::Batch,
         max_connections: 1,
         drain_ms: 0,
         move_every: 0,

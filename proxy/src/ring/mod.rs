@@ -13,10 +13,11 @@
 //! moment that it is handed over until the kernel has said that it is done, whatever becomes of the future that
 //! waits ([`driver`]); reads of silent connections hold no buffer at all, but take one of the worker's pool when
 //! something comes ([`pool`]). But for one call that sets up the allocator,
-//! the only unsafe code of the program is in these two files.
+//! the only unsafe code of the program is in these two files, and one call of [`scheduling`].
 
 mod driver;
 mod pool;
+mod scheduling;
 mod socket;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use config::Scheduling;
+
 use super::{RingSocket, Workers};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -17,7 +19,7 @@ fn worker() -> Option<(tokio::runtime::Runtime, Workers)> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let started = {
         let _inside = runtime.enter();
-        Workers::start(1)
+        Workers::start(1, Scheduling::Batch)
     };
     match started {
         Ok(workers) => Some((runtime, workers)),

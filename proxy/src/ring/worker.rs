@@ -11,11 +11,13 @@ use std::task::Waker;
 use std::thread;
 
 use async_task::Runnable;
+use config::Scheduling;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use tokio::runtime::Handle;
 use tracing::error;
 
 use super::driver::Driver;
+use super::scheduling;
 
 /// Tasks that run before the ring is looked at again.
 const TASKS_A_TURN: usize = 64;
@@ -133,10 +135,10 @@ pub(crate) struct Workers {
 
 impl Workers {
     /// Starts so many threads; an error where the system has no ring to give.
-    pub(crate) fn start(count: usize) -> io::Result<Self> {
+    pub(crate) fn start(count: usize, scheduling: Scheduling) -> io::Result<Self> {
         let mut workers = Self { shelves: Vec::new() };
         for number in 0..count.max(1) {
-            workers.shelves.push(start(number, Handle::current())?);
+            workers.shelves.push(start(number, scheduling, Handle::current())?);
         }
         Ok(workers)
     }
@@ -209,7 +211,7 @@ impl Drop for Counted {
     }
 }
 
-fn start(number: usize, runtime: Handle) -> io::Result<Arc<Shelf>> {
+fn start(number: usize, scheduling: Scheduling, runtime: Handle) -> io::Result<Arc<Shelf>> {
     let (shelf, bell) = Shelf::new()?;
     let (tell, told) = mpsc::sync_channel(1);
     let of_thread = Arc::clone(&shelf);
@@ -222,6 +224,9 @@ fn start(number: usize, runtime: Handle) -> io::Result<Arc<Shelf>> {
         let is_made = made.is_ok();
         let _ = tell.send(made);
         if is_made {
+            if scheduling == Scheduling::Batch {
+                scheduling::wait_for_turn();
+            }
             let _runtime = runtime.enter();
             let ended = run(&of_thread);
             // Taken from its place first: what is dropped with it may look for it.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use config::{BackendConfig, Secret, ServerVersion, Side};
+use config::{BackendConfig, Scheduling, Secret, ServerVersion, Side};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -330,7 +330,7 @@ async fn tcp() -> (Stream, TcpStream) {
 /// In the middle of a statement, in a transaction: neither the permit nor the place in the registry stays behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ring_that_fails_takes_nothing_along() {
-    let workers = match Workers::start(1) {
+    let workers = match Workers::start(1, Scheduling::Batch) {
         Ok(workers) => workers,
         Err(error) => {
             assert!(std::env::var_os("CHANGEOVER_REQUIRE_SERVERS").is_none(), "no io_uring: {error}");
