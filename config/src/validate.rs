@@ -95,7 +95,8 @@ pub(crate) fn validate(
     let throttle = check.throttle(
         raw.max_threads_running,
         raw.max_replica_lag_ms,
-        (raw.throttle_replicas, raw.throttle_password),
+        raw.throttle_replicas,
+        raw.throttle_password,
         source.as_ref(),
     );
     let spool_max_gb: u64 = check.number("apply.spool_max_gb", raw.spool_max_gb, 50, 1, 1_000_000);
@@ -406,7 +407,8 @@ impl Check<'_> {
         &mut self,
         max_threads_running: Option<Said<i64>>,
         max_replica_lag_ms: Option<Said<i64>>,
-        (replicas, password): (Option<Said<Vec<Zeroizing<String>>>>, Option<Said<RawPassword>>),
+        replicas: Option<Said<Vec<Zeroizing<String>>>>,
+        password: Option<Said<RawPassword>>,
         source: Option<&BackendConfig>,
     ) -> ThrottleConfig {
         let threads = "throttle.max_threads_running";

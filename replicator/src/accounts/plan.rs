@@ -354,3 +354,72 @@ fn shown(scope: &Scope, privileges: &BTreeSet<String>, grantable: bool) -> Strin
         scope => format!("{} ON {}{option}", names.join(", "), scope.sql()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::super::grant::parse;
+    use super::*;
+
+    const MARIADB: Dialect = Dialect { family: Family::MariaDb, version: (10, 11) };
+    const MYSQL: Dialect = Dialect { family: Family::MySql, version: (9, 7) };
+
+    /// What `app` gets of these lines where the schemas `shop` and `my_shop` are moved; and what isn't carried.
+    fn planned(source: Dialect, target: Dialect, lines: &[&str]) -> (Vec<String>, Vec<String>) {
+        let selection = Selection::of_schemas(&["shop", "my_shop"]);
+        let grounds = Grounds {
+            source,
+            target: Abilities { dialect: target, plugins: BTreeSet::new() },
+            schemas: vec!["my_shop".to_owned(), "shop".to_owned()],
+            selection: &selection,
+            is_literal: false,
+            there: BTreeSet::new(),
+            made: BTreeSet::new(),
+            taken: BTreeSet::new(),
+        };
+        let name = AccountName { user: "app".into(), host: "%".into() };
+        let account = Account { name, ..Account::default() };
+        let grants = lines.iter().map(|line| parse(&format!("{line} TO `app`@`%`")).unwrap()).collect();
+        let mut planned = plan(&Holder { account, grants, strange: 0 }, &grounds);
+        planned.lost.retain(|(what, _)| what != "account");
+        let wanted = planned.wanted.iter().map(ToGrant::shown).collect();
+        (wanted, planned.lost.into_iter().map(|(what, _)| what).collect())
+    }
+
+    #[test]
+    fn a_grant_goes_where_its_schema_goes() {
+        let check = |line: &str, wanted: &[&str], lost: usize| {
+            let (got, left) = planned(MARIADB, MARIADB, &[line]);
+            assert_eq!(
+                (got.iter().map(String::as_str).collect::<Vec<_>>(), left.len()),
+                (wanted.to_vec(), lost)
+            );
+        };
+        check("GRANT SELECT ON `shop`.*", &["SELECT ON `shop`.*"], 0);
+        check("GRANT SELECT ON `my\\_shop`.*", &["SELECT ON `my\\_shop`.*"], 0);
+        // An unescaped underscore fits other schemas as well, which may be there on the target.
+        check("GRANT SELECT ON `my_shop`.*", &["SELECT ON `my\\_shop`.*"], 0);
+        check("GRANT SELECT ON `%shop`.*", &["SELECT ON `my\\_shop`.*", "SELECT ON `shop`.*"], 0);
+        check("GRANT SELECT ON `other`.*", &[], 1);
+        check("GRANT SELECT ON `mysql`.`user`", &[], 1);
+        check("GRANT EXECUTE ON PROCEDURE `other`.`p`", &[], 1);
+        check("GRANT `r`", &[], 1);
+        check("GRANT USAGE ON *.*", &[], 0);
+    }
+
+    #[test]
+    fn what_may_be_passed_on_never_grows() {
+        let lines = ["GRANT SELECT ON *.*", "GRANT SET_USER_ID ON *.*"];
+        let passing = "GRANT SET_USER_ID ON *.* TO `app`@`%` WITH GRANT OPTION";
+        assert!(parse(passing).unwrap().grantable);
+        let (wanted, lost) = planned(MYSQL, MARIADB, &lines);
+        assert_eq!((wanted, lost.len()), (vec!["SELECT, SET USER ON *.*".to_owned()], 0));
+        let mut held = BTreeMap::new();
+        held.insert((Scope::Global, false), BTreeSet::from(["SELECT".to_owned()]));
+        held.insert((Scope::Global, true), BTreeSet::from(["SET_USER_ID".to_owned()]));
+        let mut lost = Vec::new();
+        without_single_options(&mut held, &mut lost);
+        assert_eq!((held.len(), lost.len()), (1, 1));
+        assert!(held.contains_key(&(Scope::Global, false)));
+    }
+}
