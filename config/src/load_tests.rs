@@ -329,7 +329,11 @@ fn backends() {
     check("", &["C: there is no source: write [source]", "C: there is no target: write [target]"]);
     check(
         "[source]\nurl = \"mysql://a:pw@h/db\"\nreplica_url = \"mysql://x\"\n[target]\npassword = \"x\"",
-        &["C:2: source.url: the URL has a path", "C:3: isn't built yet", "C: there is no target"],
+        &[
+            "C:2: source.url: the URL has a path",
+            "C:3: source.replica_url: the URL has no user",
+            "C: there is no target",
+        ],
     );
     check(
         "[source]\nurl = \"mysql://a:pw@H:3306\"\npassword = \"pw\"\n[target]\nurl = \"mysql://b@h\"",

@@ -168,16 +168,15 @@ fn same_server(a: &BackendConfig, b: &BackendConfig) -> bool {
 }
 
 /// A server beside the source, by its URL. Where that has no password, `password` counts, or the source's; TLS is as to the source.
-fn beside(url: &str, password: Option<&Secret>, source: &BackendConfig) -> Result<BackendConfig, String> {
-    let parsed = BackendUrl::parse(url)?;
-    Ok(BackendConfig {
+fn beside(parsed: BackendUrl, password: Option<&Secret>, source: &BackendConfig) -> BackendConfig {
+    BackendConfig {
         host: parsed.host,
         port: parsed.port,
         user: parsed.user,
         password: parsed.password.or_else(|| password.cloned()).unwrap_or_else(|| source.password.clone()),
         proxy_protocol: SentHeader::Off,
         tls: source.tls.clone(),
-    })
+    }
 }
 
 struct Check<'a> {
@@ -432,7 +431,7 @@ impl Check<'_> {
         source: Option<&BackendConfig>,
     ) -> Vec<BackendConfig> {
         let password = password.and_then(|said| self.password("throttle.password", said));
-        let (Some(said), Some(source)) = (urls, source) else { return Vec::new() };
+        let Some(said) = urls else { return Vec::new() };
         if said.value.len() > REPLICAS_MAX {
             let what = format!("throttle.replicas: at most {REPLICAS_MAX} replicas are asked");
             self.problems.add(said.place, what);
@@ -440,8 +439,10 @@ impl Check<'_> {
         }
         let mut replicas = Vec::new();
         for url in &said.value {
-            match beside(url, password.as_ref(), source) {
-                Ok(replica) => replicas.push(replica),
+            match BackendUrl::parse(url) {
+                Ok(parsed) => {
+                    replicas.extend(source.map(|source| beside(parsed, password.as_ref(), source)));
+                }
                 Err(what) => self.problems.add(said.place, format!("throttle.replicas: {what}")),
             }
         }
@@ -455,18 +456,18 @@ impl Check<'_> {
         source: Option<&BackendConfig>,
     ) -> Option<BackendConfig> {
         let url = url.filter(|said| !said.value.is_empty())?;
-        match beside(&url.value, None, source?) {
-            Ok(replica) if same_server(&replica, source?) => {
-                let what = "source.replica_url is the source itself; leave it out";
-                self.problems.add(url.place, what);
-                None
-            }
-            Ok(replica) => Some(replica),
+        let replica = match BackendUrl::parse(&url.value) {
+            Ok(parsed) => beside(parsed, None, source?),
             Err(what) => {
                 self.problems.add(url.place, format!("source.replica_url: {what}"));
-                None
+                return None;
             }
+        };
+        if same_server(&replica, source?) {
+            self.problems.add(url.place, "source.replica_url is the source itself; leave it out");
+            return None;
         }
+        Some(replica)
     }
 
     fn migration_name(&mut self, said: Option<Said<String>>) -> String {

@@ -561,7 +561,6 @@ impl Stages {
             config,
             ChunkSource::configured(config, &self.start),
             &self.tables,
-            &self.start,
             &config.state_dir,
             Arc::clone(&self.snapshot),
             Arc::clone(&self.context.live.throttle),

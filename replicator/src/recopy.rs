@@ -111,9 +111,8 @@ impl Recopy<'_> {
         let cancel = self.cancel.clone();
         let copied = Snapshot::run(
             config,
-            ChunkSource::source(config),
+            ChunkSource::source(config, start),
             &tables,
-            start,
             &folder,
             Arc::clone(&progress),
             Arc::clone(&self.context.live.throttle),

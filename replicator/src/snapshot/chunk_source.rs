@@ -16,47 +16,50 @@ use crate::server::connect;
 /// How long a connection waits for the start position before it is tried again.
 const WAIT_S: u32 = 10;
 
-/// A server to read chunks from.
+/// A server to read chunks from, and since when.
 #[derive(Debug, Clone)]
 pub(crate) struct ChunkSource {
     backend: BackendConfig,
-    /// Of a replica: what has to be applied there before anything is read.
-    start: Option<GtidSet>,
+    /// P0.
+    pub(super) start: ReplicationPosition,
+    /// It is no replica, so that whatever is before P0 is there.
+    is_source: bool,
 }
 
 impl ChunkSource {
     /// The source itself.
-    pub(crate) fn source(config: &Config) -> Self {
-        Self { backend: config.source.clone(), start: None }
+    pub(crate) fn source(config: &Config, start: &ReplicationPosition) -> Self {
+        Self { backend: config.source.clone(), start: start.clone(), is_source: true }
     }
 
-    /// The replica, where one is configured. `start` is P0.
+    /// The replica, where one is configured.
     pub(crate) fn configured(config: &Config, start: &ReplicationPosition) -> Self {
         match &config.replica {
-            Some(replica) => Self { backend: replica.clone(), start: Some(start.gtids.clone()) },
-            None => Self::source(config),
+            Some(replica) => Self { backend: replica.clone(), start: start.clone(), is_source: false },
+            None => Self::source(config, start),
         }
     }
 
     /// Opens a connection whose every read sees all that is before P0. Cancel safety: yes.
     pub(super) async fn connect(&self) -> Result<Conn> {
         let mut conn = connect(Side::Source, &self.backend).await.map_err(|error| self.named(error))?;
-        if let Some(start) = &self.start {
-            self.wait(&mut conn, start).await.map_err(|error| self.named(error))?;
+        if !self.is_source {
+            self.wait(&mut conn).await.map_err(|error| self.named(error))?;
         }
         Ok(conn)
     }
 
     /// An error from reading, which says where.
     pub(super) fn named(&self, mut error: Error) -> Error {
-        if self.start.is_some() && error.side == Some(Side::Source) {
+        if !self.is_source && error.side == Some(Side::Source) {
             error.place = format!("replica {}, {}", self.backend.address(), error.place);
         }
         error
     }
 
-    async fn wait(&self, conn: &mut Conn, start: &GtidSet) -> Result<()> {
+    async fn wait(&self, conn: &mut Conn) -> Result<()> {
         const PLACE: &str = "waiting for the start position";
+        let start = &self.start.gtids;
         let asked = match start {
             GtidSet::MySql(_) => format!("SELECT WAIT_FOR_EXECUTED_GTID_SET('{start}', {WAIT_S})"),
             GtidSet::MariaDb(_) => format!("SELECT MASTER_GTID_WAIT('{start}', {WAIT_S})"),

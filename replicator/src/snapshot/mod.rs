@@ -63,20 +63,19 @@ impl Snapshot {
     }
 
     /// Copies every table of `tables` that has a row key to the target, where they exist, going on where the journal in `state_dir`
-    /// says. `start` is P0: the journal holds to it, since only what is replayed from there makes the copy right.
+    /// says. `from` knows P0: the journal holds to it, since only what is replayed from there makes the copy right.
     ///
     /// Between two chunks it waits for `throttle`. Transient errors are tried again for about a minute a chunk; the first error that is left ends all readers.
     pub(crate) async fn run(
         config: &Config,
         from: ChunkSource,
         tables: &SchemaSet,
-        start: &ReplicationPosition,
         state_dir: &Path,
         progress: Arc<SnapshotProgress>,
         throttle: Arc<Throttle>,
         cancel: CancellationToken,
     ) -> Result<Copied> {
-        let (journal, chunks) = ChunkJournal::open(state_dir, &start.to_string())?;
+        let (journal, chunks) = ChunkJournal::open(state_dir, &from.start.to_string())?;
         let journal = Arc::new(Mutex::new(journal));
         let of = |table: &_| progress.of(table);
         let planner = Planner::new(tables, journal.clone(), &chunks, of, config.snapshot.chunk_rows);
