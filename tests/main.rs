@@ -17,6 +17,7 @@ mod ddl;
 mod engines;
 mod events;
 mod fidelity;
+mod file_and_offset;
 mod fuzzing;
 mod garbage;
 mod half_closed;

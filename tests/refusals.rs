@@ -118,9 +118,8 @@ async fn mysql97_with_minimal_row_images() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mysql97_without_gtids() {
-    let flags = ["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"];
-    server_settings(Engine::MySql97, &flags, &["gtid_mode"]).await;
+async fn mysql97_between_two_gtid_modes() {
+    server_settings(Engine::MySql97, &["--gtid-mode=ON_PERMISSIVE"], &["gtid_mode", "between two"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -44,6 +44,8 @@ pub enum Gtid {
         /// Sequence number within the domain.
         sequence: u64,
     },
+    /// MySQL with GTIDs off: a transaction has no identity but its place in the binlog.
+    Anonymous,
 }
 
 /// Everything up to a point of a history: MySQL's set of intervals, MariaDB's last GTID of each domain.
@@ -53,7 +55,13 @@ pub enum GtidSet {
     MySql(MySqlGtidSet),
     /// `0-1-100,1-2-5`
     MariaDb(MariaDbGtidSet),
+    /// `ANONYMOUS`: the history of a MySQL with GTIDs off. Coordinates alone say where it stands, so it holds every set of
+    /// its kind, and no single transaction.
+    Anonymous,
 }
+
+/// MySQL's own word for a transaction without a GTID, and what stands for a set of them.
+const ANONYMOUS: &str = "ANONYMOUS";
 
 impl GtidSet {
     /// The empty set.
@@ -68,6 +76,9 @@ impl GtidSet {
     /// Reads what the server of that family prints (`@@gtid_executed`, `@@gtid_binlog_pos`); white space
     /// and line breaks between parts are allowed, the empty text is the empty set.
     pub fn parse(flavor: Flavor, text: &str) -> Result<Self, ParsePositionError> {
+        if flavor == Flavor::MySql && text == ANONYMOUS {
+            return Ok(GtidSet::Anonymous);
+        }
         let (parsed, expected) = match flavor {
             Flavor::MySql => (MySqlGtidSet::parse(text).map(GtidSet::MySql), "a MySQL GTID set"),
             Flavor::MariaDb => (MariaDbGtidSet::parse(text).map(GtidSet::MariaDb), "a MariaDB GTID position"),
@@ -79,12 +90,18 @@ impl GtidSet {
     #[must_use]
     pub fn flavor(&self) -> Flavor {
         match self {
-            GtidSet::MySql(_) => Flavor::MySql,
+            GtidSet::MySql(_) | GtidSet::Anonymous => Flavor::MySql,
             GtidSet::MariaDb(_) => Flavor::MariaDb,
         }
     }
 
-    /// Adds a transaction. A GTID of the other family is a bug of ours and leaves the set as it was
+    /// True for the history of a server with GTIDs off.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        matches!(self, GtidSet::Anonymous)
+    }
+
+    /// Adds a transaction. A GTID of another kind is a bug of ours and leaves the set as it was
     /// (returns false).
     ///
     /// For MariaDB the transaction added last stands for its domain, as it does in `@@gtid_binlog_pos`, even where
@@ -97,6 +114,7 @@ impl GtidSet {
                 set.add(*domain, *server, *sequence);
                 true
             }
+            (GtidSet::Anonymous, Gtid::Anonymous) => true,
             _ => false,
         }
     }
@@ -113,31 +131,33 @@ impl GtidSet {
         }
     }
 
-    /// True where everything of `other` is in it. Sets of two families contain each other only if empty.
+    /// True where everything of `other` is in it. Sets of two kinds contain each other only if empty.
     #[must_use]
     pub fn contains_set(&self, other: &GtidSet) -> bool {
         match (self, other) {
             (GtidSet::MySql(set), GtidSet::MySql(other)) => set.contains_set(other),
             (GtidSet::MariaDb(set), GtidSet::MariaDb(other)) => set.contains_set(other),
+            (GtidSet::Anonymous, GtidSet::Anonymous) => true,
             _ => other.is_empty(),
         }
     }
 
-    /// True for the empty set.
+    /// True for the empty set. Nobody knows what an anonymous history holds.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         match self {
             GtidSet::MySql(set) => set.is_empty(),
             GtidSet::MariaDb(set) => set.is_empty(),
+            GtidSet::Anonymous => false,
         }
     }
 
-    /// `(uuid, tag, first..=last)` of a MySQL set for COM_BINLOG_DUMP_GTID; empty for MariaDB.
+    /// `(uuid, tag, first..=last)` of a MySQL set for COM_BINLOG_DUMP_GTID; empty for the others.
     #[must_use]
     pub fn intervals(&self) -> Vec<([u8; 16], String, u64, u64)> {
         match self {
             GtidSet::MySql(set) => set.intervals(),
-            GtidSet::MariaDb(_) => Vec::new(),
+            GtidSet::MariaDb(_) | GtidSet::Anonymous => Vec::new(),
         }
     }
 }
@@ -147,6 +167,7 @@ impl fmt::Display for GtidSet {
         match self {
             GtidSet::MySql(set) => set.fmt(f),
             GtidSet::MariaDb(set) => set.fmt(f),
+            GtidSet::Anonymous => f.write_str(ANONYMOUS),
         }
     }
 }
@@ -162,6 +183,7 @@ impl fmt::Display for Gtid {
                 write!(f, ":{number}")
             }
             Gtid::MariaDb { domain, server, sequence } => write!(f, "{domain}-{server}-{sequence}"),
+            Gtid::Anonymous => f.write_str(ANONYMOUS),
         }
     }
 }
@@ -171,6 +193,9 @@ impl FromStr for Gtid {
 
     /// A colon tells the families apart: MySQL's GTIDs always have one and MariaDB's never do.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == ANONYMOUS {
+            return Ok(Gtid::Anonymous);
+        }
         let parsed = if text.contains(':') { mysql::parse_gtid(text) } else { mariadb::parse_gtid(text) };
         parsed.map_err(|reason| ParsePositionError::new(text, "a GTID", reason))
     }
@@ -321,6 +346,21 @@ mod tests {
     }
 
     #[test]
+    fn an_anonymous_history_is_of_a_kind_of_its_own() {
+        let mut history = set(Flavor::MySql, "ANONYMOUS");
+        assert!(history.is_anonymous() && !history.is_empty() && history.to_string() == "ANONYMOUS");
+        assert!(history.add(&Gtid::Anonymous) && history.contains_set(&GtidSet::Anonymous));
+        assert!(!history.contains(&Gtid::Anonymous), "one like it may come at any time");
+        let one: Gtid = format!("{U}:1").parse().unwrap();
+        assert!(!history.add(&one) && !history.contains(&one));
+        // A server whose GTIDs were turned on or off meanwhile has another history.
+        assert!(!history.contains_set(&set(Flavor::MySql, &format!("{U}:1"))));
+        assert!(!set(Flavor::MySql, &format!("{U}:1-9")).contains_set(&history));
+        assert!(!set(Flavor::MySql, "").add(&Gtid::Anonymous));
+        assert!(GtidSet::parse(Flavor::MariaDb, "ANONYMOUS").is_err());
+    }
+
+    #[test]
     fn coordinates_sort_in_the_order_of_the_stream() {
         let at = |text: &str| text.parse::<BinlogPosition>().unwrap();
         assert!(at("binlog.999999:900") < at("binlog.1000000:4"));
@@ -331,6 +371,7 @@ mod tests {
     fn any_gtid() -> impl Strategy<Value = Gtid> {
         let tag = prop_oneof![Just(String::new()), "[a-z_][a-z0-9_]{0,31}"];
         prop_oneof![
+            Just(Gtid::Anonymous),
             (any::<[u8; 16]>(), tag, 1..=mysql::NUMBER_MAX).prop_map(|(uuid, tag, number)| Gtid::MySql {
                 uuid,
                 tag,

@@ -112,7 +112,7 @@ pub struct MigrationStatus {
     pub throttled_ms: u64,
 }
 
-/// A position of the source in both of its spellings.
+/// A position of the source in both of its spellings; of a source without GTIDs in the one that it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicationPosition {
     /// Everything up to here.
@@ -123,7 +123,10 @@ pub struct ReplicationPosition {
 
 impl std::fmt::Display for ReplicationPosition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({})", self.gtids, self.coordinates)
+        match &self.gtids {
+            GtidSet::Anonymous => self.coordinates.fmt(f),
+            gtids => write!(f, "{gtids} ({})", self.coordinates),
+        }
     }
 }
 

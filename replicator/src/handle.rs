@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::activation;
+use crate::binlog::stream::WENT_BACK;
 use crate::error::{Error, ErrorKind, Result};
 use crate::leg::{self, Leg};
 use crate::live::{self, Live};
@@ -256,7 +257,14 @@ impl Replicator {
     /// # Errors
     /// That side can't be asked.
     pub async fn final_position(&self) -> Result<ReplicationPosition> {
-        self.end_of(self.context.leg().reads()).await
+        let side = self.context.leg().reads();
+        let position = self.end_of(side).await?;
+        // Coordinates alone would take the short log of a server that was reset for one that is applied long since.
+        let fetched = self.context.live.fetched().filter(|fetched| fetched.gtids.is_anonymous());
+        if fetched.is_some_and(|fetched| position.coordinates < fetched.coordinates) {
+            return Err(Error::definite(side, format!("binlog {position}"), WENT_BACK));
+        }
+        Ok(position)
     }
 
     async fn end_of(&self, side: Side) -> Result<ReplicationPosition> {
@@ -278,6 +286,10 @@ impl Replicator {
     async fn dial(&self, side: Side) -> Result<(Conn, ServerInfo)> {
         let mut conn = server::connect(side, leg::backend(&self.context.config, side)).await?;
         let info = server::inspect(side, &mut conn).await?;
+        if let Some(state) = self.state() {
+            let identity = if side == Side::Source { &state.source_identity } else { &state.target_identity };
+            pipeline::same_server(side, identity, &info)?;
+        }
         Ok((conn, info))
     }
 

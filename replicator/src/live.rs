@@ -182,6 +182,11 @@ impl Live {
         }
     }
 
+    /// The last position fetched from the side that is read.
+    pub(crate) fn fetched(&self) -> Option<ReplicationPosition> {
+        lock(&self.view).spool.as_ref().map(|spool| spool.borrow().fetched.clone())
+    }
+
     /// True once the tail is past the copy and keeps up.
     pub(crate) fn caught_up(&self) -> bool {
         let past_the_copy = {

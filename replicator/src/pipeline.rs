@@ -30,6 +30,7 @@ use crate::server::{self, ServerInfo};
 use crate::snapshot::journal::ChunkJournal;
 use crate::snapshot::{ChunkSource, Copied, Snapshot, SnapshotProgress};
 use crate::spool::fetch::FetchConfig;
+use crate::spool::history::GTIDS_ON;
 use crate::spool::{self, Spool};
 use crate::state::{MigrationState, Proven, Stage, StateFile, StoredPosition};
 use crate::verify::{Passed, TouchedKeys, Verifier};
@@ -163,6 +164,7 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
         Some(start) => (definitions_of(context, leg, &history, (&read, &write)).await?, start.read()?),
         None => prepare(context, &read, &write, &history).await?,
     };
+    same_gtid_mode(leg.reads(), &start, &read)?;
     let tables = definitions.schema_set(&selection)?;
     forget_other_legs(config, leg).await?;
     let folder = config.state_dir.join(leg.spool_folder());
@@ -170,7 +172,7 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     let fetch = FetchConfig {
         source: leg.from(config).clone(),
         leg,
-        flavor: read.version.flavor,
+        identity: read.identity.clone(),
         selection: selection.clone(),
         server_id: replica_server_id(),
     };
@@ -288,6 +290,17 @@ pub(crate) fn same_server(side: Side, identity: &str, info: &ServerInfo) -> Resu
         "its address leads to another server than the one that this migration began with; point it back, or start \
          over with an empty state_dir and an empty target",
     ))
+}
+
+/// A leg that began with GTIDs can't go on without them, nor the other way round.
+pub(crate) fn same_gtid_mode(side: Side, start: &ReplicationPosition, info: &ServerInfo) -> Result<()> {
+    const GTIDS_OFF: &str = "it was ON when the migration began, which therefore follows this server by GTIDs, and isn't any \
+         more: set it to ON again, then RESUME MIGRATION; a transaction without a GTID in between would end the migration";
+    match (start.gtids.is_anonymous(), info.has_gtids) {
+        (true, true) => Err(Error::definite(side, "gtid_mode", GTIDS_ON)),
+        (false, false) => Err(Error::definite(side, "gtid_mode", GTIDS_OFF)),
+        _ => Ok(()),
+    }
 }
 
 /// The definitions where a leg stands. One that begins takes over what holds at the end of the leg before it: there both

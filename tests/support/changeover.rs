@@ -311,12 +311,18 @@ impl Changeover {
             _ => source.value::<String>("SELECT @@server_uuid").await,
         };
         let turned = !self.admin("SHOW CUTOVERS").await.is_empty();
+        let anonymous = source.engine() != Engine::MariaDb
+            && source.value::<String>("SELECT @@GLOBAL.gtid_mode").await == "OFF";
+        if turned && anonymous {
+            // No GTID says whose the position is; the lag is of the leg that runs.
+            self.wait_phase(&["following", "switched"]).await;
+        }
         until(&format!("{end:?} to be applied"), Duration::from_secs(60), async || {
             let applied = self.status_of("applied_position").await;
-            // gtids (file:offset); the files' numbers have one width, so their names sort.
-            let coordinates =
-                applied.rsplit_once(" (").and_then(|(_, c)| c.trim_end_matches(')').split_once(':'));
-            let there = (!turned || applied.contains(&whose))
+            // gtids (file:offset), or without GTIDs file:offset; the files' numbers have one width, so their names sort.
+            let place = applied.rsplit_once(" (").map_or(applied.as_str(), |(_, place)| place);
+            let coordinates = place.trim_end_matches(')').split_once(':');
+            let there = (!turned || anonymous || applied.contains(&whose))
                 && coordinates
                     .is_some_and(|(file, offset)| (file.to_owned(), offset.parse().unwrap_or(0_u64)) >= end);
             if there { Ok(()) } else { Err(applied) }

@@ -16,6 +16,8 @@ mod graph;
 mod intake;
 mod intervals;
 mod keyless;
+#[cfg(test)]
+mod model;
 mod net;
 pub mod progress;
 #[cfg(test)]

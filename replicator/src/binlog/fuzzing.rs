@@ -36,7 +36,7 @@ pub fn events(tables: SchemaSet, stream: &[u8], checksums: bool) -> Seen {
     let all = tables.sorted();
     let schemas: Vec<&str> = all.iter().map(|table| table.name.schema.as_str()).collect();
     let mut state = State {
-        grouper: Grouper::new(Selection::of_schemas(&schemas)),
+        grouper: Grouper::new(Selection::of_schemas(&schemas), true),
         decoder: Decoder::new(tables),
         seen: Seen::default(),
     };

@@ -65,18 +65,20 @@ struct Open {
 pub(crate) struct Grouper {
     names: SchemaNames,
     selection: Selection,
+    /// Each transaction begins with its GTID. MySQL 5.6 without GTIDs writes nothing in that place.
+    has_gtids: bool,
     open: Option<Open>,
     prepared: HashSet<String>,
 }
 
 impl Grouper {
-    /// For what a migration moves.
-    pub(crate) fn new(selection: Selection) -> Self {
+    /// For what a migration moves, and the binlog of a server that has GTIDs or hasn't.
+    pub(crate) fn new(selection: Selection, has_gtids: bool) -> Self {
         let names = match selection.schemas() {
             Some(schemas) => SchemaNames::new(schemas.iter().map(String::as_str)),
             None => SchemaNames::all(),
         };
-        Self { names, selection, open: None, prepared: HashSet::new() }
+        Self { names, selection, has_gtids, open: None, prepared: HashSet::new() }
     }
 
     /// True between the event that begins a transaction and the one that ends it.
@@ -97,12 +99,18 @@ impl Grouper {
     /// Takes the next event.
     pub(crate) fn event(&mut self, header: &EventHeader, body: &[u8]) -> Result<Step, Malformed> {
         match header.kind {
+            kind::GTID | kind::GTID_TAGGED | kind::MARIADB_GTID if !self.has_gtids => Err(Malformed::new(
+                "a transaction with a GTID, while the migration follows this server by file and offset, since its \
+                 gtid_mode was OFF: it was changed; begin the migration again, and leave gtid_mode as it is until it is \
+                 done",
+            )),
+            kind::ANONYMOUS_GTID if !self.has_gtids => self.begin(gtid::parse_anonymous(header, body)?),
             kind::GTID => self.begin(gtid::parse_mysql(header, body)?),
             kind::GTID_TAGGED => self.begin(gtid::parse_mysql_tagged(header, body)?),
             kind::MARIADB_GTID => self.begin(gtid::parse_mariadb(header, body)?),
             kind::ANONYMOUS_GTID => Err(Malformed::new(
-                "a transaction without a GTID: gtid_mode isn't ON; set it to ON, wait until every older \
-                 transaction has ended, then begin the migration again",
+                "a transaction without a GTID, while the migration follows this server by GTIDs: gtid_mode isn't ON any \
+                 more; begin the migration again, and leave gtid_mode as it is until it is done",
             )),
             kind::QUERY => self.query(header, body, false),
             kind::MARIADB_QUERY_COMPRESSED => self.query(header, body, true),
@@ -160,7 +168,7 @@ impl Grouper {
     fn opened(&mut self) -> Result<&mut Open, Malformed> {
         self.open.as_mut().ok_or_else(|| {
             Malformed::new(
-                "a change that belongs to no GTID: gtid_mode isn't ON on the source; set it to ON, then begin the \
+                "a change that belongs to no transaction: gtid_mode was changed, or the log is damaged; begin the \
                  migration again",
             )
         })
@@ -182,6 +190,13 @@ impl Grouper {
         let mut statement = classify(query.schema, &query.sql, &self.names);
         if statement == Statement::Ddl && !self.concerns(&query) {
             statement = Statement::Unrelated;
+        }
+        if self.open.is_none() && !self.has_gtids {
+            self.begin(GtidEvent {
+                gtid: Gtid::Anonymous,
+                committed_at_us: u64::from(header.timestamp) * 1_000_000,
+                standalone: None,
+            })?;
         }
         let open = self.opened()?;
         match statement {
@@ -328,7 +343,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn grouper() -> Grouper {
-        Grouper::new(Selection::of_schemas(&["shop"]))
+        Grouper::new(Selection::of_schemas(&["shop"]), true)
     }
 
     fn mariadb_gtid(sequence: u64, flags: u8) -> Vec<u8> {
@@ -408,7 +423,7 @@ mod tests {
             assert!(error.0.contains(needle), "{error}");
         };
         check(&[(200, vec![])], "type 200");
-        check(std::slice::from_ref(&rows), "no GTID");
+        check(std::slice::from_ref(&rows), "no transaction");
         check(&[gtid.clone(), rows.clone()], "not named");
         check(&[gtid.clone(), gtid.clone()], "before the one before");
         check(&[(kind::ANONYMOUS_GTID, vec![0; 40])], "gtid_mode");
@@ -418,6 +433,36 @@ mod tests {
         check(&[gtid.clone(), map.clone(), (kind::QUERY, query("", "ROLLBACK TO `a`"))], "rolled back");
         check(&[gtid.clone(), map, rows, (kind::XA_PREPARE, vec![0; 9])], "XA");
         check(&[gtid, (kind::QUERY, query("", "XA COMMIT X'78',X'',1"))], "XA");
+    }
+
+    #[test]
+    fn without_gtids_begin_and_commit_alone_frame_a_transaction() {
+        let mut grouper = Grouper::new(Selection::of_schemas(&["shop"]), false);
+        let mut step = |kind: u8, body: Vec<u8>| grouper.event(&header(kind), &body);
+        let begin = || query("shop", "BEGIN");
+        // MySQL 5.6, which writes nothing before a transaction; a statement is one of its own.
+        for end in [(kind::XID, vec![0; 8]), (kind::QUERY, query("shop", "COMMIT"))] {
+            assert_eq!(step(kind::QUERY, begin()).unwrap(), Step::Ignore);
+            assert_eq!(step(kind::TABLE_MAP, fixture::table_map("shop")).unwrap(), Step::Keep);
+            assert_eq!(step(kind::WRITE_ROWS, fixture::write_rows(&[1], 1)).unwrap(), Step::Keep);
+            let Step::Close(closed) = step(end.0, end.1).unwrap() else { panic!() };
+            assert_eq!((closed.gtid, closed.committed_at_us), (Gtid::Anonymous, 1_000_000));
+        }
+        assert!(is_close(&step(kind::QUERY, query("shop", "ALTER TABLE t ADD a INT")).unwrap(), true));
+        assert!(is_close(&step(kind::QUERY, query("mysql", "FLUSH PRIVILEGES")).unwrap(), false));
+        // Newer ones.
+        assert_eq!(step(kind::ANONYMOUS_GTID, vec![0; 42]).unwrap(), Step::Ignore);
+        assert_eq!(step(kind::QUERY, begin()).unwrap(), Step::Ignore);
+        assert!(is_close(&step(kind::XID, vec![0; 8]).unwrap(), false));
+        // A crash left half of one.
+        assert_eq!(step(kind::QUERY, begin()).unwrap(), Step::Ignore);
+        assert_eq!(step(kind::FORMAT_DESCRIPTION, vec![]).unwrap(), Step::Abort);
+        for (kind, body) in [(kind::GTID, vec![0; 25]), (kind::GTID_TAGGED, vec![0; 25])] {
+            assert!(step(kind, body).unwrap_err().0.contains("gtid_mode was OFF"));
+        }
+        assert!(
+            step(kind::WRITE_ROWS, fixture::write_rows(&[1], 1)).unwrap_err().0.contains("no transaction")
+        );
     }
 
     #[test]

@@ -44,6 +44,11 @@ pub(crate) fn parse_mysql(header: &EventHeader, body: &[u8]) -> Result<GtidEvent
     })
 }
 
+/// ANONYMOUS_GTID (34) of MySQL 5.7 and later with GTIDs off: the same fields, and no GTID in them.
+pub(crate) fn parse_anonymous(header: &EventHeader, body: &[u8]) -> Result<GtidEvent, Malformed> {
+    Ok(GtidEvent { gtid: Gtid::Anonymous, ..parse_mysql(header, body)? })
+}
+
 /// GTID_TAGGED (42) of MySQL 8.3 and later: a message of its serialisation library, fields with numbers.
 pub(crate) fn parse_mysql_tagged(header: &EventHeader, body: &[u8]) -> Result<GtidEvent, Malformed> {
     const VERSION: u64 = 1;

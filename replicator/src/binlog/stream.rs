@@ -1,8 +1,10 @@
-//! The dump: asks the source for everything behind a GTID set and yields its events whole, checked and placed.
+//! The dump: asks the source for everything behind a GTID set, or behind a place in its binlog, and yields its events
+//! whole, checked and placed.
 
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use config::progress::ReplicationPosition;
 use config::{BackendConfig, BinlogPosition, Flavor, GtidSet, Side};
 
 use super::cursor::Malformed;
@@ -20,6 +22,11 @@ const HEARTBEAT_PERIOD: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// The largest event that is held as a whole (a compressed transaction isn't). The servers' own bound.
 const EVENT_BYTES_MAX: u32 = (1 << 30) + (1 << 20);
+
+/// Where the first event of a binlog file begins.
+pub(crate) const BINLOG_START: u32 = 4;
+/// Flag of a dump by MySQL: offsets beyond 4 GiB in heartbeats. Older servers don't look at it.
+const USE_HEARTBEAT_EVENT_V2: u16 = 2;
 
 /// An event, or a piece of one.
 #[derive(Debug)]
@@ -70,15 +77,25 @@ struct Partial {
 }
 
 impl BinlogStream {
-    /// Asks for every transaction that isn't in `from`. `server_id` must be used by no other replica of the
-    /// source.
-    pub(crate) async fn open(backend: &BackendConfig, from: &GtidSet, server_id: u32) -> Result<Self> {
+    /// Asks for every transaction that isn't in `from`; where the source has no GTIDs, for everything behind its
+    /// coordinates, and where these are beyond 4 GiB, for that file from its start. `server_id` must be used by no
+    /// other replica of the source.
+    pub(crate) async fn open(
+        backend: &BackendConfig,
+        from: &ReplicationPosition,
+        server_id: u32,
+    ) -> Result<Self> {
         let mut connection = PacketConnection::connect(backend).await?;
-        prepare(&mut connection, from, server_id).await?;
+        prepare(&mut connection, &from.gtids, server_id).await?;
         connection.command_ok(&register_replica(server_id)).await?;
-        let dump = match from.flavor() {
-            Flavor::MySql => dump_gtid(from, server_id),
-            Flavor::MariaDb => dump(server_id),
+        let dump = match &from.gtids {
+            GtidSet::MySql(_) => dump_gtid(&from.gtids, server_id),
+            // The server finds the place by `@slave_connect_state`.
+            GtidSet::MariaDb(_) => dump(server_id, 0, BINLOG_START, ""),
+            GtidSet::Anonymous => {
+                let offset = u32::try_from(from.coordinates.offset).unwrap_or(BINLOG_START);
+                dump(server_id, USE_HEARTBEAT_EVENT_V2, offset, &from.coordinates.file)
+            }
         };
         connection.command(&dump).await?;
         Ok(Self { connection, checksums: None, position: BinlogPosition::default(), partial: None })
@@ -327,27 +344,26 @@ fn register_replica(server_id: u32) -> Vec<u8> {
     payload
 }
 
-/// COM_BINLOG_DUMP: MariaDB finds the place by `@slave_connect_state`.
-fn dump(server_id: u32) -> Vec<u8> {
+/// COM_BINLOG_DUMP, from a place in a file.
+fn dump(server_id: u32, flags: u16, offset: u32, file: &str) -> Vec<u8> {
     const COM_BINLOG_DUMP: u8 = 0x12;
     let mut payload = vec![COM_BINLOG_DUMP];
-    payload.extend_from_slice(&4_u32.to_le_bytes());
-    payload.extend_from_slice(&0_u16.to_le_bytes());
+    payload.extend_from_slice(&offset.to_le_bytes());
+    payload.extend_from_slice(&flags.to_le_bytes());
     payload.extend_from_slice(&server_id.to_le_bytes());
+    payload.extend_from_slice(file.as_bytes());
     payload
 }
 
 /// COM_BINLOG_DUMP_GTID.
 fn dump_gtid(from: &GtidSet, server_id: u32) -> Vec<u8> {
     const COM_BINLOG_DUMP_GTID: u8 = 0x1e;
-    /// Offsets beyond 4 GiB in heartbeats; older servers don't look at it.
-    const USE_HEARTBEAT_EVENT_V2: u16 = 2;
     let set = encode_gtid_set(from);
     let mut payload = vec![COM_BINLOG_DUMP_GTID];
     payload.extend_from_slice(&USE_HEARTBEAT_EVENT_V2.to_le_bytes());
     payload.extend_from_slice(&server_id.to_le_bytes());
     payload.extend_from_slice(&0_u32.to_le_bytes());
-    payload.extend_from_slice(&4_u64.to_le_bytes());
+    payload.extend_from_slice(&u64::from(BINLOG_START).to_le_bytes());
     payload.extend_from_slice(&u32::try_from(set.len()).unwrap_or(u32::MAX).to_le_bytes());
     payload.extend_from_slice(&set);
     payload
@@ -386,11 +402,18 @@ pub(crate) fn classify_server_error(code: u16, text: &str, place: &str) -> Error
         FATAL_READING_BINLOG if lower.contains("has connected to the") => {
             return Error::transient(Side::Source, place, format!("{text}; it is tried again"));
         }
-        FATAL_READING_BINLOG if lower.contains("purged") || lower.contains("could not find gtid state") => {
+        FATAL_READING_BINLOG
+            if lower.contains("purged")
+                || lower.contains("could not find gtid state")
+                || lower.contains("could not find first log") =>
+        {
             PURGED
         }
         FATAL_READING_BINLOG
-            if lower.contains("more gtids") || lower.contains("not in the master's binlog") =>
+            if lower.contains("more gtids")
+                || lower.contains("not in the master's binlog")
+                || lower.contains("impossible position")
+                || lower.contains("position > file size") =>
         {
             WENT_BACK
         }
@@ -452,7 +475,19 @@ mod tests {
             ErrorKind::Definite,
             "begin",
         );
+        check(
+            1236,
+            "Could not find first log file name in binary log index file",
+            ErrorKind::Definite,
+            "begin",
+        );
         check(1236, "Replica has more GTIDs than the source has", ErrorKind::Definite, "went back");
+        check(
+            1236,
+            "Client requested source to start replication from position > file size",
+            ErrorKind::Definite,
+            "went back",
+        );
         check(
             1236,
             "A replica with the same server_uuid/server_id as this replica has connected to the source",

@@ -45,6 +45,13 @@ pub(super) async fn judge(config: &Config, source: &Backend, found: &Discovery) 
             theirs.version
         ));
     }
+    if !(theirs.has_gtids && ours.has_gtids) {
+        return fatal(
+            "One of the two has GTIDs off, so the replica can't be waited for; set gtid_mode = ON on both, or leave \
+             source.replica_url out."
+                .to_owned(),
+        );
+    }
     if theirs.folds_names != ours.folds_names {
         return fatal("Its lower_case_table_names isn't the source's.".to_owned());
     }

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 
 use config::progress::{Finding, Severity};
-use config::{Flavor, ServerVersion, Side};
+use config::{ServerVersion, Side};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
 
 use crate::error::{Error, Result};
 use crate::schema::discover::Discovery;
+use crate::server::status_statement;
 
 /// Logs that are kept for less than this may be gone after a longer interruption.
 const KEPT_SHORT_S: f64 = 86_400.0;
@@ -80,12 +81,12 @@ pub(super) fn judge_source(settings: &Settings) -> Vec<Finding> {
             ),
         );
     }
-    if settings.is_not("gtid_mode", "ON") {
+    if settings.is_not("gtid_mode", "ON") && settings.is_not("gtid_mode", "OFF") {
         fatal(
             "source, gtid_mode",
             format!(
-                "It is {} and must be ON: enforce_gtid_consistency = ON first, then gtid_mode step by step \
-                 (OFF_PERMISSIVE, ON_PERMISSIVE, ON).",
+                "It is {}, between two settings, so transactions may have GTIDs or not; take it on to ON, or back to OFF, \
+                 before the start.",
                 settings.get("gtid_mode").unwrap_or_default()
             ),
         );
@@ -97,6 +98,11 @@ pub(super) fn judge_source(settings: &Settings) -> Vec<Finding> {
         );
     }
     found.extend(short_history(settings));
+    if settings.get("gtid_mode").is_some_and(|mode| mode.eq_ignore_ascii_case("OFF")) {
+        let message = "It is OFF, so the server is followed by binlog file and offset. Leave gtid_mode as it is, and don't \
+                       RESET or replace the server, until the migration is done: it would have to begin again.";
+        found.push(finding(Severity::Note, "source, gtid_mode", message));
+    }
     found
 }
 
@@ -192,10 +198,8 @@ pub(super) async fn check_filters(
     conn: &mut Conn,
     schemas: &[String],
 ) -> Result<Vec<Finding>> {
-    let statement =
-        if version.at_least(Flavor::MySql, 8, 4) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" };
     let row: Option<Row> = conn
-        .query_first(statement)
+        .query_first(status_statement(version))
         .await
         .map_err(|e| Error::database(Side::Source, "reading the binlog filters", &e))?;
     let column = |name: &str| -> String {
@@ -258,6 +262,7 @@ mod tests {
         check("binlog_row_image", "MINIMAL", &["Fatal source, binlog_row_image"]);
         check("binlog_row_value_options", "PARTIAL_JSON", &[]);
         check("gtid_mode", "ON_PERMISSIVE", &["Fatal source, gtid_mode"]);
+        check("gtid_mode", "OFF", &["Note source, gtid_mode"]);
         check("server_id", "0", &["Fatal source, server_id"]);
         check("binlog_expire_logs_seconds", "60", &["Note source, binlog_expire_logs_seconds"]);
         check("binlog_expire_logs_seconds", "0", &[]);

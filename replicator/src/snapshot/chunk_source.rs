@@ -63,6 +63,11 @@ impl ChunkSource {
         let asked = match start {
             GtidSet::MySql(_) => format!("SELECT WAIT_FOR_EXECUTED_GTID_SET('{start}', {WAIT_S})"),
             GtidSet::MariaDb(_) => format!("SELECT MASTER_GTID_WAIT('{start}', {WAIT_S})"),
+            GtidSet::Anonymous => {
+                let why = "the source has GTIDs off, so a replica can't be waited for; take source.replica_url out and \
+                           start Changeover again";
+                return Err(Error::definite(Side::Source, PLACE, why));
+            }
         };
         let answer: Option<Option<i64>> =
             conn.query_first(asked).await.map_err(|error| Error::database(Side::Source, PLACE, &error))?;

@@ -1,31 +1,28 @@
 //! The task that keeps the spool ahead of the appliers: source → spool, with reconnects.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use config::{BackendConfig, BinlogPosition, Flavor, GtidSet, Side};
-use mysql_async::prelude::Queryable as _;
+use config::{BackendConfig, BinlogPosition, Side};
 use tokio_util::sync::CancellationToken;
 
+use super::history::{self, BinlogFiles};
 use super::writer::SpoolWriter;
 use crate::binlog::cursor::Malformed;
 use crate::binlog::event::{EventHeader, HEADER_BYTES, kind};
 use crate::binlog::group::{Closed, Grouper, Step};
 use crate::binlog::payload::Payload;
-use crate::binlog::stream::{BinlogStream, Fetched, PURGED, Part, WENT_BACK};
+use crate::binlog::stream::{BinlogStream, Fetched, Part};
 use crate::error::{Error, ErrorKind, Result};
 use crate::leg::Leg;
 use crate::schema::selection::Selection;
-use crate::server;
 
 /// Wait before the first new attempt; doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// The source sends a transaction before it counts it as executed, and a replica that it waits for can keep it so
-/// for ten seconds. Only what stays missing longer is missing.
-const EXECUTED_LIMIT: Duration = Duration::from_secs(15);
-const EXECUTED_POLL: Duration = Duration::from_millis(100);
+/// A source without GTIDs that has sent nothing else for so many heartbeats is asked whether it is still the same.
+const HEARTBEATS_MAX: u32 = 10;
 
 /// What to fetch.
 #[derive(Debug, Clone)]
@@ -34,8 +31,8 @@ pub struct FetchConfig {
     pub source: BackendConfig,
     /// Which leg it is: for what is said of errors.
     pub leg: Leg,
-    /// Its family, which the spool's GTID set must be of.
-    pub flavor: Flavor,
+    /// [`crate::server::ServerInfo::identity`] of the source.
+    pub identity: String,
     /// What is moved.
     pub selection: Selection,
     /// A server id that no other replica of the source uses.
@@ -48,11 +45,16 @@ pub struct FetchConfig {
 /// Cancel safety: dropping it loses nothing that is durable; what came in half is cut off when the spool is opened
 /// again. Cancelling the token closes the files first.
 pub async fn run(config: FetchConfig, mut writer: SpoolWriter, cancel: CancellationToken) -> Result<()> {
+    let anonymous = writer.position().gtids.is_anonymous();
     let mut fetch = Fetch {
-        grouper: Grouper::new(config.selection.clone()),
+        grouper: Grouper::new(config.selection.clone(), !anonymous),
         payload: None,
         file: String::new(),
         coordinates: None,
+        files: if anonymous { Some(BinlogFiles::open(writer.dir())?) } else { None },
+        pass_over: None,
+        heartbeats: 0,
+        behind_at: None,
     };
     let result = tokio::select! {
         () = cancel.cancelled() => Ok(()),
@@ -72,6 +74,14 @@ struct Fetch {
     file: String,
     /// Where the binlog stands without a transaction, not spooled yet.
     coordinates: Option<BinlogPosition>,
+    /// The files of a binlog without GTIDs.
+    files: Option<BinlogFiles>,
+    /// A dump that had to begin before the place that is wanted: up to here it is in the spool.
+    pass_over: Option<BinlogPosition>,
+    /// Heartbeats since the last event, where there are no GTIDs.
+    heartbeats: u32,
+    /// The source's binlog had gone on behind here when it was asked, and the dump hadn't.
+    behind_at: Option<BinlogPosition>,
 }
 
 impl Fetch {
@@ -113,10 +123,11 @@ impl Fetch {
 
     /// One connection, to its end.
     async fn session(&mut self, config: &FetchConfig, writer: &mut SpoolWriter) -> Error {
-        let from = writer.position().gtids.clone();
-        if let Err(error) = check_history(config, &from).await {
+        let from = writer.position().clone();
+        if let Err(error) = history::check(config, &from).await {
             return error;
         }
+        self.pass_over = self.files.is_some().then(|| from.coordinates.clone());
         let mut stream = match BinlogStream::open(&config.source, &from, config.server_id).await {
             Ok(stream) => stream,
             Err(error) => return error,
@@ -132,10 +143,34 @@ impl Fetch {
                 Ok(fetched) => self.take(fetched, &stream, writer).await,
                 Err(error) => Err(error),
             };
+            let taken = match taken {
+                Ok(()) if self.heartbeats >= HEARTBEATS_MAX => self.look(config, writer).await,
+                taken => taken,
+            };
             if let Err(error) = taken {
                 return error;
             }
         }
+    }
+
+    /// Asks a source without GTIDs, which has sent nothing for a while, whether it is still the same, and whether there
+    /// is really nothing. A dump goes on waiting at the end of a file that a RESET took away.
+    async fn look(&mut self, config: &FetchConfig, writer: &mut SpoolWriter) -> Result<()> {
+        self.heartbeats = 0;
+        self.caught_up(writer).await?;
+        let position = writer.position();
+        let end = history::check(config, position).await?;
+        if end.is_none_or(|end| end <= position.coordinates) {
+            self.behind_at = None;
+            return Ok(());
+        }
+        if self.behind_at.replace(position.coordinates.clone()).as_ref() != Some(&position.coordinates) {
+            // It may have gone on just now.
+            return Ok(());
+        }
+        self.behind_at = None;
+        let what = "the source's binlog goes on and its dump doesn't; it is asked for anew";
+        Err(Error::transient(Side::Source, format!("binlog {}", position.coordinates), what))
     }
 
     /// Nothing more to read at once: whatever there is goes to disk.
@@ -158,6 +193,19 @@ impl Fetch {
         let damaged = |why: Malformed| stream.damaged(&why);
         if self.file != end.file {
             self.file.clone_from(&end.file);
+        }
+        if let Some(files) = &mut self.files {
+            match header.kind {
+                kind::FORMAT_DESCRIPTION => {
+                    files.begins(&end.file, header.timestamp, &writer.position().coordinates)?;
+                }
+                kind::HEARTBEAT | kind::HEARTBEAT_V2 => self.heartbeats += 1,
+                _ => self.heartbeats = 0,
+            }
+            if self.pass_over.as_ref().is_some_and(|to| end <= *to) {
+                return Ok(());
+            }
+            self.pass_over = None;
         }
         match part {
             Part::Whole => {
@@ -254,39 +302,4 @@ impl Fetch {
             None => writer.skip(gtid, committed_at_us, end),
         }
     }
-}
-
-/// Asks the source whether it still has everything behind `from`, and still has `from`. The control connection also
-/// logs in with the whole password, which the dump connection relies on.
-async fn check_history(config: &FetchConfig, from: &GtidSet) -> Result<()> {
-    const PLACE: &str = "comparing the spool with the source's history";
-    let mut conn = server::connect(Side::Source, &config.source).await?;
-    let sql = match config.flavor {
-        Flavor::MySql => "SELECT @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged",
-        Flavor::MariaDb => "SELECT @@GLOBAL.gtid_binlog_pos, ''",
-    };
-    let parse = |text: &str| {
-        GtidSet::parse(config.flavor, text)
-            .map_err(|error| Error::definite(Side::Source, PLACE, error.to_string()))
-    };
-    let definite = |what: &str| Err(Error::definite(Side::Source, PLACE, what));
-    let since = Instant::now();
-    let purged = loop {
-        let row: Option<(String, String)> =
-            conn.query_first(sql).await.map_err(|error| Error::database(Side::Source, PLACE, &error))?;
-        let (executed, purged) = row.unwrap_or_default();
-        if parse(&executed)?.contains_set(from) {
-            break purged;
-        }
-        if since.elapsed() > EXECUTED_LIMIT {
-            return definite(WENT_BACK);
-        }
-        tokio::time::sleep(EXECUTED_POLL).await;
-    };
-    // The answer is here; whether the goodbye arrives doesn't matter.
-    drop(conn.disconnect().await);
-    if config.flavor == Flavor::MySql && !from.contains_set(&parse(&purged)?) {
-        return definite(PURGED);
-    }
-    Ok(())
 }

@@ -12,7 +12,7 @@
 //!
 //! All numbers are little-endian. `string` is a u32 length and bytes; `position` is a string (the binlog file) and
 //! a u64 (the offset); `gtid` is a u8 0, 16 bytes uuid, u64 number, string tag (MySQL) or a u8 1, u32 domain, u32
-//! server, u64 sequence (MariaDB); `meta` is u64 seq, gtid, u64 commit time in microseconds.
+//! server, u64 sequence (MariaDB) or a u8 2 (MySQL with GTIDs off); `meta` is u64 seq, gtid, u64 commit time in microseconds.
 //!
 //! | kind | name | payload |
 //! |---|---|---|
@@ -245,6 +245,7 @@ fn write_meta(out: &mut Vec<u8>, meta: &Meta) {
             out.extend_from_slice(&server.to_le_bytes());
             out.extend_from_slice(&sequence.to_le_bytes());
         }
+        Gtid::Anonymous => out.push(2),
     }
     out.extend_from_slice(&meta.committed_at_us.to_le_bytes());
 }
@@ -257,6 +258,7 @@ fn read_meta(cursor: &mut Cursor<'_>) -> Result<Meta, Malformed> {
             Gtid::MySql { uuid, tag: read_string(cursor)?, number }
         }
         1 => Gtid::MariaDb { domain: cursor.u32()?, server: cursor.u32()?, sequence: cursor.u64()? },
+        2 => Gtid::Anonymous,
         _ => return Err(Malformed::new("a record holds a GTID of an unknown family")),
     };
     Ok(Meta { seq, gtid, committed_at_us: cursor.u64()? })
@@ -305,6 +307,7 @@ mod tests {
                 server,
                 sequence
             }),
+            Just(Gtid::Anonymous),
         ]
     }
 

@@ -8,6 +8,7 @@
 
 pub mod fetch;
 mod format;
+pub(crate) mod history;
 pub mod reader;
 mod recovery;
 mod segment;

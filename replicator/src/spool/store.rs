@@ -58,11 +58,14 @@ pub(super) fn open(dir: &Path, start: &ReplicationPosition) -> Result<(Store, Re
         Some(recovered) => recovered,
         None => make(dir, start)?,
     };
-    if recovered.position.gtids.flavor() != start.gtids.flavor() {
+    let same_kind = recovered.position.gtids.flavor() == start.gtids.flavor()
+        && recovered.position.gtids.is_anonymous() == start.gtids.is_anonymous();
+    if !same_kind {
         return Err(Error::definite(
             None,
             dir.display().to_string(),
-            "the spool was filled by a server of the other family: use an empty state_dir for another source",
+            "the spool was filled by a server of the other family, or with another gtid_mode: use an empty state_dir \
+             for another source",
         ));
     }
     let last = recovered.segments.last().ok_or_else(|| Error::bug("spool", "it has no segment"))?;

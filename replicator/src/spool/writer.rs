@@ -79,6 +79,11 @@ impl SpoolWriter {
         &self.position
     }
 
+    /// The spool's folder.
+    pub(super) fn dir(&self) -> &std::path::Path {
+        &self.shared.dir
+    }
+
     /// The source was heard of.
     pub(super) fn heard(&self, connected: bool) {
         self.shared.progress.send_modify(|progress| {
@@ -190,8 +195,10 @@ impl SpoolWriter {
     }
 
     fn transaction_ended(&mut self, gtid: &Gtid, end: BinlogPosition) -> Result<()> {
-        // invariant 1: a transaction that is in the set was spooled before, and would be applied twice.
-        if self.position.gtids.contains(gtid) {
+        // invariant 1: a transaction that is in the set, or that ends where the spool already is, was spooled before, and
+        // would be applied twice.
+        let before = self.position.gtids.is_anonymous() && end <= self.position.coordinates;
+        if before || self.position.gtids.contains(gtid) {
             return Err(Error::definite(
                 config::Side::Source,
                 format!("binlog {end}"),
