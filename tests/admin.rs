@@ -71,6 +71,7 @@ async fn the_mariadb_client() {
         "sessions",
         "sessions_pinned",
         "last_error",
+        "throttled_by",
     ] {
         assert!(shown.contains(&format!("{column}: ")), "{column} is missing in:\n{shown}");
     }

@@ -178,7 +178,7 @@ fn configurations_that_are_wrong() {
     assert_words(&told, &["source", "target"]);
     let (code, told) = run(
         "unbuilt.toml",
-        "[source]\nurl = \"mysql://a:secret-Source@127.0.0.1:1\"\nreplica_url = \"mysql://a@127.0.0.1:2\"\n[target]\nurl = \"mysql://a@127.0.0.1:3\"\n",
+        "[source]\nurl = \"mysql://a:secret-Source@127.0.0.1:1\"\nreplica_url = \"a@127.0.0.1:2\"\n[target]\nurl = \"mysql://a@127.0.0.1:3\"\n",
     );
     assert_eq!(code, 2, "{told}");
     assert_words(&told, &["replica_url"]);

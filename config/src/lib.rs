@@ -30,7 +30,7 @@ pub use entrance::{EntranceConfig, ProxyHeaders, SentHeader};
 pub use load::{ConfigErrors, Overrides, load};
 pub use migration::{
     ApplyConfig, CutoverConfig, DdlPolicy, FencePolicy, MigrationConfig, OpenTransactions, PastFence,
-    SnapshotConfig, StartPolicy,
+    SnapshotConfig, StartPolicy, ThrottleConfig,
 };
 pub use names::{AccountName, Flavor, ServerVersion, Side, TableName};
 pub use network::Network;
@@ -55,12 +55,16 @@ pub struct Config {
     pub console: ConsoleConfig,
     /// The old backend, whichever of the two serves.
     pub source: BackendConfig,
+    /// A replica of the old backend that the copy reads from (`source.replica_url`).
+    pub replica: Option<BackendConfig>,
     /// The new backend, whichever of the two serves.
     pub target: BackendConfig,
     /// What is moved, and how.
     pub migration: MigrationConfig,
     /// The copy.
     pub snapshot: SnapshotConfig,
+    /// What copy and verification wait for.
+    pub throttle: ThrottleConfig,
     /// The tail.
     pub apply: ApplyConfig,
     /// The swap.

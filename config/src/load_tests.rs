@@ -92,6 +92,9 @@ fn everything_has_its_default() {
     assert!(config.migration.reverse);
     let snapshot = &config.snapshot;
     assert_eq!((snapshot.readers, snapshot.chunk_rows, snapshot.max_rows_per_s), (4, 0, 0));
+    let throttle = &config.throttle;
+    assert_eq!((throttle.max_threads_running, throttle.max_replica_lag_ms), (0, 1000));
+    assert!(throttle.replicas.is_empty());
     assert_eq!((config.apply.workers, config.apply.spool_max_bytes), (4, 50_000_000_000));
     assert_eq!((config.cutover.max_lag_ms, config.cutover.pause_ms), (1000, 3000));
     assert_eq!(config.cutover.open_transactions, OpenTransactions::Abort);
@@ -117,7 +120,7 @@ listen = "localhost:3"
 [source]
 url = "mysql://a@one"
 password = { env = "PW" }
-replica_url = ""
+replica_url = "mysql://r@three"
 proxy_protocol = "v1"
 tls = "off"
 [target]
@@ -131,6 +134,7 @@ password = { file = "D/pw" }
 name = "shop"
 schemas = ["shop", "Shop2"]
 exclude_tables = ["shop.tmp_%"]
+accounts = ["app@%"]
 start = "auto"
 ddl = "pause"
 reverse = false
@@ -138,6 +142,11 @@ reverse = false
 readers = 5
 chunk_rows = 1_000
 max_rows_per_s = 7
+[throttle]
+max_threads_running = 12
+replicas = ["mysql://m@four", "mysql://m:own@five"]
+password = "lag"
+max_replica_lag_ms = 13
 [apply]
 workers = 8
 spool_max_gb = 9
@@ -184,6 +193,13 @@ past_fence = "kill"
         (config.snapshot.readers, config.snapshot.chunk_rows, config.snapshot.max_rows_per_s),
         (5, 1000, 7)
     );
+    let replica = config.replica.unwrap();
+    assert_eq!((replica.address().as_str(), replica.password.expose()), ("three:3306", &b"of env\n"[..]));
+    assert_eq!(migration.accounts, ["app@%"]);
+    let throttle = &config.throttle;
+    assert_eq!((throttle.max_threads_running, throttle.max_replica_lag_ms), (12, 13));
+    let asked: Vec<&[u8]> = throttle.replicas.iter().map(|replica| replica.password.expose()).collect();
+    assert_eq!(asked, [&b"lag"[..], b"own"]);
     assert_eq!((config.apply.workers, config.apply.spool_max_bytes), (8, 9_000_000_000));
     assert_eq!((config.cutover.max_lag_ms, config.cutover.pause_ms), (10, 11));
     assert_eq!(
@@ -296,6 +312,10 @@ fn impossible_values() {
     );
     refused("[migration]\nallow_lossy = 1", &["C:2: true, false or a list"]);
     refused("[migration]\nallow_lossy = [\"tmp\"]", &["C:2: migration.allow_lossy: \"tmp\""]);
+    refused("[throttle]\nreplicas = [\"10.0.0.1\"]", &["C:2: throttle.replicas: this isn't a URL"]);
+    refused("[throttle]\nmax_replica_lag_ms = -1", &["C:2: throttle.max_replica_lag_ms"]);
+    refused("[migration]\naccounts = 1", &["C:2: true, false or a list of accounts"]);
+    refused("[migration]\naccounts = [\"app\"]", &["C:2: migration.accounts: \"app\""]);
     refused("[migration]\nexclude_tables = [\"tmp\", \"a.b\", \".x\"]", &["C:2: \"tmp\"", "C:2: \".x\""]);
     refused("[cutover]\nfence = \"accounts\"", &["C:2: isn't built yet"]);
     refused("[cutover]\nfence = \"acounts\"", &["C:2: did you mean \"accounts\"?"]);
@@ -309,7 +329,11 @@ fn backends() {
     check("", &["C: there is no source: write [source]", "C: there is no target: write [target]"]);
     check(
         "[source]\nurl = \"mysql://a:pw@h/db\"\nreplica_url = \"mysql://x\"\n[target]\npassword = \"x\"",
-        &["C:2: source.url: the URL has a path", "C:3: isn't built yet", "C: there is no target"],
+        &[
+            "C:2: source.url: the URL has a path",
+            "C:3: source.replica_url: the URL has no user",
+            "C: there is no target",
+        ],
     );
     check(
         "[source]\nurl = \"mysql://a:pw@H:3306\"\npassword = \"pw\"\n[target]\nurl = \"mysql://b@h\"",

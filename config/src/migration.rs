@@ -11,6 +11,9 @@ pub struct MigrationConfig {
     pub exclude_tables: Vec<String>,
     /// `schema.table` patterns of tables whose definition may lose something on the target; `%.%` is all of them.
     pub allow_lossy: Vec<String>,
+    /// `user@host` patterns, with `%` and `_` as in LIKE, of the source's accounts that are made on the target; `%@%` is all
+    /// of them, none is none.
+    pub accounts: Vec<String>,
     /// Whether START MIGRATION is waited for.
     pub start: StartPolicy,
     /// What a DDL statement in the stream does.
@@ -46,6 +49,17 @@ pub struct SnapshotConfig {
     pub chunk_rows: u64,
     /// Rows a second over all readers; 0 is no limit.
     pub max_rows_per_s: u64,
+}
+
+/// `[throttle]`: while a limit is passed, copy and full passes of the verifier wait.
+#[derive(Debug, Clone)]
+pub struct ThrottleConfig {
+    /// Threads that may run on either side, Changeover's own among them; 0 is no limit.
+    pub max_threads_running: u64,
+    /// Replicas of either side that are asked how far they are behind.
+    pub replicas: Vec<crate::BackendConfig>,
+    /// How far they may be.
+    pub max_replica_lag_ms: u64,
 }
 
 /// `[apply]`

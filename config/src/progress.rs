@@ -111,6 +111,10 @@ pub struct MigrationStatus {
     pub stray_writes_total: u64,
     /// The last error, with what to do. `None`: none since the last START or RESUME, and no stray write is open.
     pub last_error: Option<String>,
+    /// What copy and verification wait for (`[throttle]`); `None`: nothing.
+    pub throttled_by: Option<String>,
+    /// For how long they waited in this process, in ms.
+    pub throttled_ms: u64,
 }
 
 /// A row of SHOW STRAY WRITES: writes of others than Changeover to a table of the migration, on the side that doesn't

@@ -142,12 +142,18 @@ pub(crate) struct RawConfig {
     pub(crate) schemas: Setting<Vec<String>>,
     pub(crate) exclude_tables: Setting<Vec<String>>,
     pub(crate) allow_lossy: Setting<Vec<String>>,
+    pub(crate) accounts: Setting<Vec<String>>,
     pub(crate) start: Setting<String>,
     pub(crate) ddl: Setting<String>,
     pub(crate) reverse: Setting<bool>,
     pub(crate) readers: Setting<i64>,
     pub(crate) chunk_rows: Setting<i64>,
     pub(crate) max_rows_per_s: Setting<i64>,
+    pub(crate) max_threads_running: Setting<i64>,
+    /// May hold passwords: never printed.
+    pub(crate) throttle_replicas: Setting<Vec<zeroize::Zeroizing<String>>>,
+    pub(crate) throttle_password: Setting<RawPassword>,
+    pub(crate) max_replica_lag_ms: Setting<i64>,
     pub(crate) apply_workers: Setting<i64>,
     pub(crate) spool_max_gb: Setting<i64>,
     pub(crate) max_lag_ms: Setting<i64>,
@@ -184,8 +190,12 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("console", &["listen"]),
     ("source", &["url", "password", "replica_url", "proxy_protocol", "tls", "ca", "verify", "cert", "key"]),
     ("target", &["url", "password", "proxy_protocol", "tls", "ca", "verify", "cert", "key"]),
-    ("migration", &["name", "schemas", "exclude_tables", "allow_lossy", "start", "ddl", "reverse"]),
+    (
+        "migration",
+        &["name", "schemas", "exclude_tables", "allow_lossy", "accounts", "start", "ddl", "reverse"],
+    ),
     ("snapshot", &["readers", "chunk_rows", "max_rows_per_s"]),
+    ("throttle", &["max_threads_running", "replicas", "password", "max_replica_lag_ms"]),
     ("apply", &["workers", "spool_max_gb"]),
     ("cutover", &["max_lag_ms", "pause_ms", "open_transactions", "fence", "past_fence"]),
 ];
@@ -306,11 +316,27 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// `true` stands for every table, `false` for none.
-    fn patterns_or_all(&self, problems: &mut Problems, section: &str, key: &str) -> Setting<Vec<String>> {
-        let wanted = "true, false or a list of tables, such as [\"shop.orders\"]";
-        self.read(problems, (section, key), wanted, |value| match value.as_bool() {
-            Some(true) => Some(vec!["%.%".to_owned()]),
+    fn hidden_texts(
+        &self,
+        problems: &mut Problems,
+        section: &str,
+        key: &str,
+    ) -> Setting<Vec<zeroize::Zeroizing<String>>> {
+        self.read(problems, (section, key), "a list of texts, such as [\"a\", \"b\"]", |v| {
+            v.as_array()?.iter().map(|item| item.get_ref().as_str().map(|s| s.to_owned().into())).collect()
+        })
+    }
+
+    /// `true` stands for `all`, `false` for nothing.
+    fn patterns_or_all(
+        &self,
+        problems: &mut Problems,
+        (section, key): (&str, &str),
+        (things, all): (&str, &str),
+    ) -> Setting<Vec<String>> {
+        let wanted = format!("true, false or a list of {things}");
+        self.read(problems, (section, key), &wanted, |value| match value.as_bool() {
+            Some(true) => Some(vec![all.to_owned()]),
             Some(false) => Some(Vec::new()),
             None => value.as_array()?.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect(),
         })
@@ -371,13 +397,26 @@ impl<'a> Reader<'a> {
             name: self.text(p, "migration", "name"),
             schemas: self.texts(p, "migration", "schemas"),
             exclude_tables: self.texts(p, "migration", "exclude_tables"),
-            allow_lossy: self.patterns_or_all(p, "migration", "allow_lossy"),
+            allow_lossy: self.patterns_or_all(
+                p,
+                ("migration", "allow_lossy"),
+                ("tables, such as [\"shop.orders\"]", "%.%"),
+            ),
+            accounts: self.patterns_or_all(
+                p,
+                ("migration", "accounts"),
+                ("accounts, such as [\"app@%\"]", "%@%"),
+            ),
             start: self.text(p, "migration", "start"),
             ddl: self.text(p, "migration", "ddl"),
             reverse: self.read(p, ("migration", "reverse"), "true or false", |v| v.as_bool()),
             readers: self.number(p, "snapshot", "readers"),
             chunk_rows: self.number(p, "snapshot", "chunk_rows"),
             max_rows_per_s: self.number(p, "snapshot", "max_rows_per_s"),
+            max_threads_running: self.number(p, "throttle", "max_threads_running"),
+            throttle_replicas: self.hidden_texts(p, "throttle", "replicas"),
+            throttle_password: self.password(p, "throttle"),
+            max_replica_lag_ms: self.number(p, "throttle", "max_replica_lag_ms"),
             apply_workers: self.number(p, "apply", "workers"),
             spool_max_gb: self.number(p, "apply", "spool_max_gb"),
             max_lag_ms: self.number(p, "cutover", "max_lag_ms"),

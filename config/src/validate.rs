@@ -5,6 +5,8 @@ mod certificates;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use zeroize::Zeroizing;
+
 use crate::entrance::{HEADERS, SENT_HEADERS, networks};
 use crate::load::read_file;
 use crate::nearest::nearest;
@@ -13,7 +15,7 @@ use crate::url::{BackendUrl, host_and_port};
 use crate::{
     AdminConfig, ApplyConfig, BackendConfig, Config, ConsoleConfig, CutoverConfig, DdlPolicy, EntranceConfig,
     FencePolicy, Io, MigrationConfig, OpenTransactions, PastFence, ProxyConfig, ProxyHeaders, Scheduling,
-    Secret, SentHeader, Side, SnapshotConfig, StartPolicy, TlsMode,
+    Secret, SentHeader, Side, SnapshotConfig, StartPolicy, ThrottleConfig, TlsMode,
 };
 
 /// Schemas that belong to the servers or to us.
@@ -21,6 +23,9 @@ const OWN_SCHEMAS: &[&str] = &["mysql", "information_schema", "performance_schem
 
 /// Longest name of a schema or table, in characters.
 const NAME_MAX: usize = 64;
+
+/// Most replicas that are asked for their lag.
+const REPLICAS_MAX: usize = 64;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -34,7 +39,9 @@ pub(crate) fn validate(
 ) -> Option<Config> {
     let mut check = Check { environment, problems, broken };
     let places = (place_of(&raw.source.url), place_of(&raw.target.url));
+    let replica_url = raw.source.replica_url.clone();
     let source = check.backend(Side::Source, raw.source);
+    let replica = check.replica(replica_url, source.as_ref());
     let target = check.backend(Side::Target, raw.target);
     let move_every = check.number("proxy.move_every", raw.proxy_move_every, 0, 0, 1_000_000);
     if let (Some(source), Some(target)) = (&source, &target)
@@ -75,6 +82,7 @@ pub(crate) fn validate(
         schemas: check.schemas(raw.schemas),
         exclude_tables: check.table_patterns("exclude_tables", raw.exclude_tables),
         allow_lossy: check.table_patterns("allow_lossy", raw.allow_lossy),
+        accounts: check.account_patterns(raw.accounts),
         start: check.choice("migration.start", raw.start, START, StartPolicy::Manual),
         ddl: check.choice("migration.ddl", raw.ddl, DDL, DdlPolicy::Apply),
         reverse: raw.reverse.is_none_or(|said| said.value),
@@ -84,6 +92,13 @@ pub(crate) fn validate(
         chunk_rows: check.number("snapshot.chunk_rows", raw.chunk_rows, 0, 0, 100_000_000),
         max_rows_per_s: check.number("snapshot.max_rows_per_s", raw.max_rows_per_s, 0, 0, i64::MAX),
     };
+    let throttle = check.throttle(
+        raw.max_threads_running,
+        raw.max_replica_lag_ms,
+        raw.throttle_replicas,
+        raw.throttle_password,
+        source.as_ref(),
+    );
     let spool_max_gb: u64 = check.number("apply.spool_max_gb", raw.spool_max_gb, 50, 1, 1_000_000);
     let apply = ApplyConfig {
         workers: check.number("apply.workers", raw.apply_workers, 4, 1, 256),
@@ -105,7 +120,20 @@ pub(crate) fn validate(
         check.path("state_dir", raw.state_dir).unwrap_or_else(|| PathBuf::from("changeover-state"));
     let console = ConsoleConfig { listen: console_listen, named };
     let (source, target) = (source?, target?);
-    Some(Config { state_dir, proxy, admin, console, source, target, migration, snapshot, apply, cutover })
+    Some(Config {
+        state_dir,
+        proxy,
+        admin,
+        console,
+        source,
+        replica,
+        target,
+        migration,
+        snapshot,
+        throttle,
+        apply,
+        cutover,
+    })
 }
 
 const IO: &[(&str, Io)] = &[("auto", Io::Auto), ("epoll", Io::Epoll), ("io_uring", Io::IoUring)];
@@ -137,6 +165,18 @@ fn same_server(a: &BackendConfig, b: &BackendConfig) -> bool {
         }
     };
     a.port == b.port && canonical(&a.host) == canonical(&b.host)
+}
+
+/// A server beside the source, by its URL. Where that has no password, `password` counts, or the source's; TLS is as to the source.
+fn beside(parsed: BackendUrl, password: Option<&Secret>, source: &BackendConfig) -> BackendConfig {
+    BackendConfig {
+        host: parsed.host,
+        port: parsed.port,
+        user: parsed.user,
+        password: parsed.password.or_else(|| password.cloned()).unwrap_or_else(|| source.password.clone()),
+        proxy_protocol: SentHeader::Off,
+        tls: source.tls.clone(),
+    }
 }
 
 struct Check<'a> {
@@ -318,10 +358,6 @@ impl Check<'_> {
     }
 
     fn backend(&mut self, side: Side, raw: RawBackend) -> Option<BackendConfig> {
-        if let Some(replica) = raw.replica_url.filter(|said| !said.value.is_empty()) {
-            let what = "source.replica_url isn't built yet: the copy reads from source.url; leave it out";
-            self.problems.add(replica.place, what);
-        }
         // Read even where the URL is wrong, so that both are said at once.
         let password_place = place_of(&raw.password);
         let had_key = raw.password.is_some();
@@ -366,6 +402,74 @@ impl Check<'_> {
         })
     }
 
+    fn throttle(
+        &mut self,
+        max_threads_running: Option<Said<i64>>,
+        max_replica_lag_ms: Option<Said<i64>>,
+        replicas: Option<Said<Vec<Zeroizing<String>>>>,
+        password: Option<Said<RawPassword>>,
+        source: Option<&BackendConfig>,
+    ) -> ThrottleConfig {
+        let threads = "throttle.max_threads_running";
+        ThrottleConfig {
+            max_threads_running: self.number(threads, max_threads_running, 0, 0, 100_000),
+            replicas: self.throttle_replicas(replicas, password, source),
+            max_replica_lag_ms: self.number(
+                "throttle.max_replica_lag_ms",
+                max_replica_lag_ms,
+                1000,
+                0,
+                HOUR_MS,
+            ),
+        }
+    }
+
+    fn throttle_replicas(
+        &mut self,
+        urls: Option<Said<Vec<Zeroizing<String>>>>,
+        password: Option<Said<RawPassword>>,
+        source: Option<&BackendConfig>,
+    ) -> Vec<BackendConfig> {
+        let password = password.and_then(|said| self.password("throttle.password", said));
+        let Some(said) = urls else { return Vec::new() };
+        if said.value.len() > REPLICAS_MAX {
+            let what = format!("throttle.replicas: at most {REPLICAS_MAX} replicas are asked");
+            self.problems.add(said.place, what);
+            return Vec::new();
+        }
+        let mut replicas = Vec::new();
+        for url in &said.value {
+            match BackendUrl::parse(url) {
+                Ok(parsed) => {
+                    replicas.extend(source.map(|source| beside(parsed, password.as_ref(), source)));
+                }
+                Err(what) => self.problems.add(said.place, format!("throttle.replicas: {what}")),
+            }
+        }
+        replicas
+    }
+
+    /// `source.replica_url`: user and password as in the URL, else the source's password.
+    fn replica(
+        &mut self,
+        url: Option<Said<Zeroizing<String>>>,
+        source: Option<&BackendConfig>,
+    ) -> Option<BackendConfig> {
+        let url = url.filter(|said| !said.value.is_empty())?;
+        let replica = match BackendUrl::parse(&url.value) {
+            Ok(parsed) => beside(parsed, None, source?),
+            Err(what) => {
+                self.problems.add(url.place, format!("source.replica_url: {what}"));
+                return None;
+            }
+        };
+        if same_server(&replica, source?) {
+            self.problems.add(url.place, "source.replica_url is the source itself; leave it out");
+            return None;
+        }
+        Some(replica)
+    }
+
     fn migration_name(&mut self, said: Option<Said<String>>) -> String {
         let Some(said) = said else { return "migration".to_owned() };
         let plain = said.value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
@@ -392,6 +496,19 @@ impl Check<'_> {
                 ));
             } else if said.value.iter().take(i).any(|other| other == name) {
                 add(format!("migration.schemas: {name:?} is there twice"));
+            }
+        }
+        said.value
+    }
+
+    fn account_patterns(&mut self, said: Option<Said<Vec<String>>>) -> Vec<String> {
+        let Some(said) = said else { return Vec::new() };
+        for pattern in &said.value {
+            if !pattern.contains('@') || pattern.contains('\0') {
+                let what = format!(
+                    "migration.accounts: {pattern:?} isn't a pattern of the form user@host (with % and _ as in LIKE)"
+                );
+                self.problems.add(said.place, what);
             }
         }
         said.value

@@ -3,6 +3,7 @@
 //! `table → chunks → reader → loader`, `binlog → decode → transaction → spool → scheduler → appliers →
 //! checkpoint`, `both backends → chunk checksum → recheck → verdict`. See ARCHITECTURE.md.
 
+mod accounts;
 mod activation;
 pub mod apply;
 mod barrier;
@@ -25,6 +26,7 @@ pub mod snapshot;
 pub mod spool;
 mod state;
 mod stray;
+mod throttle;
 pub mod value;
 pub mod verify;
 

@@ -17,6 +17,7 @@ use crate::schema::table::{SchemaSet, TableSchema};
 use crate::snapshot::progress::{CopyPhase, SnapshotProgress};
 use crate::spool::{Spool, SpoolProgress};
 use crate::state::{MigrationState, Stage, StoredPosition};
+use crate::throttle::Throttle;
 use crate::verify::{self, Verifier, VerifyPhase};
 
 /// The rate of the copy is that of this last stretch of time.
@@ -30,6 +31,7 @@ const CAUGHT_UP: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Live {
     name: String,
+    pub(crate) throttle: Arc<Throttle>,
     phase: watch::Sender<Phase>,
     view: Mutex<View>,
 }
@@ -61,6 +63,7 @@ impl Live {
         let last_error = state.and_then(|state| state.failed.clone().or_else(|| state.paused_by.clone()));
         Self {
             name: config.migration.name.clone(),
+            throttle: Throttle::new(),
             phase: watch::Sender::new(phase),
             view: Mutex::new(View { sealed_at, last_error, ..View::default() }),
         }
@@ -238,6 +241,8 @@ impl Live {
             stray_writes: 0,
             stray_writes_total: 0,
             last_error: view.last_error.clone(),
+            throttled_by: self.throttle.why(),
+            throttled_ms: self.throttle.waited_ms(),
         }
     }
 

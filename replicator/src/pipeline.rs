@@ -9,6 +9,7 @@ use mysql_async::prelude::Queryable as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts::{self, Accounts, Asked};
 use crate::activation;
 use crate::apply::{self, Ended, Origin};
 use crate::barrier::Barrier;
@@ -17,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handle::lock;
 use crate::leg::Leg;
 use crate::live::Live;
+use crate::preflight;
 use crate::recopy::{Recopy, standing_definitions};
 use crate::schema::convert::{self, Dialects};
 use crate::schema::discover::discover;
@@ -26,7 +28,7 @@ use crate::schema::selection::Selection;
 use crate::schema::table::SchemaSet;
 use crate::server::{self, ServerInfo};
 use crate::snapshot::journal::ChunkJournal;
-use crate::snapshot::{Copied, Snapshot, SnapshotProgress};
+use crate::snapshot::{ChunkSource, Copied, Snapshot, SnapshotProgress};
 use crate::spool::fetch::FetchConfig;
 use crate::spool::history::GTIDS_ON;
 use crate::spool::{self, Spool};
@@ -190,6 +192,11 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     tasks.spawn(in_leg(leg, spool::fetch::run(fetch, writer, scope.clone())));
     tasks.spawn(release(Arc::clone(context), spool.clone(), stages.origin(), scope.clone()));
     tasks.spawn(sample(Arc::clone(context), scope.clone()));
+    let throttle = Arc::clone(&context.live.throttle);
+    tasks.spawn(throttle.run(&context.config, scope.clone()));
+    if leg.reads() == Side::Source && !context.config.migration.accounts.is_empty() {
+        tasks.spawn(accounts::watch(Arc::clone(context), stages.read.clone(), scope.clone()));
+    }
     tasks.spawn(stages.copy_then_follow(spool, scope.clone()));
     join(tasks, &scope).await
 }
@@ -351,7 +358,16 @@ async fn prepare(
     let mut to = server::connect(Side::Target, &config.target).await?;
     forget_former(config, &mut to).await?;
     let dialects = Dialects { source: source.dialect(), target: target.dialect() };
-    context.live.set_conversions(convert::conversions(&discovery, dialects)?);
+    let mut conversions = convert::conversions(&discovery, dialects)?;
+    let mut asked = Asked { info: source, conn: &mut from };
+    let mut accounts = Accounts::plan(
+        config,
+        &mut asked,
+        &mut Asked { info: target, conn: &mut to },
+        &preflight::names_of(&discovery),
+    )
+    .await?;
+    accounts.create(config, &mut asked, &mut to).await?;
     let discovery = convert::create_on_target(&mut to, discovery, dialects, &config.migration).await?;
     if source.version.flavor == target.version.flavor {
         let made = objects::create(&mut from, &mut to, &discovery.objects).await?;
@@ -363,6 +379,9 @@ async fn prepare(
             );
         }
     }
+    accounts.grant(&mut to).await?;
+    conversions.extend(accounts.rows());
+    context.live.set_conversions(conversions);
     from.disconnect().await.ok();
     to.disconnect().await.ok();
     let definitions = Definitions::begin(&discovery);
@@ -465,6 +484,7 @@ impl Stages {
         let (config, leg) = (&self.context.config, self.leg);
         let mut verifier =
             Verifier::new(leg, leg.from(config), leg.to(config), tables, Arc::clone(touched), self.passed());
+        verifier.throttle(Arc::clone(&self.context.live.throttle));
         if let Some(proven) = proven {
             verifier.begin_proven(&proven);
         }
@@ -566,10 +586,11 @@ impl Stages {
         };
         let copied = Snapshot::run(
             config,
+            ChunkSource::configured(config, &self.start),
             &in_chunks,
-            &self.start,
             &config.state_dir,
             Arc::clone(&self.snapshot),
+            Arc::clone(&self.context.live.throttle),
             cancel.clone(),
         );
         if copied.await? == Copied::Cancelled {

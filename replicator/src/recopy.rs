@@ -18,7 +18,7 @@ use crate::schema::history::{Begin, Definitions, History};
 use crate::schema::table::{SchemaSet, TableSchema};
 use crate::server::{self, ServerInfo};
 use crate::snapshot::journal::ChunkJournal;
-use crate::snapshot::{Copied, Snapshot, SnapshotProgress, whole};
+use crate::snapshot::{ChunkSource, Copied, Snapshot, SnapshotProgress, whole};
 
 /// Folder of such a copy's journal, in state_dir.
 const FOLDER: &str = "copy-anew";
@@ -119,7 +119,16 @@ impl Recopy<'_> {
         ChunkJournal::discard(&folder)?;
         let progress = SnapshotProgress::new(&tables);
         let cancel = self.cancel.clone();
-        let copied = Snapshot::run(config, &tables, start, &folder, Arc::clone(&progress), cancel).await?;
+        let copied = Snapshot::run(
+            config,
+            ChunkSource::source(config, start),
+            &tables,
+            &folder,
+            Arc::clone(&progress),
+            Arc::clone(&self.context.live.throttle),
+            cancel,
+        )
+        .await?;
         if copied == Copied::Cancelled {
             return Ok(None);
         }
@@ -164,6 +173,11 @@ impl Recopy<'_> {
         }
         let open: Vec<TableName> = open.iter().map(|definition| definition.table.name.clone()).collect();
         for name in open {
+            // Once it is begun it can't wait: it is one read.
+            tokio::select! {
+                () = self.context.live.throttle.pass() => {}
+                () = self.cancel.cancelled() => return Ok(false),
+            }
             if !self.copy_anew(&mut definitions, std::slice::from_ref(&name)).await? {
                 return Ok(false);
             }

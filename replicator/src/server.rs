@@ -200,3 +200,12 @@ pub async fn inspect(side: Side, conn: &mut Conn) -> Result<ServerInfo> {
         has_gtids,
     })
 }
+
+/// The statement that says from where, and how, a server replicates.
+pub(crate) fn show_replication(version: ServerVersion) -> &'static str {
+    match version.flavor {
+        Flavor::MariaDb => "SHOW ALL SLAVES STATUS",
+        Flavor::MySql if version.at_least(Flavor::MySql, 8, 4) => "SHOW REPLICA STATUS",
+        Flavor::MySql => "SHOW SLAVE STATUS",
+    }
+}

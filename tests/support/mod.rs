@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod pair;
 #[path = "../../src/demo/process.rs"]
 pub mod process;
+pub mod replica;
 pub mod seed;
 pub mod server;
 pub mod wait;

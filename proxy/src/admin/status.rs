@@ -28,6 +28,7 @@ const STATUS: &[Column] = &[
     number("sessions"),
     number("sessions_pinned"),
     text("last_error"),
+    text("throttled_by"),
 ];
 
 const TABLES: &[Column] = &[
@@ -72,6 +73,7 @@ pub(super) fn migration(context: &AdminContext) -> Answer {
         (context.registry.len() as u64).into(),
         (context.registry.pinned() as u64).into(),
         status.last_error.into(),
+        status.throttled_by.into(),
     ];
     Answer::rows(STATUS, vec![row])
 }

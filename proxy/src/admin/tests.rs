@@ -56,6 +56,8 @@ impl Replication for Fake {
             stray_writes: 0,
             stray_writes_total: 0,
             last_error: None,
+            throttled_by: None,
+            throttled_ms: 0,
         }
     }
     fn tables(&self) -> Vec<TableStatus> {
@@ -272,7 +274,7 @@ async fn the_columns_are_those_of_the_contract() {
             "SHOW MIGRATION STATUS",
             "name, phase, route, source, target, tables_total, tables_copied, rows_copied, rows_estimate, percent, \
              copy_rows_per_s, eta_s, source_position, applied_position, lag_ms, lag_bytes, apply_rows_per_s, \
-             rows_verified, differences, sessions, sessions_pinned, last_error",
+             rows_verified, differences, sessions, sessions_pinned, last_error, throttled_by",
         ),
         (
             "SHOW MIGRATION TABLES",

@@ -171,6 +171,11 @@ fn migration(page: &mut Page, console: &Console) {
     ] {
         page.one(name, kind, help, value);
     }
+    let help = "1 while copy and verification wait for a server that has enough to do, or for a replica.";
+    page.one("changeover_throttled", Kind::Gauge, help, u8::from(status.throttled_by.is_some()));
+    let help = "For how long they waited.";
+    let waited = Seconds(status.throttled_ms.saturating_mul(1000));
+    page.one("changeover_throttled_seconds_total", Kind::Counter, help, waited);
     if let Some(ms) = status.lag_ms {
         let help = "Age of the position that the target has reached; absent while nothing is followed.";
         let lag = Seconds(ms.saturating_mul(1000));

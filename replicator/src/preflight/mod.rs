@@ -7,22 +7,26 @@
 pub(crate) mod activation;
 mod grants;
 mod pair;
+mod replica;
 mod settings;
 mod tables;
 pub(crate) mod way_back;
 
 use config::progress::{Conversion, Finding, Severity};
-use config::{BackendConfig, Config, Flavor, Side};
+use config::{BackendConfig, Config, Side};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
+pub(crate) use self::tables::some_of;
+
 use self::grants::Grants;
 use self::settings::Settings;
+use crate::accounts::{Accounts, Asked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::convert::Dialects;
 use crate::schema::discover::{Discovery, discover};
 use crate::schema::selection::Selection;
-use crate::server::{ServerInfo, connect, end_position, inspect, start_position};
+use crate::server::{ServerInfo, connect, end_position, inspect, show_replication, start_position};
 
 /// Looks at both servers. An unreachable server is a finding, not an error. `resuming` allows a target that
 /// holds what this very migration has put there.
@@ -53,7 +57,8 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
                 if !source.settings.logs_whole_rows() {
                     findings.all(tables::judge_at_one_position(&found, source.info.cascades_in_binlog));
                 }
-                schemas = found.schemas.iter().map(|schema| schema.name.clone()).collect();
+                schemas = names_of(&found);
+                findings.all(replica::judge(config, source, &found).await);
                 discovery = Some(found);
             }
             Err(error) => findings.error("the source's schema", &error),
@@ -74,28 +79,13 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
                 }
             }
             findings.all(pair::judge_definitions(config, found, dialects));
-            if target.info.version.ocean_base
-                && let Some(name) = tables::without_key(found).next()
-            {
-                let message = "It has no key, and such tables aren't moved to OceanBase yet; add a primary key, or exclude \
-                               the table with exclude_tables.";
-                findings.add(Severity::Fatal, format!("table {name}"), message.to_owned());
-            }
-            let trusts =
-                !target.settings.is_on("log_bin") || target.settings.is_on("log_bin_trust_function_creators");
-            if !trusts && found.objects.iter().any(|object| object.kind == "function") {
-                let message = "Functions are moved, and it takes them from an account without SUPER only with SET GLOBAL \
-                               log_bin_trust_function_creators = 1; without that they, and the views that use them, are \
-                               left out.";
-                findings.add(
-                    Severity::Warning,
-                    "target, log_bin_trust_function_creators",
-                    message.to_owned(),
-                );
-            }
+            findings.target_limits(target, found);
             if let Some(source) = source.as_mut().filter(|_| dialects.source.family == dialects.target.family)
             {
                 findings.activation(config, source, target).await;
+            }
+            if let Some(source) = &mut source {
+                findings.accounts(config, source, target, &names_of(found)).await;
             }
             match tables::check_target(&mut target.conn, config, found, dialects, resuming).await {
                 Ok(there) => findings.all(there),
@@ -103,6 +93,7 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
             }
         }
     }
+    findings.all(crate::throttle::judge(config).await);
     for backend in [source, target].into_iter().flatten() {
         // A goodbye that fails changes nothing about what was found.
         drop(backend.conn.disconnect().await);
@@ -115,15 +106,28 @@ pub async fn conversions(config: &Config) -> Result<Vec<Conversion>> {
     let (source, target) =
         tokio::join!(connect(Side::Source, &config.source), connect(Side::Target, &config.target));
     let (mut source, mut target) = (source?, target?);
-    let dialects = Dialects {
-        source: inspect(Side::Source, &mut source).await?.dialect(),
-        target: inspect(Side::Target, &mut target).await?.dialect(),
-    };
+    let from = inspect(Side::Source, &mut source).await?;
+    let to = inspect(Side::Target, &mut target).await?;
+    let dialects = Dialects { source: from.dialect(), target: to.dialect() };
     let found = discover(Side::Source, &mut source, &config.migration).await?;
+    let accounts = Accounts::plan(
+        config,
+        &mut Asked { info: &from, conn: &mut source },
+        &mut Asked { info: &to, conn: &mut target },
+        &names_of(&found),
+    )
+    .await?;
     for conn in [source, target] {
         drop(conn.disconnect().await);
     }
-    crate::schema::convert::conversions(&found, dialects)
+    let mut rows = crate::schema::convert::conversions(&found, dialects)?;
+    rows.extend(accounts.rows());
+    Ok(rows)
+}
+
+/// The schemas that are moved.
+pub(crate) fn names_of(found: &Discovery) -> Vec<String> {
+    found.schemas.iter().map(|schema| schema.name.clone()).collect()
 }
 
 /// A server that answered, and what it said of itself.
@@ -238,11 +242,7 @@ async fn check_upstream(findings: &mut Findings, source: &mut Backend) -> Result
     if source.settings.is_on("log_replica_updates") || source.settings.is_on("log_slave_updates") {
         return Ok(());
     }
-    let statement = match source.info.version.flavor {
-        Flavor::MariaDb => "SHOW ALL SLAVES STATUS",
-        Flavor::MySql if source.info.version.at_least(Flavor::MySql, 8, 4) => "SHOW REPLICA STATUS",
-        Flavor::MySql => "SHOW SLAVE STATUS",
-    };
+    let statement = show_replication(source.info.version);
     const MESSAGE: &str = "log_slave_updates is off";
     match source.conn.query::<mysql_async::Row, _>(statement).await {
         Ok(rows) if rows.is_empty() => {}
@@ -280,6 +280,41 @@ impl Findings {
 
     fn all(&mut self, findings: Vec<Finding>) {
         self.0.extend(findings);
+    }
+
+    /// What of the objects that are moved this target doesn't take.
+    fn target_limits(&mut self, target: &Backend, found: &Discovery) {
+        if target.info.version.ocean_base
+            && let Some(name) = tables::without_key(found).next()
+        {
+            let message = "It has no key, and such tables aren't moved to OceanBase yet; add a primary key, or exclude \
+                           the table with exclude_tables.";
+            self.add(Severity::Fatal, format!("table {name}"), message.to_owned());
+        }
+        let trusts =
+            !target.settings.is_on("log_bin") || target.settings.is_on("log_bin_trust_function_creators");
+        if !trusts && found.objects.iter().any(|object| object.kind == "function") {
+            let message = "Functions are moved, and it takes them from an account without SUPER only with SET GLOBAL \
+                           log_bin_trust_function_creators = 1; without that they, and the views that use them, are \
+                           left out.";
+            self.add(Severity::Warning, "target, log_bin_trust_function_creators", message.to_owned());
+        }
+    }
+
+    /// What would become of accounts.
+    async fn accounts(
+        &mut self,
+        config: &Config,
+        source: &mut Backend,
+        target: &mut Backend,
+        schemas: &[String],
+    ) {
+        let mut from = Asked { info: &source.info, conn: &mut source.conn };
+        let mut to = Asked { info: &target.info, conn: &mut target.conn };
+        match Accounts::plan(config, &mut from, &mut to, schemas).await {
+            Ok(accounts) => self.all(accounts.findings(&config.target.user)),
+            Err(error) => self.error("accounts", &error),
+        }
     }
 
     /// What a cutover would be refused for.

@@ -21,7 +21,7 @@ fn finding(severity: Severity, subject: impl Into<String>, message: impl Into<St
 }
 
 /// The first names and how many more there are.
-pub(super) fn some_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn some_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.collect();
     let shown = names.iter().take(NAMES_MAX).copied().collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(NAMES_MAX) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use config::Side;
+use config::{BackendConfig, Side};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
 use tokio::sync::Mutex;
@@ -20,6 +20,7 @@ use super::range::{KeyRange, force_row_key, key_columns, key_list};
 use crate::error::{Error, ErrorKind, Result};
 use crate::recopy::without_auto_increment;
 use crate::schema::table::{SchemaSet, TableSchema};
+use crate::server::connect;
 use crate::value::Value;
 
 /// What a chunk should take, so that no statement or transaction lives long.
@@ -105,7 +106,7 @@ impl Planner {
     }
 
     /// The next chunk, of the table with the fewest readers at work; `None` when every one was handed out.
-    pub(super) async fn next(&self, source: &mut Conn) -> Result<Option<Chunk>> {
+    pub(super) async fn next(&self, source: &mut Conn, primary: &BackendConfig) -> Result<Option<Chunk>> {
         loop {
             let open = self.plans.iter().filter(|plan| !plan.exhausted.load(Ordering::Acquire));
             let Some(plan) = open.min_by_key(|plan| plan.active.load(Ordering::Relaxed)) else {
@@ -121,7 +122,7 @@ impl Planner {
                 Ok(Some(next)) => return Ok(Some(next)),
                 Ok(None) => {}
                 Err(error)
-                    if error.kind == ErrorKind::Definite && was_changed(source, &plan.table).await? =>
+                    if error.kind == ErrorKind::Definite && was_changed_on(primary, &plan.table).await? =>
                 {
                     plan.give_up().await;
                 }
@@ -213,7 +214,15 @@ impl TablePlan {
     }
 }
 
-/// True where the source has another definition of the table by now, or none.
+/// True where the source itself has another definition of the table by now, or none.
+pub(super) async fn was_changed_on(primary: &BackendConfig, table: &TableSchema) -> Result<bool> {
+    let mut source = connect(Side::Source, primary).await?;
+    let changed = was_changed(&mut source, table).await;
+    drop(source.disconnect().await);
+    changed
+}
+
+/// The same on a connection that is there.
 pub(super) async fn was_changed(source: &mut Conn, table: &TableSchema) -> Result<bool> {
     let database = |e: mysql_async::Error| Error::database(Side::Source, table.name.to_string(), &e);
     // As the definitions were read: a literal in one would look different in a binary session.

@@ -7,6 +7,7 @@
 //! without a row key are copied otherwise ([`whole`]).
 
 pub mod cell;
+mod chunk_source;
 mod chunker;
 mod encode;
 pub mod journal;
@@ -30,10 +31,12 @@ use tokio_util::sync::CancellationToken;
 use self::chunker::Planner;
 use self::journal::ChunkJournal;
 use self::limit::RateLimit;
-use self::worker::Worker;
+use self::worker::{Pace, Worker};
 use crate::error::{Error, Result};
 use crate::schema::table::SchemaSet;
+use crate::throttle::Throttle;
 
+pub(crate) use self::chunk_source::ChunkSource;
 pub use self::progress::SnapshotProgress;
 pub use self::range::KeyRange;
 
@@ -60,28 +63,36 @@ impl Snapshot {
     }
 
     /// Copies every table of `tables` that has a row key to the target, where they exist, going on where the journal in `state_dir`
-    /// says. `start` is P0: the journal holds to it, since only what is replayed from there makes the copy right.
+    /// says. `from` knows P0: the journal holds to it, since only what is replayed from there makes the copy right.
     ///
-    /// Transient errors are tried again for about a minute a chunk; the first error that is left ends all readers.
-    pub async fn run(
+    /// Between two chunks it waits for `throttle`. Transient errors are tried again for about a minute a chunk; the first error that is left ends all readers.
+    pub(crate) async fn run(
         config: &Config,
+        from: ChunkSource,
         tables: &SchemaSet,
-        start: &ReplicationPosition,
         state_dir: &Path,
         progress: Arc<SnapshotProgress>,
+        throttle: Arc<Throttle>,
         cancel: CancellationToken,
     ) -> Result<Copied> {
-        let (journal, chunks) = ChunkJournal::open(state_dir, &start.to_string())?;
+        let (journal, chunks) = ChunkJournal::open(state_dir, &from.start.to_string())?;
         let journal = Arc::new(Mutex::new(journal));
         let of = |table: &_| progress.of(table);
         let planner = Planner::new(tables, journal.clone(), &chunks, of, config.snapshot.chunk_rows);
         let planner = Arc::new(planner);
-        let limit = Arc::new(RateLimit::new(config.snapshot.max_rows_per_s));
+        let pace = Pace { limit: Arc::new(RateLimit::new(config.snapshot.max_rows_per_s)), throttle };
         // Ends the other readers when one fails, and nothing beyond this copy.
         let stop = cancel.child_token();
         let mut workers = JoinSet::new();
         for _ in 0..config.snapshot.readers.max(1) {
-            let worker = Worker::new(config, planner.clone(), journal.clone(), limit.clone(), stop.clone());
+            let worker = Worker::new(
+                config,
+                from.clone(),
+                planner.clone(),
+                journal.clone(),
+                pace.clone(),
+                stop.clone(),
+            );
             workers.spawn(worker.run());
         }
         let mut failed = None;

@@ -9,13 +9,15 @@ use mysql_async::prelude::Queryable as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::chunker::{Chunk, Planner, SharedJournal, was_changed};
+use super::chunk_source::ChunkSource;
+use super::chunker::{Chunk, Planner, SharedJournal, was_changed_on};
 use super::encode::Form;
 use super::limit::RateLimit;
 use super::loader::{form_of, load_chunk, prepare};
 use super::reader::{ReadTotals, read_chunk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::connect;
+use crate::throttle::Throttle;
 
 /// Batches between reader and loader: with the batch's size this bounds the memory of a chunk (invariant 7).
 const BATCHES_MAX: usize = 4;
@@ -24,13 +26,23 @@ const ATTEMPTS_MAX: u32 = 10;
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_LONGEST: Duration = Duration::from_secs(10);
 
+/// What all readers together are held to.
+#[derive(Clone)]
+pub(super) struct Pace {
+    pub(super) limit: Arc<RateLimit>,
+    /// Waited for between two chunks: within one, a statement on the source and a transaction on the target would be left open.
+    pub(super) throttle: Arc<Throttle>,
+}
+
 /// A reader and its two connections.
 pub(super) struct Worker {
+    from: ChunkSource,
+    /// The source itself, which knows what has become of a table.
     source_config: BackendConfig,
     target_config: BackendConfig,
     planner: Arc<Planner>,
     journal: SharedJournal,
-    limit: Arc<RateLimit>,
+    pace: Pace,
     stop: CancellationToken,
     source: Option<Conn>,
     /// With how rows travel to it, and the largest packet that it takes.
@@ -40,17 +52,19 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         config: &Config,
+        from: ChunkSource,
         planner: Arc<Planner>,
         journal: SharedJournal,
-        limit: Arc<RateLimit>,
+        pace: Pace,
         stop: CancellationToken,
     ) -> Self {
         Self {
+            from,
             source_config: config.source.clone(),
             target_config: config.target.clone(),
             planner,
             journal,
-            limit,
+            pace,
             stop,
             source: None,
             target: None,
@@ -81,6 +95,7 @@ impl Worker {
             chunk.plan.progress.begun();
             let (mut rows, mut bytes) = (0, 0);
             loop {
+                self.pace.throttle.pass().await;
                 let Some(totals) = self.copy_unless_changed(&mut chunk).await? else {
                     chunk.plan.dropped().await;
                     continue 'chunks;
@@ -112,7 +127,10 @@ impl Worker {
         loop {
             let next = match self.source().await {
                 Ok(_) => match self.source.as_mut() {
-                    Some(source) => self.planner.next(source).await,
+                    Some(source) => {
+                        let next = self.planner.next(source, &self.source_config).await;
+                        next.map_err(|error| self.from.named(error))
+                    }
                     None => Err(Error::bug("copy", "no connection after connecting")),
                 },
                 Err(error) => Err(error),
@@ -131,10 +149,7 @@ impl Worker {
             Err(error) if error.kind == ErrorKind::Definite => error,
             Err(error) => return Err(error),
         };
-        let mut source = connect(Side::Source, &self.source_config).await?;
-        let changed = was_changed(&mut source, &chunk.range.table).await?;
-        drop(source.disconnect().await);
-        if !changed {
+        if !was_changed_on(&self.source_config, &chunk.range.table).await? {
             return Err(error);
         }
         chunk.plan.give_up().await;
@@ -158,7 +173,7 @@ impl Worker {
     async fn copy_once(&mut self, chunk: &Chunk) -> Result<ReadTotals> {
         let mut source = match self.source.take() {
             Some(conn) => conn,
-            None => connect(Side::Source, &self.source_config).await?,
+            None => self.from.connect().await?,
         };
         let (mut target, form) = match self.target.take() {
             Some(pair) => pair,
@@ -170,12 +185,12 @@ impl Worker {
         let replace = chunk.again || table.unique_keys.len() > 1;
         let (sender, receiver) = mpsc::channel(BATCHES_MAX);
         let (read, loaded) = tokio::join!(
-            read_chunk(&mut source, &chunk.range, of_table.0, &self.limit, sender),
+            read_chunk(&mut source, &chunk.range, of_table.0, &self.pace.limit, sender),
             load_chunk(&mut target, table, of_table, replace, receiver),
         );
         // After an error both connections are dropped here: one may have rows in it, the other a transaction.
         let totals = match (read, loaded) {
-            (Err(error), _) => return Err(error),
+            (Err(error), _) => return Err(self.from.named(error)),
             (Ok(_), Err(error)) => return Err(error),
             (Ok(None), Ok(_)) => {
                 return Err(Error::bug("copy", "the loader left early and says all is well"));
@@ -193,7 +208,7 @@ impl Worker {
 
     async fn source(&mut self) -> Result<()> {
         if self.source.is_none() {
-            self.source = Some(connect(Side::Source, &self.source_config).await?);
+            self.source = Some(self.from.connect().await?);
         }
         Ok(())
     }

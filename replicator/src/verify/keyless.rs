@@ -64,6 +64,7 @@ impl Verifier {
     pub(super) async fn pass_whole(&self, table: &Arc<TableSchema>) -> Result<()> {
         let sql = TableSql::of(table)?;
         let pass = self.progress.begin_again(&table.name);
+        self.throttle.pass().await;
         self.while_standing_still().await;
         let mut pair = self.walker.lock().await;
         let looked = self.unless_standing_still(self.look_at_whole(table, &sql, &mut pair)).await;

@@ -61,6 +61,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::leg::Leg;
 use crate::schema::table::{SchemaSet, TableSchema};
 use crate::state::Proven;
+use crate::throttle::Throttle;
 
 /// "Return when everything up to these coordinates is applied": `AppliedProgress::wait_for_coordinates`.
 pub type Passed = Arc<dyn Fn(BinlogPosition) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
@@ -83,6 +84,8 @@ pub struct Verifier {
     tables: Vec<Arc<TableSchema>>,
     touched: Arc<TouchedKeys>,
     passed: Passed,
+    /// Waited for between two chunks of a full pass.
+    throttle: Arc<Throttle>,
     differences: Differences,
     progress: Progress,
     /// Connections of the full passes.
@@ -124,6 +127,7 @@ impl Verifier {
             tables,
             touched,
             passed,
+            throttle: Throttle::new(),
             differences: Differences::default(),
             walker: pair(),
             follower: pair(),
@@ -131,6 +135,11 @@ impl Verifier {
             hurried_until: std::sync::Mutex::default(),
             standing_still: watch::Sender::new(false),
         }
+    }
+
+    /// Full passes wait for this between two chunks. What a cutover waits for never does.
+    pub(crate) fn throttle(&mut self, throttle: Arc<Throttle>) {
+        self.throttle = throttle;
     }
 
     /// Goes on where `earlier` stands, for every table but those in `changed`. The appliers stand still, and `earlier`

@@ -89,6 +89,7 @@ impl Verifier {
         let mut walk = Walk::new();
         let mut shown = false;
         while !walk.done {
+            self.throttle.pass().await;
             self.while_standing_still().await;
             let mut pair = self.walker.lock().await;
             let result = async {

@@ -1,0 +1,145 @@
+//! `source.replica_url`: the copy reads from a replica, however far it lags, and what comes out is what the source has.
+
+use std::time::Duration;
+
+use crate::support::changeover::{Settings, check};
+use crate::support::ledger::Fate;
+use crate::support::wait::until;
+use crate::support::{Changeover, Engine, Ledger, Pair, Server, accounts, compare, replica, seed};
+
+const BULK: u32 = 20_000;
+
+/// Two servers and a replica of the source; `None` where there are none.
+async fn trio(engine: Engine) -> Option<(Pair, Server)> {
+    let pair = Pair::start(engine, BULK).await?;
+    let third = Server::start(engine, &[]).await?;
+    if engine == Engine::MariaDb {
+        pair.source.run(&["GRANT SLAVE MONITOR ON *.* TO changeover@'%'"]).await;
+    }
+    replica::follow(&pair.source, &third).await;
+    replica::wait_rows(&third, "bulk", BULK).await;
+    Some((pair, third))
+}
+
+fn settings(pair: &Pair, third: &Server) -> Settings {
+    let url = format!("\"mysql://{}@127.0.0.1:{}\"", accounts::SERVICE, third.port());
+    pair.settings().with("source.replica_url", &url)
+}
+
+/// A row that only the replica has says where the copy read, and that the verifier didn't read there.
+async fn mark(third: &Server) {
+    third.run(&["SET sql_log_bin = 0", "INSERT INTO shop.nothing VALUES (4711, 1)"]).await;
+}
+
+async fn copies_from_it(engine: Engine) {
+    let Some((pair, third)) = trio(engine).await else { return };
+    mark(&third).await;
+    let changeover = Changeover::start(settings(&pair, &third)).await;
+    let ledger = Ledger::start(changeover.port(), 8).await;
+    ledger.wait_more(50).await;
+    // It is seconds behind for all of the copy, while the application writes.
+    replica::delay(&third, 3).await;
+    ledger.wait_more(50).await;
+    changeover.admin("START MIGRATION").await;
+    changeover.wait_phase(&["following"]).await;
+    until("the row that only the replica has", Duration::from_secs(60), async || {
+        let found = changeover.admin("SHOW DIFFERENCES").await;
+        let extra = |row: &&_| -> bool {
+            let row: &crate::support::changeover::Record = row;
+            row["table"] == "nothing" && row["kind"] == "extra" && row["key"].contains("4711")
+        };
+        if found.len() == 1 && found.iter().any(|row| extra(&row)) {
+            Ok(())
+        } else {
+            Err(format!("{found:?}"))
+        }
+    })
+    .await;
+    changeover.admin("REPAIR").await;
+    changeover.wait_ready().await;
+    ledger.wait_more(50).await;
+    changeover.cut_over().await;
+    ledger.wait_more(50).await;
+    let proof = ledger.close().await;
+    changeover.wait_applied(&pair.target).await;
+    compare::assert_equal(&pair.target, &pair.source, seed::SCHEMA).await;
+    proof.assert_holds_on(&pair.target).await;
+    assert_eq!((proof.count(Fate::Unknown), proof.lost_connections), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lagging_replica_of_mariadb_is_copied_from() {
+    copies_from_it(Engine::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lagging_replica_of_mysql97_is_copied_from() {
+    copies_from_it(Engine::MySql97).await;
+}
+
+/// What isn't applied there is waited for, what is gone is said, and it goes on when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_copy_waits_for_a_replica_that_stands_or_dies() {
+    let Some((pair, mut third)) = trio(Engine::MariaDb).await else { return };
+    let mut changeover =
+        Changeover::start(settings(&pair, &third).with("snapshot.max_rows_per_s", "4000")).await;
+    replica::delay(&third, 3600).await;
+    pair.source.run(&["UPDATE shop.accounts SET changes = 76 WHERE id = 1"]).await;
+    changeover.admin("START MIGRATION").await;
+    until("a word about the wait", Duration::from_secs(60), async || {
+        let events = changeover.admin("SHOW EVENTS").await;
+        let said =
+            events.iter().any(|event| event["message"].contains("hasn't applied what the migration starts"));
+        if said { Ok(()) } else { Err(format!("{events:?}")) }
+    })
+    .await;
+    assert_eq!(changeover.status_of("rows_copied").await, "0");
+    replica::delay(&third, 0).await;
+    let copied =
+        async |changeover: &Changeover| -> u64 { changeover.status_of("rows_copied").await.parse().unwrap() };
+    until("some rows", Duration::from_secs(60), async || {
+        let rows = copied(&changeover).await;
+        if rows > 0 { Ok(()) } else { Err(rows.to_string()) }
+    })
+    .await;
+    // It dies in the copy, and Changeover with it.
+    third.kill_9();
+    until("a word about its death", Duration::from_secs(60), async || {
+        let events = changeover.admin("SHOW EVENTS").await;
+        let place = format!("replica 127.0.0.1:{}", third.port());
+        if events.iter().any(|event| event["message"].contains(&place)) {
+            Ok(())
+        } else {
+            Err(format!("{events:?}"))
+        }
+    })
+    .await;
+    changeover.kill_9();
+    third.start_again().await;
+    changeover.start_again().await;
+    changeover.wait_ready().await;
+    changeover.wait_applied(&pair.source).await;
+    compare::assert_equal(&pair.source, &pair.target, seed::SCHEMA).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_replica_of_the_source_is_refused() {
+    let Some((pair, third)) = trio(Engine::MariaDb).await else { return };
+    let refused = |part: &str| {
+        let (code, said) = check(&settings(&pair, &third));
+        assert!(code == 1 && said.contains(part), "{part}: {said}");
+    };
+    let (code, said) = check(&settings(&pair, &third));
+    assert_eq!(code, 0, "{said}");
+    replica::run(&third, false, "SQL_THREAD").await;
+    refused("Its replication doesn't run; START REPLICA");
+    third.run(&["SET sql_log_bin = 0", "ALTER TABLE shop.bulk COMMENT 'another'"]).await;
+    refused("shop.bulk");
+    third.run(&["STOP SLAVE", "RESET SLAVE ALL"]).await;
+    refused("It doesn't replicate from the source");
+    pair.target.run(&["GRANT SLAVE MONITOR ON *.* TO changeover@'%'"]).await;
+    let (code, said) = check(&settings(&pair, &pair.target));
+    assert!(code == 1 && said.contains("doesn't replicate from the source"), "{said}");
+    let (code, said) = check(&settings(&pair, &pair.source));
+    assert!(code == 2 && said.contains("is the source itself"), "{said}");
+}
