@@ -1,47 +1,45 @@
 //! The order of the stages, from the preparation to the tail, and what is tried again.
 
+mod stages;
+mod upkeep;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use config::progress::{Phase, ReplicationPosition};
-use config::{BinlogPosition, Config, Side, TableName};
-use mysql_async::prelude::Queryable as _;
+use config::{Config, Side};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts::{self, Accounts, Asked};
 use crate::activation;
-use crate::apply::{self, Ended, Origin};
-use crate::barrier::Barrier;
-use crate::binlog::transaction::{DdlStatement, TransactionMeta};
+use crate::apply;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::lock;
 use crate::leg::Leg;
 use crate::live::Live;
 use crate::preflight;
-use crate::recopy::{Recopy, standing_definitions};
+use crate::recopy::standing_definitions;
 use crate::schema::convert::{self, Dialects};
 use crate::schema::discover::discover;
 use crate::schema::history::{Definitions, History};
 use crate::schema::objects;
 use crate::schema::selection::Selection;
-use crate::schema::table::SchemaSet;
 use crate::server::{self, ServerInfo};
 use crate::snapshot::journal::ChunkJournal;
-use crate::snapshot::{ChunkSource, Copied, Snapshot, SnapshotProgress};
 use crate::spool::fetch::FetchConfig;
 use crate::spool::history::GTIDS_ON;
 use crate::spool::{self, Spool};
-use crate::state::{MigrationState, Proven, Stage, StateFile, StoredPosition};
+use crate::state::{MigrationState, Stage, StateFile, StoredPosition};
 use crate::stray::Strays;
-use crate::verify::{Passed, TouchedKeys, Verifier};
+
+use self::stages::Stages;
+use self::upkeep::{release, sample};
 
 /// First pause before a transient error is tried again; it doubles up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// Longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(15);
-/// How often space of the spool is given back.
-const RELEASE_EVERY: Duration = Duration::from_secs(5);
 /// How often progress is looked at where nothing says that it changed.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long the other stages get to end when one has ended.
@@ -403,314 +401,4 @@ async fn forget_former(config: &Config, target: &mut mysql_async::Conn) -> Resul
     apply::checkpoint::forget(target, &config.migration.name).await?;
     ChunkJournal::discard(&config.state_dir)?;
     forget_spools(&config.state_dir, |folder| folder == Leg::FIRST.spool_folder())
-}
-
-/// What the stages of one attempt share.
-struct Stages {
-    context: Arc<Context>,
-    leg: Leg,
-    /// The server that is read.
-    read: ServerInfo,
-    /// The server that is written.
-    write: ServerInfo,
-    selection: Selection,
-    history: History,
-    /// As the copy takes them.
-    tables: SchemaSet,
-    start: ReplicationPosition,
-    snapshot: Arc<SnapshotProgress>,
-}
-
-impl Stages {
-    /// What the checkpoint on the side that is written belongs to.
-    fn origin(&self) -> Origin {
-        Origin {
-            migration: self.leg.checkpoint_name(&self.context.config.migration.name),
-            source_identity: self.read.identity.clone(),
-            start: self.start.clone(),
-        }
-    }
-
-    /// Stages `copying`, `catching_up` and `following`.
-    async fn copy_then_follow(self, spool: Spool, cancel: CancellationToken) -> Result<()> {
-        let Some(copied_at) = self.copied_at(&cancel).await? else { return Ok(()) };
-        let live = &self.context.live;
-        live.set_phase(Phase::CatchingUp);
-        let touched = Arc::new(TouchedKeys::default());
-        let mut proven = self.proven().await?;
-        let mut earlier: Option<(Arc<Verifier>, Vec<TableName>)> = None;
-        loop {
-            let definitions = self.history.read()?;
-            let tables = definitions.schema_set(&self.selection)?;
-            let verifier = self.verifier(&tables, &touched, earlier.take(), proven.take());
-            let last_copy = definitions.copied_at(&copied_at.coordinates)?;
-            live.set_copied_at(last_copy.clone());
-            live.set_tables(&tables);
-            live.set_verifier(Arc::clone(&verifier));
-            self.context.strays.compare_again(&verifier);
-            let Some((meta, statement)) =
-                self.follow(&spool, tables, last_copy, Arc::clone(&touched), &verifier, &cancel).await?
-            else {
-                return Ok(());
-            };
-            let barrier = Barrier {
-                context: &self.context,
-                leg: self.leg,
-                read: &self.read,
-                write: &self.write,
-                origin: &self.origin(),
-                selection: &self.selection,
-                history: &self.history,
-                copied_at: &copied_at.coordinates,
-                cancel: &cancel,
-            };
-            let passed = barrier.pass(&meta, &statement).await.map_err(|error| error.in_leg(self.leg));
-            let Some(changed) = passed? else { return Ok(()) };
-            if live.phase() == Phase::Copying {
-                live.set_phase(Phase::CatchingUp);
-            }
-            earlier = Some((verifier, changed));
-        }
-    }
-
-    /// A verifier of these tables, which goes on where one before it stands.
-    fn verifier(
-        &self,
-        tables: &SchemaSet,
-        touched: &Arc<TouchedKeys>,
-        earlier: Option<(Arc<Verifier>, Vec<TableName>)>,
-        proven: Option<Vec<Proven>>,
-    ) -> Arc<Verifier> {
-        let (config, leg) = (&self.context.config, self.leg);
-        let mut verifier =
-            Verifier::new(leg, leg.from(config), leg.to(config), tables, Arc::clone(touched), self.passed());
-        verifier.throttle(Arc::clone(&self.context.live.throttle));
-        if let Some(proven) = proven {
-            verifier.begin_proven(&proven);
-        }
-        if let Some((earlier, changed)) = earlier {
-            verifier.succeed(&earlier, &changed);
-        }
-        Arc::new(verifier)
-    }
-
-    /// Applies and verifies up to the next statement that changes definitions, and returns that. `None`: cancelled.
-    async fn follow(
-        &self,
-        spool: &Spool,
-        tables: SchemaSet,
-        copied_at: BinlogPosition,
-        touched: Arc<TouchedKeys>,
-        verifier: &Arc<Verifier>,
-        cancel: &CancellationToken,
-    ) -> Result<Option<(TransactionMeta, DdlStatement)>> {
-        let (config, leg) = (&self.context.config, self.leg);
-        let setup = apply::Setup {
-            target: leg.to(config).clone(),
-            leg,
-            origin: self.origin(),
-            workers: config.apply.workers,
-            schemas: tables.clone(),
-            cascades_in_binlog: self.read.cascades_in_binlog,
-            copied_at,
-            touched,
-            progress: self.context.live.applied(),
-        };
-        let spool = spool.clone();
-        let scope = cancel.child_token();
-        let reached = Arc::new(Mutex::new(None));
-        let mut tasks = JoinSet::new();
-        let (at, stop) = (Arc::clone(&reached), scope.clone());
-        tasks.spawn(in_leg(leg, async move {
-            let run = apply::run(setup, move |from| async move { spool.reader(from, tables) }, stop);
-            if let Ended::AtDdl(meta, statement) = run.await? {
-                *lock(&at) = Some((meta, statement));
-            }
-            Ok(())
-        }));
-        tasks.spawn(follow(Arc::clone(&self.context), Arc::clone(verifier), scope.clone()));
-        join(tasks, &scope).await?;
-        Ok(lock(&reached).take())
-    }
-
-    /// Up to where the leg is replayed in safe mode. Only the first one copies; every other one begins where both sides
-    /// are equal, so it is exact from its first transaction on. `None`: cancelled.
-    async fn copied_at(&self, cancel: &CancellationToken) -> Result<Option<ReplicationPosition>> {
-        if self.leg.copies() {
-            return self.copy(cancel).await;
-        }
-        self.snapshot.all_copied();
-        Ok(Some(self.start.clone()))
-    }
-
-    /// What was proven where the leg starts, as long as nothing of it is applied: then whatever differs later was touched
-    /// by this run, and only that has to be compared. A run that goes on later doesn't know what was.
-    async fn proven(&self) -> Result<Option<Vec<Proven>>> {
-        if self.leg.copies() {
-            return Ok(None);
-        }
-        let mut conn = server::connect(self.leg.writes(), self.leg.to(&self.context.config)).await?;
-        let recovered = apply::checkpoint::peek(&mut conn, &self.origin())
-            .await
-            .map_err(|error| error.in_leg(self.leg))?;
-        conn.disconnect().await.ok();
-        let untouched = recovered.is_none_or(|recovered| recovered.is_beginning());
-        if untouched { Ok(Some(self.context.state()?.proven)) } else { Ok(None) }
-    }
-
-    /// Copies what isn't copied yet and returns P1, the end of all that the copy could see. `None`: cancelled.
-    async fn copy(&self, cancel: &CancellationToken) -> Result<Option<ReplicationPosition>> {
-        let config = &self.context.config;
-        let done = self.context.state()?.copied_at;
-        if done.is_none() {
-            self.context.live.set_phase(Phase::Copying);
-        }
-        if let Some(position) = done {
-            Snapshot::recall(&config.state_dir, &self.start, &self.snapshot)?;
-            return position.read().map(Some);
-        }
-        let recopy = Recopy {
-            context: &self.context,
-            leg: self.leg,
-            read: &self.read,
-            write: &self.write,
-            cancel,
-            progress: Some(&self.snapshot),
-        };
-        if !recopy.copy_whole_tables(&self.history).await? {
-            return Ok(None);
-        }
-        let in_chunks = match self.context.copies_at_one_position() {
-            true => SchemaSet::default(),
-            false => self.tables.clone(),
-        };
-        let copied = Snapshot::run(
-            config,
-            ChunkSource::configured(config, &self.start),
-            &in_chunks,
-            &config.state_dir,
-            Arc::clone(&self.snapshot),
-            Arc::clone(&self.context.live.throttle),
-            cancel.clone(),
-        );
-        if copied.await? == Copied::Cancelled {
-            return Ok(None);
-        }
-        let mut conn = server::connect(Side::Source, &config.source).await?;
-        let end = self.end_of_copy(&mut conn).await?;
-        conn.disconnect().await.ok();
-        self.context.update(|state| {
-            state.stage = Stage::Replaying;
-            state.copied_at = Some(StoredPosition::from(&end));
-        })?;
-        tracing::info!(area = "migration", "the copy is complete; what it could see ends at {end}");
-        Ok(Some(end))
-    }
-
-    /// P1. A table without transactions shows a row before the binlog has it, so these are locked for the moment of
-    /// the question: what could be seen of them by then is logged.
-    async fn end_of_copy(&self, conn: &mut mysql_async::Conn) -> Result<ReplicationPosition> {
-        const PLACE: &str = "locking the tables without transactions for a moment";
-        let database = |error: mysql_async::Error| Error::database(Side::Source, PLACE, &error);
-        let rows: Vec<(String, String)> = conn
-            .query(
-                "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE = 'BASE TABLE' \
-                 AND ENGINE IN ('MyISAM', 'Aria', 'MEMORY')",
-            )
-            .await
-            .map_err(database)?;
-        let names = rows.into_iter().map(|(schema, table)| TableName::new(schema, table));
-        let list: Vec<String> = names
-            .filter(|name| self.tables.get(name).is_some())
-            .map(|name| format!("{} READ", name.quoted()))
-            .collect();
-        if list.is_empty() {
-            return server::end_position(Side::Source, &self.read, conn).await;
-        }
-        conn.query_drop(format!("LOCK TABLES {}", list.join(", "))).await.map_err(database)?;
-        let end = server::end_position(Side::Source, &self.read, conn).await;
-        conn.query_drop("UNLOCK TABLES").await.map_err(database)?;
-        end
-    }
-
-    /// "Return when everything up to there is applied", for the verifier.
-    fn passed(&self) -> Passed {
-        let applied = self.context.live.applied();
-        Arc::new(move |coordinates| {
-            let applied = Arc::clone(&applied);
-            Box::pin(async move { applied.wait_for_coordinates(&coordinates).await })
-        })
-    }
-}
-
-/// Turns `catching_up` into `following`, and then lets the verifier work.
-async fn follow(context: Arc<Context>, verifier: Arc<Verifier>, cancel: CancellationToken) -> Result<()> {
-    while !context.live.caught_up() {
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = cancel.cancelled() => return Ok(()),
-        }
-    }
-    context.live.set_phase(Phase::Following);
-    context.live.clear_error();
-    verifier.run(&cancel).await;
-    Ok(())
-}
-
-/// Gives back the space of what is applied. The target itself is asked: the low water that is published runs ahead of
-/// what a restart would find there by transactions that have nothing for us.
-async fn release(
-    context: Arc<Context>,
-    spool: Spool,
-    origin: Origin,
-    cancel: CancellationToken,
-) -> Result<()> {
-    let mut conn = None;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(RELEASE_EVERY) => {}
-            () = cancel.cancelled() => return Ok(()),
-        }
-        let applied = tokio::select! {
-            applied = applied_for_good(&mut conn, &context, &origin) => applied,
-            () = cancel.cancelled() => return Ok(()),
-        };
-        match applied {
-            Ok(Some(low_water)) => spool.release(low_water)?,
-            Ok(None) => {}
-            // Only space waits: ending every stage for a broken connection would begin the verification anew.
-            Err(error) if error.kind == ErrorKind::Transient => {
-                conn = None;
-                tracing::debug!("the spool's space is given back later: {error}");
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Up to which transaction a restart would find everything applied; `None` before the first run.
-async fn applied_for_good(
-    conn: &mut Option<mysql_async::Conn>,
-    context: &Context,
-    origin: &Origin,
-) -> Result<Option<u64>> {
-    let leg = context.leg();
-    let conn = match conn {
-        Some(conn) => conn,
-        None => conn.insert(server::connect(leg.writes(), leg.to(&context.config)).await?),
-    };
-    let recovered = apply::checkpoint::peek(conn, origin).await.map_err(|error| error.in_leg(leg))?;
-    Ok(recovered.map(|recovered| recovered.low_water))
-}
-
-/// Takes the samples that lag and rates are made of.
-async fn sample(context: Arc<Context>, cancel: CancellationToken) -> Result<()> {
-    loop {
-        context.live.sample();
-        tokio::select! {
-            () = context.live.spool_grew() => {}
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = cancel.cancelled() => return Ok(()),
-        }
-    }
 }
