@@ -70,7 +70,7 @@ async fn by_lag(engine: Engine, monitor: &str) {
     let Some(mut third) = Server::start(engine, &[]).await else { return };
     pair.source.run(&[monitor]).await;
     replica::follow(&pair.source, &third).await;
-    replica::wait_rows(&third, "bulk", 20_000).await;
+    replica::catch_up(&pair.source, &third).await;
     let url = format!("[\"mysql://{}@127.0.0.1:{}\"]", accounts::SERVICE, third.port());
     replica::delay(&third, 3600).await;
     pair.source.run(&["UPDATE shop.accounts SET changes = 76 WHERE id = 1"]).await;

@@ -21,11 +21,14 @@ pub async fn follow(source: &Server, replica: &Server) {
     run(replica, true, "").await;
 }
 
-/// Waits until it has so many rows in a table of the test's schema.
-pub async fn wait_rows(replica: &Server, table: &str, rows: u32) {
-    let there = format!("SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_NAME = '{table}'");
-    replica.wait_value(&there, "1").await;
-    replica.wait_value(&format!("SELECT COUNT(*) FROM shop.{table}"), &rows.to_string()).await;
+/// Waits until it has applied everything that the source has logged so far.
+pub async fn catch_up(source: &Server, replica: &Server) {
+    let (logged, wait) = match source.engine() {
+        Engine::MariaDb => ("SELECT @@GLOBAL.gtid_binlog_pos", "MASTER_GTID_WAIT"),
+        _ => ("SELECT @@GLOBAL.gtid_executed", "WAIT_FOR_EXECUTED_GTID_SET"),
+    };
+    let gtids: String = source.value(logged).await;
+    replica.wait_value(&format!("SELECT {wait}('{gtids}', 1)"), "0").await;
 }
 
 /// Starts or stops it; `what` is one of its threads, or nothing for both.

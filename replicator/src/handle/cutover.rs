@@ -80,6 +80,10 @@ impl Replicator {
     /// It does, or it can't be asked.
     pub async fn left_alone(&self) -> Result<()> {
         let side = self.context.leg().writes();
+        // It may have no binary log to ask for: one that never served needs none.
+        if !self.context.strays.was_left(side) {
+            return Ok(());
+        }
         let end = self.end_of(side).await?;
         self.context.strays.alone_until(side, &end).await
     }

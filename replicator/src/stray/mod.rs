@@ -201,6 +201,11 @@ impl Strays {
         Ok(watch.touched_behind(&from.coordinates))
     }
 
+    /// True where that side has served before, and is watched since.
+    pub(crate) fn was_left(&self, side: Side) -> bool {
+        lock(&self.left).as_ref().is_some_and(|running| running.watch.side() == side)
+    }
+
     /// Returns where everything on `side`, which is about to serve, up to `position` was seen and is ours or acknowledged.
     /// At once where nobody has left it before.
     ///
