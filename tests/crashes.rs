@@ -159,8 +159,7 @@ async fn walk(engine: Engine, steps: &[&str]) {
         let behind =
             steps.iter().position(|s| *s == step) >= steps.iter().position(|s| *s == "journal switched");
         assert_eq!(route != from, behind, "from the {from}, behind {step}: the {route} serves; {told}");
-        let (serving, other) =
-            if route == "source" { (&pair.source, &pair.target) } else { (&pair.target, &pair.source) };
+        let (serving, other) = pair.sides(&route);
         assert_eq!(serving.value::<i64>("SELECT @@GLOBAL.read_only").await, 0, "behind {step}");
         let fenced = !changeover.admin("SHOW CUTOVERS").await.iter().all(|row| row["outcome"] != "switched");
         assert_eq!(other.value::<i64>("SELECT @@GLOBAL.read_only").await, i64::from(fenced), "behind {step}");
@@ -168,10 +167,7 @@ async fn walk(engine: Engine, steps: &[&str]) {
         println!("{engine:?}: from the {from}, behind {step}: the {route} serves");
     }
     let proof = ledger.close().await;
-    let (serving, other) = match changeover.status_of("route").await.as_str() {
-        "source" => (&pair.source, &pair.target),
-        _ => (&pair.target, &pair.source),
-    };
+    let (serving, other) = pair.sides(&changeover.status_of("route").await);
     changeover.wait_applied(serving).await;
     proof.assert_holds_on(serving).await;
     proof.assert_holds_on(other).await;

@@ -1,16 +1,11 @@
 //! Sources with GTIDs off, which are followed by binlog file and offset: copied, followed, killed, moved and brought back;
 //! and everything that takes such a place away stops with a cause.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
-
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use tokio::task::JoinSet;
 
 use crate::support::changeover::{Settings, check};
-use crate::support::wait::until;
+use crate::support::writers::Writers;
 use crate::support::{Changeover, Engine, Ledger, Pair, Server, accounts, compare, seed};
 
 /// Takes back what the launcher says of GTIDs.
@@ -24,58 +19,30 @@ const WRITERS: u32 = 4;
 const SUM: &str = "SELECT CONCAT_WS('|', COUNT(*), SUM(id), SUM(CRC32(CONCAT_WS('~', id, slot, n, COALESCE(note, '-'))))) FROM shop.t";
 
 /// Applications that write to the old server itself, whatever dies.
-struct Writers {
-    tasks: JoinSet<()>,
-    done: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Writers {
-    fn start(server: &Server) -> Self {
-        let (done, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let mut tasks = JoinSet::new();
-        for id in 0..WRITERS {
-            let opts = server.opts(accounts::APP, accounts::APP_PASSWORD, Some(SCHEMA));
-            let (done, stop) = (Arc::clone(&done), Arc::clone(&stop));
-            tasks.spawn(async move {
-                let mut round = 0_u32;
-                let mut conn: Option<Conn> = None;
-                while !stop.load(Ordering::SeqCst) {
-                    round += 1;
-                    let written = match &mut conn {
-                        Some(conn) => write(id, round, conn).await.is_ok(),
-                        None => {
-                            conn = Conn::new(opts.clone()).await.ok();
-                            false
-                        }
-                    };
-                    if written {
-                        done.fetch_add(1, Ordering::SeqCst);
-                    } else if conn.is_some() && round.is_multiple_of(2) {
-                        conn = None;
+fn writers(server: &Server) -> Writers {
+    let opts = server.opts(accounts::APP, accounts::APP_PASSWORD, Some(SCHEMA));
+    Writers::start(WRITERS, move |id, turns| {
+        let opts = opts.clone();
+        async move {
+            let mut round = 0_u32;
+            let mut conn: Option<Conn> = None;
+            while turns.another().await {
+                round += 1;
+                let written = match &mut conn {
+                    Some(conn) => write(id, round, conn).await.is_ok(),
+                    None => {
+                        conn = Conn::new(opts.clone()).await.ok();
+                        false
                     }
-                    tokio::time::sleep(Duration::from_millis(4)).await;
+                };
+                if written {
+                    turns.committed();
+                } else if conn.is_some() && round.is_multiple_of(2) {
+                    conn = None;
                 }
-            });
+            }
         }
-        Self { tasks, done, stop }
-    }
-
-    async fn wait_more(&self, more: u64) {
-        let wanted = self.done.load(Ordering::SeqCst) + more;
-        until("more transactions", Duration::from_secs(60), async || {
-            let seen = self.done.load(Ordering::SeqCst);
-            if seen >= wanted { Ok(()) } else { Err(format!("{seen} of {wanted}")) }
-        })
-        .await;
-    }
-
-    async fn close(mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        while let Some(writer) = self.tasks.join_next().await {
-            writer.unwrap();
-        }
-    }
+    })
 }
 
 /// One transaction: a row comes, one goes, keys change, and two rows swap a unique value.
@@ -140,19 +107,19 @@ async fn moves(from: Engine, to: Engine) {
     let (code, findings) = check(&settings);
     assert!(code == 0 && findings.contains("file and offset"), "{findings}");
     let mut changeover = Changeover::start(settings).await;
-    let writers = Writers::start(&source);
-    writers.wait_more(20).await;
+    let writing = writers(&source);
+    writing.wait_more(20).await;
     changeover.admin("START MIGRATION").await;
     changeover.wait_phase(&["copying", "catching_up", "following"]).await;
     changeover.start_again().await;
     source.run(&["FLUSH LOGS", "INSERT INTO shop.keyless VALUES (2, 'y')"]).await;
     changeover.wait_phase(&["catching_up", "following"]).await;
-    writers.wait_more(20).await;
+    writing.wait_more(20).await;
     changeover.start_again().await;
-    writers.wait_more(20).await;
+    writing.wait_more(20).await;
     source.kill_9();
     source.start_again().await;
-    writers.wait_more(40).await;
+    writing.wait_more(40).await;
     changeover.wait_phase(&["following"]).await;
     source
         .run(&[
@@ -164,9 +131,9 @@ async fn moves(from: Engine, to: Engine) {
             "DELETE FROM keyless WHERE a = 1 LIMIT 1",
         ])
         .await;
-    writers.wait_more(20).await;
+    writing.wait_more(20).await;
     changeover.wait_ready().await;
-    writers.close().await;
+    writing.close().await;
     assert_equal(&changeover, &source, &target).await;
     let picked = "SELECT CONCAT_WS('|', COUNT(*), SUM(id), SUM(n), SUM(extra)) FROM shop.picked";
     assert_eq!(source.value::<String>(picked).await, target.value::<String>(picked).await);
@@ -179,13 +146,13 @@ async fn moves(from: Engine, to: Engine) {
         return;
     }
     // The way back: each side is followed in its own way, GTIDs on here and off there.
-    let writers = Writers::start(&target);
-    writers.wait_more(40).await;
+    let writing = writers(&target);
+    writing.wait_more(40).await;
     changeover.turn().await;
-    writers.close().await;
-    let writers = Writers::start(&source);
-    writers.wait_more(40).await;
-    writers.close().await;
+    writing.close().await;
+    let writing = writers(&source);
+    writing.wait_more(40).await;
+    writing.close().await;
     assert_equal(&changeover, &source, &target).await;
     changeover.turn().await;
 }

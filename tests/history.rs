@@ -36,10 +36,7 @@ async fn prove(pair: &Pair, changeover: &Changeover, clients: Clients) -> (Sound
         let told: Vec<String> = wrong.iter().take(10).map(|wrong| wrong.explain(&history)).collect();
         panic!("the history is not linearizable in {} places:\n{}", wrong.len(), told.join("\n"))
     });
-    let (serving, other) = match changeover.status_of("route").await.as_str() {
-        "source" => (&pair.source, &pair.target),
-        _ => (&pair.target, &pair.source),
-    };
+    let (serving, other) = pair.sides(&changeover.status_of("route").await);
     changeover.wait_applied(serving).await;
     let lists: BTreeMap<Key, Vec<Value>> = sound
         .lists

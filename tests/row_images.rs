@@ -1,15 +1,10 @@
 //! Sources whose row images lack columns: copied at one position, followed exactly once, killed, moved and brought back.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
-
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use tokio::task::JoinSet;
 
 use crate::support::changeover::{Settings, check};
-use crate::support::wait::until;
+use crate::support::writers::Writers;
 use crate::support::{Changeover, Engine, Ledger, Pair, Server, accounts, compare, seed};
 
 const SCHEMA: &str = "shop";
@@ -42,51 +37,23 @@ const SUMS: [&str; 2] = [
 ];
 
 /// Applications that write to a server itself.
-struct Writers {
-    tasks: JoinSet<()>,
-    done: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Writers {
-    fn start(server: &Server, image: &'static str) -> Self {
-        let (done, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let mut tasks = JoinSet::new();
-        for id in 0..WRITERS {
-            let opts = server.opts("root", "", Some(SCHEMA));
-            let (done, stop) = (Arc::clone(&done), Arc::clone(&stop));
-            tasks.spawn(async move {
-                let mut conn = Conn::new(opts).await.unwrap();
-                let session = format!("SET SESSION binlog_row_image = '{image}', sql_mode = ''");
-                conn.query_drop(session).await.unwrap();
-                let mut round = 0;
-                while !stop.load(Ordering::SeqCst) {
-                    round += 1;
-                    if transaction(id, round, &mut conn).await {
-                        done.fetch_add(1, Ordering::SeqCst);
-                    }
-                    tokio::time::sleep(Duration::from_millis(4)).await;
+fn writers(server: &Server, image: &'static str) -> Writers {
+    let opts = server.opts("root", "", Some(SCHEMA));
+    Writers::start(WRITERS, move |id, turns| {
+        let opts = opts.clone();
+        async move {
+            let mut conn = Conn::new(opts).await.unwrap();
+            let session = format!("SET SESSION binlog_row_image = '{image}', sql_mode = ''");
+            conn.query_drop(session).await.unwrap();
+            let mut round = 0;
+            while turns.another().await {
+                round += 1;
+                if transaction(id, round, &mut conn).await {
+                    turns.committed();
                 }
-            });
+            }
         }
-        Self { tasks, done, stop }
-    }
-
-    async fn wait_more(&self, more: u64) {
-        let wanted = self.done.load(Ordering::SeqCst) + more;
-        until("more transactions", Duration::from_secs(60), async || {
-            let seen = self.done.load(Ordering::SeqCst);
-            if seen >= wanted { Ok(()) } else { Err(format!("{seen} of {wanted}")) }
-        })
-        .await;
-    }
-
-    async fn close(mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        while let Some(writer) = self.tasks.join_next().await {
-            writer.unwrap();
-        }
-    }
+    })
 }
 
 /// False where it met a deadlock, or a value that is there already.
@@ -185,19 +152,19 @@ async fn moves(from: Engine, to: Engine, image: &'static str) {
     let (code, findings) = check(&settings);
     assert!(code == 0 && findings.contains("binlog_row_image"), "{findings}");
     let mut changeover = Changeover::start(settings).await;
-    let writers = Writers::start(&source, image);
-    writers.wait_more(20).await;
+    let writing = writers(&source, image);
+    writing.wait_more(20).await;
     changeover.admin("START MIGRATION").await;
     changeover.wait_phase(&["copying", "catching_up", "following"]).await;
     changeover.start_again().await;
-    writers.wait_more(20).await;
+    writing.wait_more(20).await;
     changeover.wait_phase(&["following"]).await;
     changeover.start_again().await;
-    writers.wait_more(20).await;
+    writing.wait_more(20).await;
     source.run(&["ALTER TABLE shop.odd ALTER COLUMN a SET DEFAULT 'new'"]).await;
-    writers.wait_more(20).await;
+    writing.wait_more(20).await;
     changeover.wait_ready().await;
-    writers.close().await;
+    writing.close().await;
     assert_equal(&changeover, &source, &target).await;
     changeover.cut_over().await;
 }
@@ -251,9 +218,9 @@ async fn a_session_with_an_image_of_its_own() {
     let changeover = Changeover::start(Settings::between(&source, &target, SCHEMA)).await;
     changeover.admin("START MIGRATION").await;
     changeover.wait_ready().await;
-    let writers = Writers::start(&source, "MINIMAL");
-    writers.wait_more(60).await;
-    writers.close().await;
+    let writing = writers(&source, "MINIMAL");
+    writing.wait_more(60).await;
+    writing.close().await;
     changeover.wait_ready().await;
     assert_equal(&changeover, &source, &target).await;
     drop(changeover);

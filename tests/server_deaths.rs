@@ -70,8 +70,7 @@ async fn walk(engine: Engine, steps: &[&str]) {
             let route = changeover.status_of("route").await;
             println!("{engine:?}: the {dies} died behind {step}, the {route} serves; {told}");
             // The side that serves takes writes, and the other one doesn't.
-            let (serving, other) =
-                if route == "source" { (&pair.source, &pair.target) } else { (&pair.target, &pair.source) };
+            let (serving, other) = pair.sides(&route);
             serving.wait_value("SELECT @@GLOBAL.read_only", "0").await;
             other.wait_value("SELECT @@GLOBAL.read_only", "1").await;
             ledger.wait_more(20).await;
@@ -80,10 +79,7 @@ async fn walk(engine: Engine, steps: &[&str]) {
     }
     go_on(&changeover).await;
     let proof = ledger.close().await;
-    let (serving, other) = match changeover.status_of("route").await.as_str() {
-        "source" => (&pair.source, &pair.target),
-        _ => (&pair.target, &pair.source),
-    };
+    let (serving, other) = pair.sides(&changeover.status_of("route").await);
     changeover.wait_applied(serving).await;
     proof.assert_holds_on(serving).await;
     proof.assert_holds_on(other).await;

@@ -18,10 +18,7 @@ async fn back_and_forth(engine: Engine, turns: usize) {
         pauses.push(changeover.turn().await);
     }
     ledger.wait_more(60).await;
-    let (serving, other) = match changeover.status_of("route").await.as_str() {
-        "source" => (&pair.source, &pair.target),
-        _ => (&pair.target, &pair.source),
-    };
+    let (serving, other) = pair.sides(&changeover.status_of("route").await);
     let cutovers = changeover.admin("SHOW CUTOVERS").await;
     let switched: Vec<&str> = cutovers
         .iter()

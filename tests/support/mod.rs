@@ -14,6 +14,7 @@ pub mod replica;
 pub mod seed;
 pub mod server;
 pub mod wait;
+pub mod writers;
 
 pub use changeover::Changeover;
 pub use ledger::Ledger;

@@ -29,6 +29,11 @@ impl Pair {
         Some(pair)
     }
 
+    /// The side that serves, as `route` of the status names it, and the other one.
+    pub fn sides(&self, route: &str) -> (&Server, &Server) {
+        if route == "source" { (&self.source, &self.target) } else { (&self.target, &self.source) }
+    }
+
     /// The configuration of a move between them.
     pub fn settings(&self) -> Settings {
         Settings::between(&self.source, &self.target, seed::SCHEMA)

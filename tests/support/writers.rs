@@ -1,0 +1,70 @@
+//! Applications that write past the proxy, by their own test's rules.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::wait::until;
+
+/// How long a writer thinks between two transactions.
+const THINKS: Duration = Duration::from_millis(4);
+
+/// Writers, one task each.
+pub struct Writers {
+    tasks: JoinSet<()>,
+    turns: Turns,
+}
+
+/// What a writer is told, and tells.
+#[derive(Clone, Default)]
+pub struct Turns {
+    committed: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Turns {
+    /// True where another transaction is wanted, after a moment to think.
+    pub async fn another(&self) -> bool {
+        tokio::time::sleep(THINKS).await;
+        !self.stop.load(Ordering::SeqCst)
+    }
+
+    /// One was committed.
+    pub fn committed(&self) {
+        self.committed.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Writers {
+    /// Starts them; each is told its number, from 0.
+    pub fn start<W: Future<Output = ()> + Send + 'static>(
+        number: u32,
+        write: impl Fn(u32, Turns) -> W,
+    ) -> Self {
+        let (mut tasks, turns) = (JoinSet::new(), Turns::default());
+        for id in 0..number {
+            tasks.spawn(write(id, turns.clone()));
+        }
+        Self { tasks, turns }
+    }
+
+    /// Waits for so many more transactions.
+    pub async fn wait_more(&self, more: u64) {
+        let wanted = self.turns.committed.load(Ordering::SeqCst) + more;
+        until("more transactions", Duration::from_secs(60), async || {
+            let seen = self.turns.committed.load(Ordering::SeqCst);
+            if seen >= wanted { Ok(()) } else { Err(format!("{seen} of {wanted}")) }
+        })
+        .await;
+    }
+
+    /// Stops them and waits for their end.
+    pub async fn close(mut self) {
+        self.turns.stop.store(true, Ordering::SeqCst);
+        while let Some(writer) = self.tasks.join_next().await {
+            writer.unwrap();
+        }
+    }
+}
