@@ -59,7 +59,7 @@ impl Session {
             self.state.may_hold_locks = true;
             // Before that a preparation asks.
             if self.known_between().is_some() || self.state.pins.contains(Pins::HIDDEN_LOCK) {
-                let _ = self.look_for_locks().await;
+                let _ = Box::pin(self.look_for_locks()).await;
             }
         }
     }

@@ -89,7 +89,7 @@ impl Session {
     pub(super) async fn look_at_route(&mut self) -> Result<(), End> {
         let route = self.shared.routes.load_full();
         if route.epoch != self.backend.epoch {
-            return self.move_while_idle(&route).await;
+            return Box::pin(self.move_while_idle(&route)).await;
         }
         let wanted = self.shared.routes.preparing().filter(|side| *side != self.backend.side);
         let Some(side) = wanted else {
@@ -99,7 +99,7 @@ impl Session {
         };
         if self.state.pins.contains(Pins::HIDDEN_LOCK) && !self.state.in_transaction() {
             // Whatever let go of it need not have been seen here.
-            let _ = self.look_for_locks().await;
+            let _ = Box::pin(self.look_for_locks()).await;
             self.settle();
             self.look_at = Some(Instant::now() + REDIAL);
         }
@@ -114,7 +114,7 @@ impl Session {
             other => self.standby = other,
         }
         if matches!(self.standby, Standby::Dialled(_)) && !self.holds_permit() && self.state.is_movable() {
-            return self.restore_while_silent().await;
+            return Box::pin(self.restore_while_silent()).await;
         }
         Ok(())
     }
@@ -242,16 +242,16 @@ impl Session {
                 )));
             }
             let route = self.shared.routes.load_full();
-            return self.move_to(&route).await;
+            return Box::pin(self.move_to(&route)).await;
         }
         if matches!(self.standby, Standby::Dialled(_)) && !looks_back && self.state.is_movable() {
             // The client waits: where all turns are taken, the next statement's moment, or a silence, will do.
             let Ok(_turn) = RESTORING.try_acquire() else { return Ok(()) };
-            return self.restore_ahead().await;
+            return Box::pin(self.restore_ahead()).await;
         }
         match &mut self.until_move {
             None => Ok(()),
-            Some(0) if !looks_back && self.state.is_movable() => self.move_across().await,
+            Some(0) if !looks_back && self.state.is_movable() => Box::pin(self.move_across()).await,
             Some(left) => {
                 *left = left.saturating_sub(1);
                 Ok(())

@@ -165,7 +165,8 @@ impl Session {
         }
     }
 
-    /// Runs until the client leaves, the backend goes away or somebody ends it.
+    /// Runs until the client leaves, the backend goes away or somebody ends it. What few requests need (a move, another user,
+    /// questions of ours) is boxed where it is called: what isn't is in the memory of every idle session.
     pub(crate) async fn run(mut self) {
         let settled = self.client.settle().and_then(|()| self.backend.leg.settle());
         let end = loop {
@@ -181,7 +182,7 @@ impl Session {
                 break end;
             }
         };
-        self.finish(end).await;
+        Box::pin(self.finish(end)).await;
     }
 
     /// Waits for the client's next request.
@@ -273,7 +274,7 @@ impl Session {
         let request = self.understand().await?;
         match request.command {
             Command::Quit => return Err(End::ClientLeft),
-            Command::ChangeUser => return self.change_user().await,
+            Command::ChangeUser => return Box::pin(self.change_user()).await,
             _ => {}
         }
         if self.rolled_back && Self::runs_statements(request.command) {
