@@ -5,7 +5,7 @@ mod prepared;
 
 use std::time::Duration;
 
-use config::{BackendConfig, Dialect, Flavor, ServerVersion, Side, Verify};
+use config::{BackendConfig, Dialect, Flavor, ServerVersion, Side, TableName, Verify};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{ClientIdentity, Conn, OptsBuilder, SslOpts};
 
@@ -199,6 +199,21 @@ pub async fn inspect(side: Side, conn: &mut Conn) -> Result<ServerInfo> {
         cascades_in_binlog,
         has_gtids,
     })
+}
+
+/// Tables of all schemas whose engine has no transactions.
+///
+/// # Errors
+/// The server can't be asked.
+pub(crate) async fn tables_without_transactions(side: Side, conn: &mut Conn) -> Result<Vec<TableName>> {
+    let rows: Vec<(String, String)> = conn
+        .query(
+            "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE = 'BASE TABLE' \
+             AND ENGINE IN ('MyISAM', 'Aria', 'MEMORY')",
+        )
+        .await
+        .map_err(|error| Error::database(side, "looking for tables without transactions", &error))?;
+    Ok(rows.into_iter().map(|(schema, table)| TableName::new(schema, table)).collect())
 }
 
 /// The statement that says from where, and how, a server replicates.

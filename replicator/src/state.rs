@@ -101,6 +101,27 @@ pub(crate) struct Proven {
 }
 
 impl MigrationState {
+    /// A migration that has just been started, between these two servers.
+    pub(crate) fn begun(name: String, source_identity: String, target_identity: String) -> Self {
+        Self {
+            name,
+            stage: Stage::Preparing,
+            paused: false,
+            failed: None,
+            source_identity,
+            target_identity,
+            paused_by: None,
+            tables: Vec::new(),
+            start: None,
+            copied_at: None,
+            at_one_position: false,
+            sealed_at: None,
+            leg: Leg::FIRST,
+            proven: Vec::new(),
+            next: None,
+        }
+    }
+
     /// True where a leg is to run: neither over nor stopped.
     pub(crate) fn goes_on(&self) -> bool {
         !self.paused && self.failed.is_none() && !self.is_over()

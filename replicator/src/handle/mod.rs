@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::activation;
 use crate::error::{Error, Result};
-use crate::leg::Leg;
 use crate::live::{self, Live};
 use crate::pipeline::{self, Context};
 use crate::preflight;
@@ -95,23 +94,8 @@ impl Replicator {
         let findings = preflight::check(config, false).await?;
         refuse_fatal(&findings)?;
         let (source, target) = pipeline::identify(config).await?;
-        self.context.store(MigrationState {
-            name: config.migration.name.clone(),
-            stage: Stage::Preparing,
-            paused: false,
-            failed: None,
-            source_identity: source.identity,
-            target_identity: target.identity,
-            paused_by: None,
-            tables: Vec::new(),
-            start: None,
-            copied_at: None,
-            at_one_position: false,
-            sealed_at: None,
-            leg: Leg::FIRST,
-            proven: Vec::new(),
-            next: None,
-        })?;
+        let name = config.migration.name.clone();
+        self.context.store(MigrationState::begun(name, source.identity, target.identity))?;
         tracing::info!(area = "migration", "migration {} started", config.migration.name);
         self.spawn(&mut running);
         Ok(())
@@ -372,23 +356,8 @@ mod tests {
             ..config::Overrides::default()
         };
         let replicator = Replicator::open(config::load(&overrides, &|_| None).unwrap()).unwrap();
-        let state = MigrationState {
-            name: "m".to_owned(),
-            stage: Stage::Copying,
-            paused: false,
-            failed: None,
-            source_identity: "a".to_owned(),
-            target_identity: "b".to_owned(),
-            paused_by: None,
-            tables: Vec::new(),
-            start: None,
-            copied_at: None,
-            at_one_position: false,
-            sealed_at: None,
-            leg: Leg::FIRST,
-            proven: Vec::new(),
-            next: None,
-        };
+        let begun = MigrationState::begun("m".to_owned(), "a".to_owned(), "b".to_owned());
+        let state = MigrationState { stage: Stage::Copying, ..begun };
         replicator.context.store(state).unwrap();
         replicator
     }

@@ -232,14 +232,7 @@ impl Stages {
     async fn end_of_copy(&self, conn: &mut mysql_async::Conn) -> Result<ReplicationPosition> {
         const PLACE: &str = "locking the tables without transactions for a moment";
         let database = |error: mysql_async::Error| Error::database(Side::Source, PLACE, &error);
-        let rows: Vec<(String, String)> = conn
-            .query(
-                "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE = 'BASE TABLE' \
-                 AND ENGINE IN ('MyISAM', 'Aria', 'MEMORY')",
-            )
-            .await
-            .map_err(database)?;
-        let names = rows.into_iter().map(|(schema, table)| TableName::new(schema, table));
+        let names = server::tables_without_transactions(Side::Source, conn).await?.into_iter();
         let list: Vec<String> = names
             .filter(|name| self.tables.get(name).is_some())
             .map(|name| format!("{} READ", name.quoted()))

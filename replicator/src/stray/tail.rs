@@ -8,7 +8,6 @@ use bytes::Bytes;
 use config::progress::ReplicationPosition;
 use config::{BinlogPosition, Side, TableName};
 use mysql_async::Conn;
-use mysql_async::prelude::Queryable as _;
 use tokio_util::sync::CancellationToken;
 
 use super::sight::Sight;
@@ -174,14 +173,7 @@ async fn without_transactions(
     conn: &mut Conn,
     selection: &Selection,
 ) -> Result<HashSet<TableName>> {
-    let rows: Vec<(String, String)> = conn
-        .query(
-            "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE = 'BASE TABLE' \
-             AND ENGINE IN ('MyISAM', 'Aria', 'MEMORY')",
-        )
-        .await
-        .map_err(|error| Error::database(side, "looking for tables without transactions", &error))?;
-    let names = rows.into_iter().map(|(schema, table)| TableName::new(schema, table));
+    let names = server::tables_without_transactions(side, conn).await?.into_iter();
     let found: HashSet<TableName> = names.filter(|name| selection.takes(name)).collect();
     if let Some(one) = found.iter().next() {
         tracing::warn!(
