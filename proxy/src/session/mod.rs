@@ -18,6 +18,7 @@ pub mod registry;
 mod relay;
 pub mod replay;
 mod request;
+mod restoration;
 pub mod state;
 mod surroundings;
 pub mod task;

@@ -5,10 +5,11 @@
 //! between a statement and the client's question how it went (SHOW WARNINGS, FOUND_ROWS). So the questions
 //! come just before a statement of the client's that asks no such thing, or after a while of silence.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -17,8 +18,9 @@ use super::lexer::Effects;
 use super::mapping;
 use super::pins::Pins;
 use super::registry::Activity;
-use super::replay::{Snapshot, ToPrepare, plan};
+use super::replay::{Snapshot, ToPrepare};
 use super::request::Request;
+use super::restoration::{Origin, restore};
 use super::state::{Schema, Versions};
 use super::surroundings::{Between, LASTING, SystemZone};
 use super::task::{End, Session};
@@ -38,10 +40,11 @@ const RETRY: Duration = Duration::from_millis(20);
 const REDIAL: Duration = Duration::from_millis(500);
 /// Moves are tried so often before the session is given up.
 const ATTEMPTS: u32 = 3;
-/// So many sessions dial, and so many restore themselves, at the same time while they are prepared. A thousand at once
-/// would take the machine, and the servers, away from the statements that go on meanwhile.
+/// So many sessions dial, ask for their state, and are restored, at the same time while they are prepared. A thousand at
+/// once would take the machine, and the servers, away from the statements that go on meanwhile.
 const AT_ONCE: usize = 16;
 static DIALLING: Semaphore = Semaphore::const_new(AT_ONCE);
+static ASKING: Semaphore = Semaphore::const_new(AT_ONCE);
 static RESTORING: Semaphore = Semaphore::const_new(AT_ONCE);
 /// A silent session that found all turns taken looks again after this and up to twice as long, each at its own moment.
 const TURN_AGAIN: Duration = Duration::from_millis(50);
@@ -54,13 +57,19 @@ pub(super) enum Standby {
     Dialling(JoinSet<Result<Connection, ConnectError>>),
     /// Logged in.
     Dialled(Box<Connection>),
+    /// Is being given the session's state of a moment ago.
+    Restoring(JoinSet<Restoration>),
     /// Has the session's state of a moment ago.
     Restored(Box<Ahead>),
+    /// Couldn't be given the state of these versions.
+    Refused(Box<(RestoreError, Versions)>),
     /// Couldn't be dialled.
     Failed(ConnectError),
     /// Is to be dialled again at this time.
     Later(Instant),
 }
+
+type Restoration = Result<Box<Ahead>, Box<(RestoreError, Versions)>>;
 
 /// A connection with the state of a moment ago.
 pub(super) struct Ahead {
@@ -70,17 +79,46 @@ pub(super) struct Ahead {
 }
 
 impl Standby {
-    /// Returns when a dial has ended, well or not; never where none is under way.
+    /// Returns when a dial or a restoration has ended, well or not; never where none is under way.
     ///
     /// Cancel safety: yes.
-    pub(super) async fn dialled(&mut self) {
-        let Self::Dialling(dial) = self else { return std::future::pending().await };
-        *self = match dial.join_next().await {
+    pub(super) async fn ended(&mut self) {
+        *self = match self {
+            Self::Dialling(dial) => Self::of_dial(dial.join_next().await),
+            Self::Restoring(restoration) => Self::of_restoration(restoration.join_next().await),
+            _ => std::future::pending().await,
+        };
+    }
+
+    /// Looks, without waiting, whether one has ended.
+    fn look(&mut self) {
+        let ended = match self {
+            Self::Dialling(dial) => dial.try_join_next().map(|ended| Self::of_dial(Some(ended))),
+            Self::Restoring(restoration) => {
+                restoration.try_join_next().map(|ended| Self::of_restoration(Some(ended)))
+            }
+            _ => None,
+        };
+        if let Some(ended) = ended {
+            *self = ended;
+        }
+    }
+
+    fn of_dial(ended: Option<Result<Result<Connection, ConnectError>, JoinError>>) -> Self {
+        match ended {
             Some(Ok(Ok(connection))) => Self::Dialled(Box::new(connection)),
             Some(Ok(Err(error))) => Self::Failed(error),
             // A dial that panicked is a bug of ours, and no reason to stop serving.
             Some(Err(_)) | None => Self::Later(Instant::now() + REDIAL),
-        };
+        }
+    }
+
+    fn of_restoration(ended: Option<Result<Restoration, JoinError>>) -> Self {
+        match ended {
+            Some(Ok(Ok(ahead))) => Self::Restored(ahead),
+            Some(Ok(Err(refused))) => Self::Refused(refused),
+            Some(Err(_)) | None => Self::Later(Instant::now() + REDIAL),
+        }
     }
 }
 
@@ -103,6 +141,7 @@ impl Session {
             self.settle();
             self.look_at = Some(Instant::now() + REDIAL);
         }
+        self.take_restored();
         match std::mem::replace(&mut self.standby, Standby::None) {
             Standby::None if !self.state.pins.any(Pins::OF_OTHER_SERVER) => self.start_dialling(side),
             Standby::Failed(error) => self.dial_failed(&error),
@@ -129,7 +168,7 @@ impl Session {
             self.look_at = Some(silent_at.max(Instant::now() + RETRY));
             return Ok(());
         }
-        let Ok(_turn) = RESTORING.try_acquire() else {
+        let Ok(_turn) = ASKING.try_acquire() else {
             let own_moment = Duration::from_millis(u64::from(self.registered.entry.id % 50));
             self.look_at = Some(Instant::now() + TURN_AGAIN + own_moment);
             return Ok(());
@@ -175,7 +214,9 @@ impl Session {
         match std::mem::replace(&mut self.standby, Standby::None) {
             Standby::Dialled(connection) => connection.quit().await,
             Standby::Restored(ahead) => ahead.connection.quit().await,
-            Standby::None | Standby::Dialling(_) | Standby::Failed(_) | Standby::Later(_) => {}
+            // What is under way is given up.
+            Standby::Dialling(_) | Standby::Restoring(_) => {}
+            Standby::None | Standby::Failed(_) | Standby::Refused(_) | Standby::Later(_) => {}
         }
         self.registered.entry.prepared.store(false, std::sync::atomic::Ordering::Relaxed);
         if self.state.pins.any(Pins::OF_OTHER_SERVER) {
@@ -244,9 +285,10 @@ impl Session {
             let route = self.shared.routes.load_full();
             return Box::pin(self.move_to(&route)).await;
         }
+        self.take_restored();
         if matches!(self.standby, Standby::Dialled(_)) && !looks_back && self.state.is_movable() {
             // The client waits: where all turns are taken, the next statement's moment, or a silence, will do.
-            let Ok(_turn) = RESTORING.try_acquire() else { return Ok(()) };
+            let Ok(_turn) = ASKING.try_acquire() else { return Ok(()) };
             return Box::pin(self.restore_ahead()).await;
         }
         match &mut self.until_move {
@@ -270,6 +312,10 @@ impl Session {
         if let Ok(connection) = dialled {
             self.standby = Standby::Dialled(Box::new(connection));
             self.restore_ahead().await?;
+            if matches!(self.standby, Standby::Restoring(_)) {
+                self.standby.ended().await;
+                self.take_restored();
+            }
             if !matches!(self.standby, Standby::Restored(_)) {
                 // Something turned up that can't be moved; the next statement sees to it again.
                 if let Standby::Dialled(connection) = std::mem::replace(&mut self.standby, Standby::None) {
@@ -319,6 +365,9 @@ impl Session {
         entry.set_activity(Activity::Moving);
         let mut attempt = 1;
         loop {
+            if matches!(self.standby, Standby::Restoring(_)) {
+                self.standby.ended().await;
+            }
             let prepared = matches!(self.standby, Standby::Restored(_));
             match self.try_move(route).await {
                 Ok(old) => {
@@ -386,7 +435,7 @@ impl Session {
         };
         let asked = self.backend.asked + connection.asked;
         let wanted = self.snapshot(have.as_ref().zip(versions)).await?;
-        self.restore(&mut connection, have, &wanted).await?;
+        restore(&mut connection, have, &wanted, self.origin()).await?;
         let asked = self.backend.asked + connection.asked - asked;
         self.shared.registry.metrics.move_questions.add(asked);
         // They were noted in the old server's terms.
@@ -401,93 +450,86 @@ impl Session {
         Ok(std::mem::replace(&mut self.backend, connection))
     }
 
-    /// Gives `connection` the wanted state.
-    async fn restore(
-        &self,
-        connection: &mut Connection,
-        have: Option<Snapshot>,
-        wanted: &Snapshot,
-    ) -> Result<(), RestoreError> {
-        // The first question to a server also says what kind it is.
-        let fresh = match have {
-            Some(_) => None,
-            None => Some(
-                connection
-                    .fresh_snapshot()
-                    .await
-                    .map_err(|error| RestoreError::Write { what: "its first state".to_owned(), error })?,
-            ),
-        };
-        let (from, to) = (self.backend.dialect(), connection.dialect());
-        connection.crossing = !from.is_same(to);
-        let mut notes = Vec::new();
-        let system = self.between.as_ref().map_or(&SystemZone::Same, |between| &between.zone);
-        let in_terms = |snapshot: &Snapshot, notes: &mut Vec<String>| {
-            let mut there = mapping::snapshot(snapshot, from, to, notes)?;
-            mapping::time_zone(&mut there.variables, system, notes).map(|()| there)
-        };
-        let in_terms = |snapshot: &Snapshot, notes: &mut Vec<String>| {
-            in_terms(snapshot, notes).map_err(RestoreError::Unmapped)
-        };
-        let wanted = in_terms(wanted, &mut notes)?;
-        let contexts = mapping::contexts(&self.contexts, from, to).map_err(RestoreError::Unmapped)?;
-        connection.mapped = notes;
-        connection.inherited.clone_from(&wanted.inherited);
-        let have = match have {
-            Some(have) => in_terms(&have, &mut Vec::new())?,
-            None => fresh.unwrap_or_default(),
-        };
-        let steps = plan(&wanted, &have, &contexts, self.state.versions.context)
-            .map_err(|_| RestoreError::Unreachable)?;
-        for step in &steps {
-            connection.carry_out(step, &self.state).await?;
-        }
-        // invariant 3: nothing that was done to restore it has opened anything.
-        debug_assert!(!connection.status.contains(StatusFlags::IN_TRANSACTION), "invariant 3");
-        Ok(())
+    /// What a restoration goes by now.
+    fn origin(&self) -> Origin<'_> {
+        let zone = self.between.as_ref().map_or(&SystemZone::Same, |between| &between.zone);
+        Origin { from: self.backend.dialect(), zone, contexts: &self.contexts, state: &self.state }
     }
 
-    /// Restores the session's state on the standby, while the old backend serves on. A permit is held.
+    /// Asks the old server for the session's state, with a permit held, and begins to restore it on the standby while the
+    /// old server serves on.
     async fn restore_ahead(&mut self) -> Result<(), End> {
-        let Standby::Dialled(mut connection) = std::mem::replace(&mut self.standby, Standby::None) else {
+        let Standby::Dialled(connection) = std::mem::replace(&mut self.standby, Standby::None) else {
             return Ok(());
         };
         let entry = std::sync::Arc::clone(&self.registered.entry);
         entry.set_activity(Activity::Moving);
         let versions = self.state.versions;
-        let restored = match self.snapshot(None).await {
-            Ok(snapshot) => self.restore(&mut connection, None, &snapshot).await.map(|()| snapshot),
-            Err(error) => Err(error),
-        };
+        let snapshot = self.snapshot(None).await;
         entry.set_activity(Activity::Busy);
-        match restored {
+        match snapshot {
             Ok(snapshot) => {
-                entry.prepared.store(true, std::sync::atomic::Ordering::Relaxed);
-                self.shared.registry.count_preparation();
-                self.standby =
-                    Standby::Restored(Box::new(Ahead { connection: *connection, snapshot, versions }));
+                self.start_restoring(connection, snapshot, versions);
                 Ok(())
             }
             Err(RestoreError::Read(error)) if error.is_transient() => Err(Self::backend_end(&error)),
-            Err(error) if error.is_transient() => {
-                self.look_at = Some(Instant::now() + REDIAL);
-                Ok(())
-            }
             Err(RestoreError::Pinned(pins)) => {
                 info!(area = "proxy", session_id = entry.id, "a session can't be moved now: {pins}");
                 self.standby = Standby::Dialled(connection);
                 Ok(())
             }
             Err(error) => {
-                warn!(area = "proxy", session_id = entry.id, "a session can't be moved: {error}");
-                let pin = match &error {
-                    RestoreError::Unmapped(unmapped) => unmapped.pin,
-                    _ => Pins::NOT_RESTORABLE,
-                };
-                self.set_pin(pin, true);
-                self.refused_at = Some(versions);
+                self.not_restored(&error, versions);
                 Ok(())
             }
+        }
+    }
+
+    fn start_restoring(&mut self, mut connection: Box<Connection>, snapshot: Snapshot, versions: Versions) {
+        let former = self.origin().keep();
+        let mut restoration = JoinSet::new();
+        restoration.spawn(async move {
+            // A closed semaphore would be no reason not to restore.
+            let _turn = RESTORING.acquire().await;
+            match restore(&mut connection, None, &snapshot, former.origin()).await {
+                Ok(()) => Ok(Box::new(Ahead { connection: *connection, snapshot, versions })),
+                Err(error) => Err(Box::new((error, versions))),
+            }
+        });
+        self.standby = Standby::Restoring(restoration);
+    }
+
+    /// The state of `versions` couldn't be restored on the other server.
+    fn not_restored(&mut self, error: &RestoreError, versions: Versions) {
+        if error.is_transient() {
+            let again = Instant::now() + REDIAL;
+            self.look_at = Some(again);
+            self.standby = Standby::Later(again);
+            return;
+        }
+        let session_id = self.registered.entry.id;
+        warn!(area = "proxy", session_id, "a session can't be moved: {error}");
+        let pin = match error {
+            RestoreError::Unmapped(unmapped) => unmapped.pin,
+            _ => Pins::NOT_RESTORABLE,
+        };
+        self.set_pin(pin, true);
+        self.refused_at = Some(versions);
+    }
+
+    /// Looks, without waiting, whether a restoration has ended, and takes what came of it.
+    fn take_restored(&mut self) {
+        self.standby.look();
+        match std::mem::replace(&mut self.standby, Standby::None) {
+            Standby::Restored(ahead) => {
+                let was = self.registered.entry.prepared.swap(true, std::sync::atomic::Ordering::Relaxed);
+                if !was {
+                    self.shared.registry.count_preparation();
+                }
+                self.standby = Standby::Restored(ahead);
+            }
+            Standby::Refused(refused) => self.not_restored(&refused.0, refused.1),
+            other => self.standby = other,
         }
     }
 
@@ -540,10 +582,17 @@ impl Session {
         between: &Between,
     ) -> Result<(), RestoreError> {
         let set = &self.state.set_variables;
-        let names = set.union(&between.differing).cloned().collect();
+        let names: BTreeSet<String> = set.union(&between.differing).cloned().collect();
+        snapshot.inherited.clear();
+        if names.is_empty() && !self.state.variables_touched {
+            let lasting = between.from.globals.keys().map(String::as_str);
+            if !self.backend.differs_from_global(lasting).await.map_err(RestoreError::Read)? {
+                snapshot.variables.clear();
+                return Ok(());
+            }
+        }
         let asked = self.backend.touched_variables(&names).await;
         snapshot.variables = asked.map_err(RestoreError::Read)?;
-        snapshot.inherited.clear();
         if !self.state.variables_touched {
             snapshot.variables.retain(|name, _| LASTING.contains(&name.as_str()));
         }

@@ -74,7 +74,7 @@ pub(crate) struct Versions {
 }
 
 /// A binary prepared statement.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Statement {
     pub(crate) text: Arc<[u8]>,
     pub(crate) effects: Effects,
@@ -124,7 +124,7 @@ pub(crate) enum Schema {
 }
 
 /// The tracked state.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct SessionState {
     pub(crate) status: StatusFlags,
     pub(crate) pins: Pins,

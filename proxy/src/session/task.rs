@@ -207,7 +207,7 @@ impl Session {
                 },
                 read = self.backend.leg.fill() => return Err(self.unasked(read)),
                 () = self.registered.entry.wake.notified() => return Ok(Event::Look),
-                () = self.standby.dialled() => {
+                () = self.standby.ended() => {
                     self.shared.registry.count_preparation();
                     return Ok(Event::Look);
                 }
