@@ -21,14 +21,14 @@ const LIMIT: Duration = Duration::from_secs(60);
 const PASSWORD: &str = "x-Secret_5";
 
 /// On both servers: `night`, the business's own, which comes past the proxy; `gone`, which an operator has locked on the source;
-/// `other`, another business's; and `both`, of both.
+/// `other`, another business's; and `broker`, of both.
 async fn create(pair: &Pair) {
     for server in [&pair.source, &pair.target] {
         server
             .run(&["CREATE DATABASE elsewhere", "CREATE TABLE elsewhere.t (id INT PRIMARY KEY, n INT)"])
             .await;
         server.run(&["INSERT INTO elsewhere.t VALUES (1, 0)"]).await;
-        for user in ["night", "gone", "other", "both"] {
+        for user in ["night", "gone", "other", "broker"] {
             server.run(&[&format!("CREATE USER {user}@'%' IDENTIFIED BY '{PASSWORD}'")]).await;
         }
         server
@@ -36,8 +36,8 @@ async fn create(pair: &Pair) {
                 "GRANT ALL ON shop.* TO night@'%'",
                 "GRANT INSERT ON shop.* TO gone@'%'",
                 "GRANT ALL ON elsewhere.* TO other@'%'",
-                "GRANT ALL ON elsewhere.* TO both@'%'",
-                "GRANT SELECT, INSERT ON shop.* TO both@'%'",
+                "GRANT ALL ON elsewhere.* TO broker@'%'",
+                "GRANT SELECT, INSERT ON shop.* TO broker@'%'",
             ])
             .await;
     }
@@ -125,7 +125,7 @@ async fn assert_fenced(pair: &Pair, changeover: &Changeover) {
         for user in ["app", "night"] {
             assert_eq!(is_locked(server, user).await, locked, "{user} on port {}", server.port());
         }
-        for user in ["other", "both", "changeover"] {
+        for user in ["other", "broker", "changeover"] {
             assert!(!is_locked(server, user).await, "{user} on port {}", server.port());
         }
         assert_eq!(server.value::<i64>("SELECT @@GLOBAL.read_only").await, 0);
@@ -154,7 +154,7 @@ async fn beside_another_business(engine: Engine) {
             assert!(note.contains(part), "{part}: {note}");
         }
         assert_eq!(note.contains("1 are locked already"), route == "source", "{note}");
-        assert!(!note.contains("'both'"), "it isn't connected: {note}");
+        assert!(!note.contains("'broker'"), "it isn't connected: {note}");
         if turn > 0 {
             let note =
                 step_says(&changeover, statement, if route == "source" { "target" } else { "source" }, "1");
@@ -253,7 +253,7 @@ async fn dies(engine: Engine, steps: &[&str]) {
     })
     .await;
     assert!(is_locked(&pair.source, "gone").await, "it was the operator's");
-    assert!(!is_locked(&pair.source, "other").await && !is_locked(&pair.target, "both").await);
+    assert!(!is_locked(&pair.source, "other").await && !is_locked(&pair.target, "broker").await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -303,9 +303,9 @@ async fn whoever_comes_in_while_accounts_are_unlocked_is_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_not_held_is_named() {
     let Some((pair, mut changeover, ledger)) = begin(Engine::MariaDb).await else { return };
-    let _both = Conn::new(pair.source.opts("both", PASSWORD, Some("shop"))).await.unwrap();
+    let _broker = Conn::new(pair.source.opts("broker", PASSWORD, Some("shop"))).await.unwrap();
     let note = step_says(&changeover, "CUTOVER DRY RUN", "fence", "1").await;
-    assert!(note.contains("1 connection(s) may write in spite of it: 'both'@'%'"), "{note}");
+    assert!(note.contains("1 connection(s) may write in spite of it: 'broker'@'%'"), "{note}");
     assert!(note.contains("\"elsewhere\" too"), "{note}");
     ledger.close().await.assert_holds_on(&pair.source).await;
 
@@ -314,11 +314,11 @@ async fn who_is_not_held_is_named() {
     let note = step_says(&changeover, "CUTOVER DRY RUN", "fence", "0").await;
     assert!(note.contains("would hold nobody") && note.contains("fence_accounts"), "{note}");
 
-    changeover.set("cutover.fence_accounts", "[\"app@%\", \"both@%\"]");
+    changeover.set("cutover.fence_accounts", "[\"app@%\", \"broker@%\"]");
     changeover.set("cutover.past_fence", "\"refuse\"");
     changeover.start_again().await;
     let note = step_says(&changeover, "CUTOVER DRY RUN", "fence", "1").await;
-    assert!(note.contains("2 account(s)") && note.contains("'both'@'%' from"), "{note}");
+    assert!(note.contains("2 account(s)") && note.contains("'broker'@'%' from"), "{note}");
     let _night = Conn::new(pair.source.opts("night", PASSWORD, Some("shop"))).await.unwrap();
     let note = step_says(&changeover, "CUTOVER DRY RUN", "fence", "0").await;
     assert!(note.contains("'night'@'%'"), "{note}");

@@ -7,7 +7,7 @@ use mysql_async::prelude::Queryable;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::super::business;
+use super::super::{business, connections};
 use super::{Fence, FenceBefore, FenceError, MARK, Ours, end_all, names, owners, set};
 
 /// How often a keeper looks.
@@ -16,6 +16,8 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 const WATCH_LOCKS_EVERY: Duration = Duration::from_secs(2);
 /// How often it looks for a server that is away, so that little is written before its fence stands again.
 const RETRY_EVERY: Duration = Duration::from_millis(50);
+/// A connection that was told to quit has gone by then.
+const LEAVING: Duration = Duration::from_millis(500);
 /// How long a keeper's look may take.
 const WATCH_WITHIN: Duration = Duration::from_secs(5);
 
@@ -137,7 +139,14 @@ impl Fence {
             let is_open = |name: &&AccountName| all.iter().any(|(one, locked)| one == *name && !locked);
             let open: Vec<AccountName> = accounts.iter().filter(is_open).cloned().collect();
             business::lock(conn, &open).await?;
-            Ok((open.len(), end_all(conn, &owners(accounts), &names(all), ours).await?))
+            let (owners, everybody) = (owners(accounts), names(all));
+            let mut ended = 0;
+            if !connections::connected(conn, &owners, &everybody, ours).await?.is_empty() {
+                // One that a session has just given up is still there for a moment, and nobody's to be ended.
+                sleep(LEAVING).await;
+                ended = end_all(conn, &owners, &everybody, ours).await?;
+            }
+            Ok((open.len(), ended))
         })
         .await
     }
