@@ -155,15 +155,6 @@ impl Live {
         lock(&self.view).last_error = None;
     }
 
-    /// Returns when the spool grew, or soon where there is none. Cancel safety: yes.
-    pub(crate) async fn spool_grew(&self) {
-        let spool = lock(&self.view).spool.clone();
-        match spool {
-            Some(mut spool) => drop(spool.changed().await),
-            None => std::future::pending().await,
-        }
-    }
-
     /// Takes the samples behind lag and rate; called a few times a second and whenever the spool grew.
     pub(crate) fn sample(&self) {
         let now = Instant::now();

@@ -189,7 +189,7 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     let mut tasks = JoinSet::new();
     tasks.spawn(in_leg(leg, spool::fetch::run(fetch, writer, scope.clone())));
     tasks.spawn(release(Arc::clone(context), spool.clone(), stages.origin(), scope.clone()));
-    tasks.spawn(sample(Arc::clone(context), scope.clone()));
+    tasks.spawn(sample(Arc::clone(context), spool.clone(), scope.clone()));
     let throttle = Arc::clone(&context.live.throttle);
     tasks.spawn(throttle.run(&context.config, scope.clone()));
     if leg.reads() == Side::Source && !context.config.migration.accounts.is_empty() {

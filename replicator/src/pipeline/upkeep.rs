@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, LOOK_EVERY};
@@ -60,14 +61,60 @@ async fn applied_for_good(
     Ok(recovered.map(|recovered| recovered.low_water))
 }
 
-/// Takes the samples that lag and rates are made of.
-pub(super) async fn sample(context: Arc<Context>, cancel: CancellationToken) -> Result<()> {
+/// Takes the samples that lag and rates are made of: whenever the spool has grown, and every [`LOOK_EVERY`].
+pub(super) async fn sample(context: Arc<Context>, spool: Spool, cancel: CancellationToken) -> Result<()> {
+    let live = &context.live;
+    tokio::select! {
+        () = on_growth(spool.progress(), LOOK_EVERY, || live.sample()) => {}
+        () = cancel.cancelled() => {}
+    }
+    Ok(())
+}
+
+/// Samples at once, when `grown` changes, and when nothing has come for `every`. Never returns. `grown` is this loop's own: a receiver that is cloned for each wait has seen nothing of what came since
+/// it was made, and its wait is over at once, again and again.
+///
+/// Cancel safety: yes.
+async fn on_growth<T>(mut grown: watch::Receiver<T>, every: Duration, mut sample: impl FnMut()) {
     loop {
-        context.live.sample();
+        sample();
+        let growth = async {
+            if grown.changed().await.is_err() {
+                // The writer has ended; the attempt ends with it.
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
-            () = context.live.spool_grew() => {}
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = cancel.cancelled() => return Ok(()),
+            () = growth => {}
+            () = tokio::time::sleep(every) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_spool_that_has_grown_is_looked_at_once() {
+        let (sender, receiver) = watch::channel(0);
+        let never = Duration::from_secs(86_400);
+        let samples = Cell::new(0);
+        let mut sampling = std::pin::pin!(on_growth(receiver, never, || samples.set(samples.get() + 1)));
+        let mut taken = || {
+            let polled = sampling.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(polled.is_pending());
+            samples.replace(0)
+        };
+        assert_eq!(taken(), 1, "at the begin");
+        assert_eq!(taken(), 0, "nothing was written");
+        sender.send_replace(1);
+        assert_eq!(taken(), 1, "for what was written");
+        assert_eq!(taken(), 0, "that was looked at");
+        drop(sender);
+        assert_eq!(taken(), 0, "nothing will be written any more");
     }
 }
