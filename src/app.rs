@@ -88,6 +88,7 @@ async fn build(config: Config, events: Arc<EventLog>) -> anyhow::Result<App> {
         registry: Arc::clone(&registry),
         replication: Arc::clone(&replication),
         config: config.cutover.clone(),
+        schemas: config.migration.schemas.clone(),
     });
     // invariant 2: what a crash left behind is settled before the first client is let in.
     coordinator.recover().await;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::support::changeover::Settings;
 use crate::support::wait::until;
-use crate::support::{Changeover, Engine, Ledger, Pair};
+use crate::support::{Changeover, Engine, Ledger, Pair, Server};
 
 /// Sessions of the application.
 const WRITERS: u32 = 16;
@@ -130,11 +131,22 @@ pub const STEPS: &[&str] = &[
     "journal finished",
 ];
 
-/// Walks over `steps` in both directions: each time the process dies behind one, starts again, and one side takes writes,
-/// the one that the journal names. At the end the books hold on both servers.
 async fn walk(engine: Engine, steps: &[&str]) {
     let Some(pair) = Pair::start(engine, 1_000).await else { return };
-    let mut changeover = pair.changeover().await;
+    let read_only = async |server: &Server| server.value::<i64>("SELECT @@GLOBAL.read_only").await == 1;
+    walk_over(&pair, pair.settings(), steps, read_only).await;
+}
+
+/// Walks over `steps` in both directions: each time the process dies behind one, starts again, and one side takes writes,
+/// the one that the journal names. At the end the books hold on both servers.
+pub async fn walk_over(
+    pair: &Pair,
+    settings: Settings,
+    steps: &[&str],
+    is_fenced: impl AsyncFn(&Server) -> bool,
+) {
+    let engine = pair.source.engine();
+    let mut changeover = Changeover::start(settings).await;
     let ledger = Ledger::start(changeover.port(), 8).await;
     changeover.admin("START MIGRATION").await;
     changeover.wait_ready().await;
@@ -160,9 +172,9 @@ async fn walk(engine: Engine, steps: &[&str]) {
             steps.iter().position(|s| *s == step) >= steps.iter().position(|s| *s == "journal switched");
         assert_eq!(route != from, behind, "from the {from}, behind {step}: the {route} serves; {told}");
         let (serving, other) = pair.sides(&route);
-        assert_eq!(serving.value::<i64>("SELECT @@GLOBAL.read_only").await, 0, "behind {step}");
+        assert!(!is_fenced(serving).await, "behind {step}");
         let fenced = !changeover.admin("SHOW CUTOVERS").await.iter().all(|row| row["outcome"] != "switched");
-        assert_eq!(other.value::<i64>("SELECT @@GLOBAL.read_only").await, i64::from(fenced), "behind {step}");
+        assert_eq!(is_fenced(other).await, fenced, "behind {step}");
         ledger.wait_more(20).await;
         println!("{engine:?}: from the {from}, behind {step}: the {route} serves");
     }

@@ -16,6 +16,7 @@ pub mod migration;
 pub mod names;
 mod nearest;
 pub mod network;
+pub mod pattern;
 pub mod position;
 pub mod progress;
 pub mod proxy;

@@ -100,6 +100,11 @@ fn everything_has_its_default() {
     assert_eq!(config.cutover.open_transactions, OpenTransactions::Abort);
     assert_eq!(config.cutover.fence, FencePolicy::ReadOnly);
     assert_eq!(config.cutover.past_fence, PastFence::Watch);
+    assert!(config.cutover.fence_accounts.is_empty());
+    let text = format!("{BACKENDS}\n[cutover]\nfence = \"accounts\"\nfence_accounts = [\"shop@%\"]");
+    let config = load_text(&text, &[], &[]).result.unwrap();
+    assert_eq!(config.cutover.fence, FencePolicy::Accounts);
+    assert_eq!(config.cutover.fence_accounts, ["shop@%"]);
 }
 
 #[test]
@@ -317,7 +322,11 @@ fn impossible_values() {
     refused("[migration]\naccounts = 1", &["C:2: true, false or a list of accounts"]);
     refused("[migration]\naccounts = [\"app\"]", &["C:2: migration.accounts: \"app\""]);
     refused("[migration]\nexclude_tables = [\"tmp\", \"a.b\", \".x\"]", &["C:2: \"tmp\"", "C:2: \".x\""]);
-    refused("[cutover]\nfence = \"accounts\"", &["C:2: isn't built yet"]);
+    refused("[cutover]\nfence_accounts = [\"app@%\"]", &["C:2: is for cutover.fence = \"accounts\""]);
+    let named = |list: &str| format!("[cutover]\nfence = \"accounts\"\nfence_accounts = {list}");
+    refused(&named("[]"), &["C:3: leave it out"]);
+    refused(&named("[\"app\"]"), &["C:3: cutover.fence_accounts: \"app\" isn't a pattern"]);
+    refused(&named("\"app@%\""), &["C:3: a list of texts"]);
     refused("[cutover]\nfence = \"acounts\"", &["C:2: did you mean \"accounts\"?"]);
     refused("[cutover]\npause_ms = 0\n[apply]\nspool_max_gb = 0", &["C:2: pause_ms", "C:4: spool_max_gb"]);
     refused("state_dir = \"\"", &["C:1: state_dir isn't a path"]);

@@ -82,6 +82,9 @@ pub struct CutoverConfig {
     pub open_transactions: OpenTransactions,
     /// How writes that don't come through the proxy are kept out.
     pub fence: FencePolicy,
+    /// `user@host` patterns, as in `migration.accounts`, of the accounts that `fence = "accounts"` locks; none: those that may
+    /// write in the migration's schemas and nowhere else.
+    pub fence_accounts: Vec<String>,
     /// What happens to connections that the fence doesn't hold.
     pub past_fence: PastFence,
 }
@@ -95,7 +98,7 @@ pub enum OpenTransactions {
     Kill,
 }
 
-/// `cutover.past_fence`: connections past the proxy that may write in spite of `read_only`, where that is all there is.
+/// `cutover.past_fence`: connections past the proxy that may write in spite of the fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PastFence {
     /// They are named by the dry run, and what they write is found by the position.
@@ -111,6 +114,8 @@ pub enum PastFence {
 pub enum FencePolicy {
     /// `read_only` (and `super_read_only` where there is one) on the backend that is left.
     ReadOnly,
+    /// The business's accounts are locked and their connections ended: others on the same server go on writing.
+    Accounts,
     /// Nothing: the operator promises that nobody writes past the proxy.
     None,
 }

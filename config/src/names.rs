@@ -68,7 +68,7 @@ impl fmt::Display for TableName {
 }
 
 /// An account of a server. `Display` is `'user'@'host'`, safe to put into SQL where backslashes escape.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AccountName {
     /// The user's name; empty for the anonymous account.
     pub user: String,

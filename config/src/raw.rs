@@ -160,6 +160,7 @@ pub(crate) struct RawConfig {
     pub(crate) pause_ms: Setting<i64>,
     pub(crate) open_transactions: Setting<String>,
     pub(crate) fence: Setting<String>,
+    pub(crate) fence_accounts: Setting<Vec<String>>,
     pub(crate) past_fence: Setting<String>,
 }
 
@@ -197,7 +198,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("snapshot", &["readers", "chunk_rows", "max_rows_per_s"]),
     ("throttle", &["max_threads_running", "replicas", "password", "max_replica_lag_ms"]),
     ("apply", &["workers", "spool_max_gb"]),
-    ("cutover", &["max_lag_ms", "pause_ms", "open_transactions", "fence", "past_fence"]),
+    ("cutover", &["max_lag_ms", "pause_ms", "open_transactions", "fence", "fence_accounts", "past_fence"]),
 ];
 
 /// Reads the text of a file. What can't be read is a problem and left unsaid.
@@ -423,6 +424,7 @@ impl<'a> Reader<'a> {
             pause_ms: self.number(p, "cutover", "pause_ms"),
             open_transactions: self.text(p, "cutover", "open_transactions"),
             fence: self.text(p, "cutover", "fence"),
+            fence_accounts: self.texts(p, "cutover", "fence_accounts"),
             past_fence: self.text(p, "cutover", "past_fence"),
         }
     }

@@ -82,7 +82,7 @@ pub(crate) fn validate(
         schemas: check.schemas(raw.schemas),
         exclude_tables: check.table_patterns("exclude_tables", raw.exclude_tables),
         allow_lossy: check.table_patterns("allow_lossy", raw.allow_lossy),
-        accounts: check.account_patterns(raw.accounts),
+        accounts: check.account_patterns("migration.accounts", raw.accounts),
         start: check.choice("migration.start", raw.start, START, StartPolicy::Manual),
         ddl: check.choice("migration.ddl", raw.ddl, DDL, DdlPolicy::Apply),
         reverse: raw.reverse.is_none_or(|said| said.value),
@@ -104,6 +104,7 @@ pub(crate) fn validate(
         workers: check.number("apply.workers", raw.apply_workers, 4, 1, 256),
         spool_max_bytes: spool_max_gb * 1_000_000_000,
     };
+    let fence = check.choice("cutover.fence", raw.fence, FENCE, FencePolicy::ReadOnly);
     let cutover = CutoverConfig {
         max_lag_ms: check.number("cutover.max_lag_ms", raw.max_lag_ms, 1000, 0, HOUR_MS),
         pause_ms: check.number("cutover.pause_ms", raw.pause_ms, 3000, 10, HOUR_MS),
@@ -113,7 +114,8 @@ pub(crate) fn validate(
             OPEN,
             OpenTransactions::Abort,
         ),
-        fence: check.fence(raw.fence),
+        fence,
+        fence_accounts: check.fence_accounts(raw.fence_accounts, fence),
         past_fence: check.choice("cutover.past_fence", raw.past_fence, PAST_FENCE, PastFence::Watch),
     };
     let state_dir =
@@ -146,9 +148,8 @@ const OPEN: &[(&str, OpenTransactions)] =
     &[("abort", OpenTransactions::Abort), ("kill", OpenTransactions::Kill)];
 const PAST_FENCE: &[(&str, PastFence)] =
     &[("watch", PastFence::Watch), ("refuse", PastFence::Refuse), ("kill", PastFence::Kill)];
-/// `None` is a choice that has its name and isn't built yet.
-const FENCE: &[(&str, Option<FencePolicy>)] =
-    &[("read_only", Some(FencePolicy::ReadOnly)), ("accounts", None), ("none", Some(FencePolicy::None))];
+const FENCE: &[(&str, FencePolicy)] =
+    &[("read_only", FencePolicy::ReadOnly), ("accounts", FencePolicy::Accounts), ("none", FencePolicy::None)];
 
 fn place_of<T>(setting: &Option<Said<T>>) -> Place {
     setting.as_ref().map_or(Place::Missing, |said| said.place)
@@ -226,15 +227,17 @@ impl Check<'_> {
         default
     }
 
-    fn fence(&mut self, said: Option<Said<String>>) -> FencePolicy {
+    fn fence_accounts(&mut self, said: Option<Said<Vec<String>>>, fence: FencePolicy) -> Vec<String> {
         let place = place_of(&said);
-        let chosen = self.choice("cutover.fence", said, FENCE, Some(FencePolicy::ReadOnly));
-        if chosen.is_none() {
-            let what = "cutover.fence = \"accounts\" isn't built yet; use \"read_only\", or \"none\" where you make \
-                        sure yourself that nobody writes past the proxy";
+        if said.as_ref().is_some_and(|said| said.value.is_empty()) {
+            let what = "cutover.fence_accounts is empty; name at least one account, or leave it out for those that may \
+                        write in the migration's schemas and nowhere else";
+            self.problems.add(place, what);
+        } else if said.is_some() && fence != FencePolicy::Accounts {
+            let what = "cutover.fence_accounts is for cutover.fence = \"accounts\"; set that as well, or leave it out";
             self.problems.add(place, what);
         }
-        chosen.unwrap_or(FencePolicy::ReadOnly)
+        self.account_patterns("cutover.fence_accounts", said)
     }
 
     fn path(&mut self, name: &str, said: Option<Said<String>>) -> Option<PathBuf> {
@@ -501,12 +504,12 @@ impl Check<'_> {
         said.value
     }
 
-    fn account_patterns(&mut self, said: Option<Said<Vec<String>>>) -> Vec<String> {
+    fn account_patterns(&mut self, name: &str, said: Option<Said<Vec<String>>>) -> Vec<String> {
         let Some(said) = said else { return Vec::new() };
         for pattern in &said.value {
             if !pattern.contains('@') || pattern.contains('\0') {
                 let what = format!(
-                    "migration.accounts: {pattern:?} isn't a pattern of the form user@host (with % and _ as in LIKE)"
+                    "{name}: {pattern:?} isn't a pattern of the form user@host (with % and _ as in LIKE)"
                 );
                 self.problems.add(said.place, what);
             }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use config::{Config, Io, ProxyConfig, Side};
@@ -33,7 +33,7 @@ use crate::protocol::packet::ErrPacket;
 use crate::protocol::stream::Stream;
 use crate::relay::copy::Leg;
 use crate::ring::Workers;
-use crate::route::gate::Gate;
+use crate::route::gate::{Gate, Permit};
 use crate::route::table::{Route, RouteTable};
 use crate::session::registry::{Greeted, Order, SessionRegistry};
 use crate::session::task::{Session, Shared};
@@ -461,7 +461,10 @@ impl House {
         };
         let client = accepted.login.client.map_or(client, |client| client.to_string());
         let Waiting { route, dialled, greeted } = waiting;
-        let (route, logged_in) = self.log_in(route, dialled, &accepted).await;
+        // invariant 2: a login comes under a permit as a statement does. In a pause it waits, and then goes to whoever serves:
+        // behind a fence its account may be locked on the side that is left. It is kept until the session is registered.
+        let (_permit, waited) = self.enter(id).await;
+        let (route, logged_in) = self.log_in(route, dialled, waited, &accepted).await;
         let connection = match logged_in {
             Ok(connection) => connection,
             Err(error) => {
@@ -502,19 +505,34 @@ impl House {
         Some(Session::new(shared, registered, login, credential, Leg::new(stream), connection))
     }
 
+    /// A permit, and whether it had to be waited for.
+    async fn enter(&self, id: u32) -> (Permit, bool) {
+        let gate = &self.shared.gate;
+        match gate.try_enter(id as usize) {
+            Some(permit) => (permit, false),
+            None => {
+                let since = Instant::now();
+                let permit = gate.enter(id as usize).await;
+                self.metrics().gate_wait.record(id, since.elapsed());
+                (permit, true)
+            }
+        }
+    }
+
     /// On the connection that waits; where the route has changed meanwhile, or the client turned out to be
-    /// another than the backend was told, on another one.
+    /// another than the backend was told, on another one. Also behind a pause, in which the backend may have lost its patience.
     async fn log_in(
         &self,
         route: Arc<Route>,
         dialled: Dialled,
+        waited: bool,
         accepted: &Accepted,
     ) -> (Arc<Route>, Result<BackendConnection, ConnectError>) {
         let login = &accepted.login;
         let backend = &route.backend.config;
         let now = self.shared.routes.load_full();
         let credential = now.backend.credential(login, &accepted.credential);
-        if now.epoch == route.epoch && dialled.speaks_for(login.client, backend) {
+        if now.epoch == route.epoch && !waited && dialled.speaks_for(login.client, backend) {
             let logged_in = Box::pin(dialled.log_in(backend, login, &credential, DIAL_TIMEOUT)).await;
             return (route, logged_in);
         }

@@ -26,7 +26,8 @@ pub(super) async fn show(context: &AdminContext) -> Answer {
             account.note.into(),
         ]
     };
-    match survey(&context.routes, &context.registry, WITHIN).await {
+    let fenced = context.coordinator.fenced();
+    match survey(&context.routes, &context.registry, fenced.as_ref(), WITHIN).await {
         Ok(found) => Answer::rows(COLUMNS, found.rows.into_iter().map(row).collect()),
         Err(why) => Answer::refused(why),
     }

@@ -208,8 +208,10 @@ async fn port() -> Port {
             pause_ms: 500,
             open_transactions: OpenTransactions::Abort,
             fence: FencePolicy::ReadOnly,
+            fence_accounts: Vec::new(),
             past_fence: PastFence::Watch,
         },
+        schemas: Vec::new(),
     });
     let events = Arc::new(EventLog::default());
     for message in ["first", "second"] {

@@ -10,8 +10,9 @@ use super::phase::Direction;
 use super::port::PortFuture;
 use super::step::Stage;
 use crate::auth::inventory::{Survey, survey};
-use crate::backend::bypass::Bypass;
 use crate::backend::connect::probe;
+use crate::backend::connections::Foreign;
+use crate::backend::fence::FenceBefore;
 
 pub(super) const ANOTHER: &str = "another cutover is under way";
 
@@ -63,11 +64,12 @@ pub(super) async fn all(of: &Coordinator, asked: Asked) -> Found {
         rows.push(row("replication", Ok(format!("it follows and the verifier has no objection{lag}"))));
     }
     rows.extend(refusals.into_iter().map(|why| row("replication", Err(why))));
+    let fenced = of.fenced();
     let (there, header, fence, accounts, acts, back) = tokio::join!(
         writable(of, to),
         takes_header(of, to),
         fence(of, from),
-        survey(&of.routes, &of.registry, WITHIN),
+        survey(&of.routes, &of.registry, fenced.as_ref(), WITHIN),
         asked_of_replication(of.replication.prepare_activation(to)),
         asked_of_replication(of.replication.way_back()),
     );
@@ -121,7 +123,7 @@ fn journal(of: &Coordinator) -> Result<String, String> {
     let state = of.state();
     if of.unfencing() {
         return Err(format!(
-            "the {} is still read-only from a cutover that was undone; SHOW EVENTS says why it can't be given back",
+            "the {} is still fenced from a cutover that was undone; SHOW EVENTS says why it can't be given back",
             state.serving
         ));
     }
@@ -142,6 +144,10 @@ async fn writable(of: &Coordinator, to: Side) -> Result<String, String> {
         of.fence(to).inspect(WITHIN).await.map_err(|error| format!("the {to} can't be asked: {error}"))?;
     let ours = of.state().fenced.filter(|(side, _)| *side == to);
     match ours {
+        Some((_, FenceBefore { accounts: Some(accounts), .. })) if found.writable() => Ok(format!(
+            "it answers and takes writes, and {} account(s) that were locked there will be unlocked",
+            accounts.len()
+        )),
         _ if found.writable() => Ok("it answers and takes writes".to_owned()),
         Some((_, before)) if before.writable() => {
             Ok("it answers, and its fence will be taken off".to_owned())
@@ -174,6 +180,7 @@ async fn fence(of: &Coordinator, from: Side) -> Result<String, String> {
         FencePolicy::ReadOnly if found.super_read_only.is_some() => {
             Ok(format!("the {from} is read-only already, and stays so"))
         }
+        FencePolicy::Accounts => accounts_fence(of, from).await,
         FencePolicy::ReadOnly => {
             let fenced = if found.writable() {
                 format!("the {from} can be made read_only")
@@ -185,13 +192,39 @@ async fn fence(of: &Coordinator, from: Side) -> Result<String, String> {
     }
 }
 
-/// What is to be said of connections that `read_only` doesn't hold. One that is just leaving doesn't count.
+/// Which accounts would be locked, and which connections ended.
+async fn accounts_fence(of: &Coordinator, from: Side) -> Result<String, String> {
+    let ours = |id| of.registry.is_ours(from, id);
+    let found = of.fence(from).prospect(&ours, WITHIN).await;
+    let found = found.map_err(|error| format!("the {from} can't be fenced: {error}"))?;
+    let locked = match found.locked {
+        0 => String::new(),
+        locked => format!(", {locked} are locked already and stay so"),
+    };
+    let ended = match found.end.len() {
+        0 => "none of their connections comes from elsewhere".to_owned(),
+        many => {
+            let connections = listed(found.end.iter().map(Foreign::to_string));
+            format!("{many} connection(s) of theirs that don't come through the proxy ended: {connections}")
+        }
+    };
+    let would = match found.lock.len() {
+        0 => "no account would be locked".to_owned(),
+        many => {
+            let accounts = listed(found.lock.iter().map(ToString::to_string));
+            format!("{many} account(s) on the {from} would be locked: {accounts}")
+        }
+    };
+    Ok(format!("{would}{locked}; {ended}; {}", past_fence(of, from).await?))
+}
+
+/// What is to be said of connections that the fence doesn't hold. One that is just leaving doesn't count.
 async fn past_fence(of: &Coordinator, from: Side) -> Result<String, String> {
     let began = Instant::now();
     let there = loop {
         let there = of.fence(from).past(&|id| of.registry.is_ours(from, id), WITHIN).await;
         let there =
-            there.map_err(|error| format!("whom read_only doesn't hold can't be found out: {error}"))?;
+            there.map_err(|error| format!("whom the fence doesn't hold can't be found out: {error}"))?;
         let refuses = of.config.past_fence == PastFence::Refuse;
         if there.is_empty() || !refuses || began.elapsed() > LEAVING {
             break there;
@@ -204,7 +237,7 @@ async fn past_fence(of: &Coordinator, from: Side) -> Result<String, String> {
     let named = format!(
         "{} connection(s) may write in spite of it: {}",
         there.len(),
-        listed(there.iter().map(Bypass::to_string))
+        listed(there.iter().map(Foreign::to_string))
     );
     match of.config.past_fence {
         PastFence::Watch => Ok(format!(
@@ -248,7 +281,7 @@ fn said_of_accounts(found: Result<Survey, String>, to: Side) -> Result<String, S
 }
 
 /// The first few, and how many more.
-fn listed(names: impl ExactSizeIterator<Item = String>) -> String {
+pub(super) fn listed(names: impl ExactSizeIterator<Item = String>) -> String {
     const NAMED: usize = 5;
     let more = names.len().saturating_sub(NAMED);
     let named = names.take(NAMED).collect::<Vec<_>>().join(", ");

@@ -19,7 +19,8 @@ use super::phase::{CutoverId, Direction, Plan};
 use super::port::{PortError, Replication};
 use super::run::{self, Run};
 use super::step::{Stage, begin, resume};
-use crate::backend::fence::{self, Fence, FenceBefore};
+use crate::backend::Business;
+use crate::backend::fence::{Fence, FenceBefore, keeper};
 use crate::route::gate::Gate;
 use crate::route::table::RouteTable;
 use crate::session::registry::SessionRegistry;
@@ -44,6 +45,8 @@ pub struct CutoverParts {
     pub replication: Arc<dyn Replication>,
     /// `[cutover]`
     pub config: CutoverConfig,
+    /// `migration.schemas`
+    pub schemas: Vec<String>,
 }
 
 /// What was asked for.
@@ -134,8 +137,12 @@ impl Coordinator {
     /// A coordinator. Call [`Coordinator::recover`] before the first client is let in.
     #[must_use]
     pub fn new(parts: CutoverParts) -> Arc<Self> {
-        let fence =
-            |side| Arc::new(Fence::new(parts.routes.backend(side).config.clone(), parts.config.fence));
+        let business =
+            Business { schemas: parts.schemas.clone(), named: parts.config.fence_accounts.clone() };
+        let fence = |side| {
+            let backend = parts.routes.backend(side).config.clone();
+            Arc::new(Fence::new(backend, parts.config.fence, business.clone()))
+        };
         Arc::new(Self {
             source_fence: fence(Side::Source),
             target_fence: fence(Side::Target),
@@ -162,12 +169,9 @@ impl Coordinator {
         if let Some((id, side, before)) = state.fence_left {
             self.unfence_later(id, side, before);
         }
-        if let Some((side, _)) = state.fenced {
+        if let Some((side, before)) = state.fenced {
             // The fence of a server that was restarted while we were away comes first (invariant 2).
-            if let Err(error) = self.fence(side).set(BACKEND_WITHIN).await {
-                tracing::warn!(area = "cutover", "the {side} can't be fenced yet: {error}");
-            }
-            self.keep_fence(side, state.way_back).await;
+            self.fence_again(side, before).await;
         }
         self.watch_left();
         if state.unfinished.is_some() {
@@ -266,7 +270,14 @@ impl Coordinator {
         released.map_err(|error| refused(error.to_string()))?;
         self.let_fence_go().await;
         self.replication.unwatch();
-        match state.fenced {
+        match &state.fenced {
+            Some((side, FenceBefore { accounts: Some(accounts), .. })) => tracing::info!(
+                area = "cutover",
+                "{} account(s) stay locked on the {side}, which isn't watched any more; ALTER USER … ACCOUNT UNLOCK there gives \
+                 them back: {}",
+                accounts.len(),
+                checks::listed(accounts.iter().map(ToString::to_string))
+            ),
             Some((side, _)) => tracing::info!(
                 area = "cutover",
                 "the {side} stays read-only and isn't watched any more; SET GLOBAL read_only = OFF there gives it back"
@@ -321,6 +332,12 @@ impl Coordinator {
         self.lock_journal().state().serving
     }
 
+    /// The side that doesn't serve, and how it was before a cutover fenced it.
+    #[must_use]
+    pub(crate) fn fenced(&self) -> Option<(Side, FenceBefore)> {
+        self.state().fenced
+    }
+
     /// True while a cutover is under way, in either direction.
     #[must_use]
     pub fn in_progress(&self) -> bool {
@@ -363,6 +380,21 @@ impl Coordinator {
 
     pub(super) fn state(&self) -> JournalState {
         self.lock_journal().state().clone()
+    }
+
+    /// Sets the fence of the side that doesn't serve once more, and keeps it.
+    pub(super) async fn fence_again(self: &Arc<Self>, side: Side, before: FenceBefore) {
+        let ours = |id| self.registry.is_ours(side, id);
+        if let Err(error) = self.fence(side).set(&before, &ours, BACKEND_WITHIN).await {
+            tracing::warn!(area = "cutover", "the {side} can't be fenced yet: {error}");
+        }
+        let way_back = self.state().way_back;
+        self.keep_fence(side, before, way_back).await;
+    }
+
+    /// What connections that the fence doesn't hold write in spite of.
+    pub(super) fn fence_word(&self) -> &'static str {
+        if self.config.fence == FencePolicy::Accounts { "the locked accounts" } else { "read_only" }
     }
 
     fn plan(&self, id: CutoverId, from: Side, release: Option<FenceBefore>, way_back: bool) -> Plan {
@@ -426,11 +458,15 @@ impl Coordinator {
     }
 
     /// Starts the task that keeps `side` fenced, in place of the one before. With `applied_to` it lets rows be applied.
-    pub(super) async fn keep_fence(self: &Arc<Self>, side: Side, applied_to: bool) {
+    pub(super) async fn keep_fence(self: &Arc<Self>, side: Side, before: FenceBefore, applied_to: bool) {
         self.let_fence_go().await;
         let (stop, fence) = (self.stop.child_token(), Arc::clone(self.fence(side)));
         let stopped = stop.clone();
-        let task = self.tasks.spawn(async move { fence::keep(&fence, applied_to, &stopped).await });
+        let registry = Arc::clone(&self.registry);
+        let task = self.tasks.spawn(async move {
+            let ours = |id| registry.is_ours(side, id);
+            keeper::keep(&fence, &before, applied_to, &ours, &stopped).await;
+        });
         *self.lock_keeper() = Some(Keeper { stop, task });
     }
 
@@ -453,11 +489,11 @@ impl Coordinator {
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
             loop {
-                match this.fence(side).unset(before, BACKEND_WITHIN).await {
+                match this.fence(side).unset(&before, BACKEND_WITHIN).await {
                     Ok(()) => break,
                     Err(error) => tracing::error!(
                         area = "cutover",
-                        "the {side} is still read-only after cutover {id} was undone: {error}"
+                        "the {side} is still fenced after cutover {id} was undone: {error}"
                     ),
                 }
                 tokio::select! {

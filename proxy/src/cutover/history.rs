@@ -194,15 +194,15 @@ impl JournalState {
         }
         match (record, &unfinished.stage) {
             (Record::Fenced { before, .. }, Stage::Started) => {
-                unfinished.stage = Stage::Fenced(*before);
-                unfinished.before = Some(*before);
+                unfinished.stage = Stage::Fenced(before.clone());
+                unfinished.before = Some(before.clone());
             }
             (
                 Record::Switched { source_position, target_position, note, way_back, .. },
                 Stage::Started | Stage::Fenced(_),
             ) => {
                 self.serving = unfinished.to;
-                self.fenced = unfinished.before.map(|before| (unfinished.from, before));
+                self.fenced = unfinished.before.clone().map(|before| (unfinished.from, before));
                 let ended = match unfinished.from {
                     Side::Source => source_position,
                     Side::Target => target_position,
@@ -252,7 +252,7 @@ impl JournalState {
             target_position: None,
             reason: String::new(),
         });
-        let release = self.fenced.and_then(|(side, before)| (side == to).then_some(before));
+        let release = self.fenced.clone().and_then(|(side, before)| (side == to).then_some(before));
         self.unfinished = Some(Unfinished { id, from, to, stage: Stage::Started, before: None, release });
         Ok(())
     }
@@ -317,7 +317,7 @@ pub(super) mod samples {
     }
 
     pub(in crate::cutover) fn before() -> FenceBefore {
-        FenceBefore { read_only: false, super_read_only: Some(false) }
+        FenceBefore { read_only: false, super_read_only: Some(false), accounts: None }
     }
 
     pub(in crate::cutover) fn switched(id: u64) -> Record {
@@ -384,12 +384,13 @@ mod tests {
         for record in [started(1, Side::Source), fenced, switched(1), finished(1)] {
             state.apply(&record).unwrap();
         }
-        assert_eq!((state.fenced, state.way_back), (Some((Side::Source, before())), true));
+        let fenced = Some((Side::Source, before()));
+        assert_eq!((&state.fenced, state.way_back), (&fenced, true));
         assert_eq!(state.left, Some(Left { side: Side::Source, since: "0-1-5 (bin.000001:44)".into() }));
         state.apply(&started(2, Side::Target)).unwrap();
         assert_eq!(state.unfinished.as_ref().unwrap().release, Some(before()), "a rollback takes it off");
         state.apply(&aborted(2, false)).unwrap();
-        assert_eq!((state.fenced, state.way_back), (Some((Side::Source, before())), true));
+        assert_eq!((&state.fenced, state.way_back), (&fenced, true));
         state.apply(&Record::Released { id: CutoverId(2) }).unwrap();
         assert_eq!((state.fenced, state.way_back, state.serving), (None, false, Side::Target));
         assert_eq!(state.left, None);

@@ -87,12 +87,23 @@ pub struct Plan {
     pub way_back: bool,
 }
 
+impl Plan {
+    /// The fence of an earlier cutover on `to` that keeps the sessions' accounts out there.
+    #[must_use]
+    pub fn locked_out(&self) -> Option<FenceBefore> {
+        self.release.clone().filter(|found| found.accounts.is_some())
+    }
+}
+
 /// What the machine asks for, one at a time. Every effect is answered by exactly one [`Event`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Append to the journal and fsync. Answer: `Done`, `Failed`, or `Uncertain` where it can't be known whether
     /// the record is on the disk.
     Record(Entry),
+    /// Unlock the accounts that the fence of an earlier cutover locked on `to`, so that sessions can log in there. Until the swap
+    /// that side's log is watched for what others write through them. Answer: `Done` or `Failed`.
+    Unlock(FenceBefore),
     /// Ask sessions to dial and restore themselves on `to`, and give them a bounded time. Answer: `Done`.
     Prepare,
     /// Read how `from` is now, and make sure that it can be fenced. Answer: `Inspected`.
@@ -103,7 +114,7 @@ pub enum Effect {
     Drain,
     /// Close the sessions that hold permits. Answer: `Killed`.
     KillHolders,
-    /// Make `from` read-only. Answer: `Done` or `Failed`, after which it may or may not be fenced.
+    /// Fence `from`, as the journal says. Answer: `Done` or `Failed`, after which it may or may not be fenced.
     Fence,
     /// Read the position at which `from` ended. Answer: `Position`.
     ReadPosition,
@@ -128,6 +139,8 @@ pub enum Effect {
     TurnBack,
     /// Let go of what sessions prepared and did not use. Answer: `Done`.
     LetGo,
+    /// Lock again on `to` what `Unlock` unlocked, now or as soon as it can be, and watch that it stays so. Answer: `Done`.
+    LockAgain(FenceBefore),
 
     /// Take the fence of an earlier cutover off `to`. Answer: `Done` or `Failed`.
     Release(FenceBefore),
@@ -229,6 +242,7 @@ impl Effect {
             Effect::Record(Entry::Switched { .. }) => "journal switched",
             Effect::Record(Entry::Finished { .. }) => "journal finished",
             Effect::Record(Entry::Aborted { .. }) => "journal aborted",
+            Effect::Unlock(_) => "unlock",
             Effect::Prepare => "prepare",
             Effect::Inspect => "inspect",
             Effect::CloseGate => "close",
@@ -245,6 +259,7 @@ impl Effect {
             Effect::Unfence(_) | Effect::UnfenceLater(_) => "unfence",
             Effect::OpenGate => "open",
             Effect::LetGo => "let go",
+            Effect::LockAgain(_) => "lock again",
             Effect::Release(_) => "release",
             Effect::Swap => "swap",
             Effect::KeepFence => "keep fence",

@@ -108,7 +108,7 @@ impl<'a> Run<'a> {
             }
             next = step(state, event);
         }
-        if let Some(found) = self.unfence_later {
+        if let Some(found) = self.unfence_later.take() {
             self.by.unfence_later(id, self.plan.from, found);
         }
         self.say_how_it_ended(&next.0);
@@ -136,6 +136,11 @@ impl<'a> Run<'a> {
         let by = self.by;
         match effect {
             Effect::Record(entry) => self.record(entry).await,
+            Effect::Unlock(found) => {
+                // A keeper that is about to lock them again must not do so behind this.
+                by.let_fence_go().await;
+                done(by.fence(self.plan.to).unset(&found, BACKEND_WITHIN).await)
+            }
             Effect::Prepare => self.prepare().await,
             Effect::Inspect => match by.fence(self.plan.from).probe(BACKEND_WITHIN).await {
                 Ok(found) => Event::Inspected(found),
@@ -179,7 +184,7 @@ impl<'a> Run<'a> {
                 let start = async move { port.start_reverse().await };
                 self.ask("the start of the way back", start).await.map_or_else(failed, Event::Position)
             }
-            Effect::Unfence(found) => done(by.fence(self.plan.from).unset(found, self.undo_left()).await),
+            Effect::Unfence(found) => done(by.fence(self.plan.from).unset(&found, self.undo_left()).await),
             Effect::UnfenceLater(found) => {
                 self.unfence_later = Some(found);
                 Event::Done
@@ -200,6 +205,7 @@ impl<'a> Run<'a> {
                 by.routes.prepare(None);
                 by.replication.let_go_of_watch();
             }
+            Effect::LockAgain(found) => by.fence_again(self.plan.to, found).await,
             Effect::TurnBack => {
                 let port = Arc::clone(&by.replication);
                 return self
@@ -212,7 +218,7 @@ impl<'a> Run<'a> {
             Effect::Release(found) => {
                 // A keeper that is about to set the fence again must not do so behind its release.
                 by.let_fence_go().await;
-                let released = by.fence(self.plan.to).unset(found, BACKEND_WITHIN).await;
+                let released = by.fence(self.plan.to).unset(&found, BACKEND_WITHIN).await;
                 if released.is_err() {
                     sleep(Duration::from_millis(100)).await;
                 }
@@ -226,11 +232,16 @@ impl<'a> Run<'a> {
                 by.routes.swap(self.plan.to);
             }
             Effect::KeepFence => {
-                let from = self.plan.from;
+                let Some((from, before)) = by.state().fenced else {
+                    return Event::Failed("the journal names no fence, which is a bug".to_owned());
+                };
                 // Rows that come back have to get in. Where that fails the keeper tries again, and so do the appliers.
-                let lowered =
-                    if self.plan.way_back { by.fence(from).lower(BACKEND_WITHIN).await } else { Ok(()) };
-                by.keep_fence(from, self.plan.way_back).await;
+                let lowered = if self.plan.way_back {
+                    by.fence(from).lower(&before, BACKEND_WITHIN).await
+                } else {
+                    Ok(())
+                };
+                by.keep_fence(from, before, self.plan.way_back).await;
                 return done(lowered);
             }
             Effect::Settle => return self.settle().await,
@@ -345,17 +356,28 @@ impl<'a> Run<'a> {
     /// Fences `from`, and ends what the fence doesn't hold where that is wanted: behind it and before the final position.
     async fn fence(&self) -> Event {
         let (by, from) = (self.by, self.plan.from);
-        if let Err(error) = by.fence(from).set(self.left()).await {
-            return Event::Failed(error.to_string());
+        // Exactly what the journal holds is fenced, since exactly that is taken off by whoever comes after a crash.
+        let Some(before) = by.state().unfinished.and_then(|unfinished| unfinished.before) else {
+            return Event::Failed("the journal names no fence, which is a bug".to_owned());
+        };
+        let ours = |id| by.registry.is_ours(from, id);
+        match by.fence(from).set(&before, &ours, self.left()).await {
+            Ok(0) => {}
+            Ok(ended) => tracing::info!(
+                area = "cutover",
+                "{ended} connection(s) of locked accounts to the {from} were ended"
+            ),
+            Err(error) => return Event::Failed(error.to_string()),
         }
         if by.config.past_fence != PastFence::Kill {
             return Event::Done;
         }
-        match by.fence(from).end_past(&|id| by.registry.is_ours(from, id), self.left()).await {
+        match by.fence(from).end_past(&ours, self.left()).await {
             Ok(0) => {}
             Ok(ended) => tracing::warn!(
                 area = "cutover",
-                "{ended} connection(s) to the {from} that may write in spite of read_only were ended"
+                "{ended} connection(s) to the {from} that may write in spite of {} were ended",
+                by.fence_word()
             ),
             Err(error) => return Event::Failed(error.to_string()),
         }

@@ -7,7 +7,7 @@
 //! end: one side takes writes and it is the journal's (invariant 2), that side holds every write that was acknowledged
 //! anywhere (invariant 1), nothing is applied twice or back to where it came from, and what acts on its own (triggers) acts
 //! where the application writes and nowhere that rows are applied to. In a world without a fence others write on either side
-//! whenever they like: what they write behind the last look is known to be on the side that was left alone, and no rollback
+//! whenever they like, and in one whose fence locks accounts while these are unlocked for a rollback: what they write behind the last look is known to be on the side that was left alone, and no rollback
 //! gets past that before it was acknowledged.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -207,23 +207,57 @@ fn an_abort_undoes_exactly_what_was_done() {
 
 #[test]
 fn a_rollback_takes_the_old_fence_off_before_it_swaps() {
-    let found = FenceBefore { read_only: false, super_read_only: Some(false) };
+    let found = FenceBefore { read_only: false, super_read_only: Some(false), accounts: None };
     let plan = Plan {
         id: super::phase::CutoverId(2),
         from: Side::Target,
         to: Side::Source,
         fenced: true,
         open_transactions: OpenTransactions::Abort,
-        release: Some(found),
+        release: Some(found.clone()),
         way_back: true,
     };
     let (state, effect) = resume(plan, Stage::Switched);
     assert_eq!(effect, Some(Effect::Fence));
     let (state, effect) = step(state, Event::Done);
-    assert_eq!(effect, Some(Effect::Release(found)));
+    assert_eq!(effect, Some(Effect::Release(found.clone())));
     let (state, effect) = step(state, Event::Failed("unreachable".into()));
     assert_eq!(effect, Some(Effect::Release(found)), "tried again");
     assert_eq!(step(state, Event::Done).1, Some(Effect::Swap));
+}
+
+/// Sessions log in on the other side before the pause, so accounts are unlocked there first, and locked again where it is undone.
+#[test]
+fn accounts_that_an_earlier_fence_locked_are_unlocked_for_the_sessions_to_come() {
+    let found = FenceBefore { read_only: false, super_read_only: None, accounts: Some(Vec::new()) };
+    let plan = Plan {
+        id: super::phase::CutoverId(2),
+        from: Side::Target,
+        to: Side::Source,
+        fenced: true,
+        open_transactions: OpenTransactions::Abort,
+        release: Some(found.clone()),
+        way_back: true,
+    };
+    let (state, _) = begin(plan.clone());
+    let (state, effect) = step(state, Event::Done);
+    assert_eq!(effect, Some(Effect::Unlock(found.clone())));
+    let (prepared, effect) = step(state.clone(), Event::Done);
+    assert_eq!(effect, Some(Effect::Prepare));
+    let (_, effect) = step(state, Event::Failed("late".into()));
+    assert_eq!(effect, Some(Effect::LockAgain(found.clone())));
+    let (state, effect) = step(prepared, Event::Done);
+    assert_eq!(effect, Some(Effect::Inspect));
+    let (state, effect) = step(state, Event::Failed("no".into()));
+    assert_eq!(effect, Some(Effect::LetGo));
+    assert_eq!(step(state, Event::Done).1, Some(Effect::LockAgain(found.clone())));
+    // A crash in between left them open or not.
+    let (mut next, mut names) = (resume(plan, Stage::Started), Vec::new());
+    while let (state, Some(effect)) = next {
+        names.push(effect.name());
+        next = step(state, Event::Done);
+    }
+    assert_eq!(names, ["turn back", "lock again", "journal aborted"]);
 }
 
 #[test]
@@ -266,7 +300,9 @@ fn a_write_past_the_fence_at_the_last_moment_undoes_it() {
         names.push(effect.name());
         let event = match effect {
             Effect::ReadPosition => Event::Position(position(positions.next().unwrap())),
-            Effect::Inspect => Event::Inspected(FenceBefore { read_only: false, super_read_only: None }),
+            Effect::Inspect => {
+                Event::Inspected(FenceBefore { read_only: false, super_read_only: None, accounts: None })
+            }
             Effect::AskVerdict => Event::Verdict(Verdict::Equal { rows: 1 }),
             _ => Event::Done,
         };

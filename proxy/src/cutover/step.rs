@@ -5,13 +5,13 @@
 //! [`Before::abort`]; [`After`] it has no way to say "undo", so a mistake of that kind doesn't compile.
 //!
 //! ```text
-//! Before  started · prepare · inspect · journal fenced · close · drain (· kill · drain) · fence
+//! Before  started (· unlock) · prepare · inspect · journal fenced · close · drain (· kill · drain) · fence
 //!         · position · wait · verdict · position (moved: wait again)
 //!         · hold · activate · reverse · position (moved: undo) · journal switched
 //!            │ failed                                                 │ done
 //!            ▼                                                        ▼
-//! Undoing unfence · open · turn back · let go · journal aborted    After release · swap · open · keep · seal · settle
-//!                                                                        · let go · journal finished
+//! Undoing unfence · open · turn back · let go (· lock again)       After release · swap · open · keep · seal · settle
+//!         · journal aborted                                              · let go · journal finished
 //! ```
 
 use config::OpenTransactions;
@@ -39,6 +39,7 @@ pub enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Doing {
     Announce,
+    Unlock,
     Prepare,
     Inspect,
     Intend,
@@ -79,6 +80,8 @@ struct Owed {
     open: bool,
     turn_back: bool,
     let_go: bool,
+    /// Accounts on `to` that were unlocked for the sessions to come.
+    lock_again: Option<FenceBefore>,
     record: bool,
 }
 
@@ -98,6 +101,7 @@ enum Undo {
     UnfenceLater,
     TurnBack,
     LetGo,
+    LockAgain,
     Record,
 }
 
@@ -162,7 +166,9 @@ pub fn resume(plan: Plan, stage: Stage) -> (State, Option<Effect>) {
         Stage::Started | Stage::Fenced(_) => {
             let unfence = if let Stage::Fenced(found) = stage { Some(found) } else { None };
             // How far replication came towards the other direction isn't journalled: turning back is harmless.
-            let owed = Owed { unfence, open: false, turn_back: true, let_go: false, record: true };
+            let lock_again = plan.locked_out();
+            let owed =
+                Owed { unfence, open: false, turn_back: true, let_go: false, lock_again, record: true };
             let reason = "Changeover ended before the point of no return; the restart undid it".to_owned();
             Undoing { reason, owed, fence_left: false, doing: Undo::Unfence }.next()
         }
@@ -190,9 +196,10 @@ impl Before {
     fn ask(mut self, doing: Doing, effect: Effect) -> (State, Option<Effect>) {
         match &effect {
             Effect::Record(Entry::Started) => self.owed.record = true,
+            Effect::Unlock(found) => self.owed.lock_again = Some(found.clone()),
             Effect::Prepare => self.owed.let_go = true,
             Effect::CloseGate => self.owed.open = true,
-            Effect::Fence => self.owed.unfence = self.found,
+            Effect::Fence => self.owed.unfence.clone_from(&self.found),
             Effect::Hold => self.owed.turn_back = true,
             _ => {}
         }
@@ -209,12 +216,17 @@ impl Before {
         match (self.doing, event) {
             (Doing::Switch, Event::Uncertain(why)) => (State::Halted, Some(Effect::Halt(why))),
             (_, Event::Failed(why) | Event::Uncertain(why)) => self.abort(why),
-            (Doing::Announce, Event::Done) => self.ask(Doing::Prepare, Effect::Prepare),
+            // Sessions log in on `to` while traffic flows, so what keeps their accounts out there has to go first.
+            (Doing::Announce, Event::Done) => match self.plan.locked_out() {
+                Some(found) => self.ask(Doing::Unlock, Effect::Unlock(found)),
+                None => self.ask(Doing::Prepare, Effect::Prepare),
+            },
+            (Doing::Unlock, Event::Done) => self.ask(Doing::Prepare, Effect::Prepare),
             (Doing::Prepare, Event::Done) if self.plan.fenced => self.ask(Doing::Inspect, Effect::Inspect),
             (Doing::Prepare, Event::Done) => self.ask(Doing::Close, Effect::CloseGate),
             // The intent is durable before the deed, and before the pause begins.
             (Doing::Inspect, Event::Inspected(found)) => {
-                self.found = Some(found);
+                self.found = Some(found.clone());
                 self.ask(Doing::Intend, Effect::Record(Entry::Fenced(found)))
             }
             (Doing::Intend, Event::Done) => self.ask(Doing::Close, Effect::CloseGate),
@@ -297,8 +309,8 @@ impl Before {
 impl Undoing {
     /// The next thing that is owed. The fence goes before the gate, so that no client meets a read-only server.
     fn next(mut self) -> (State, Option<Effect>) {
-        let (doing, effect) = if let (Some(found), false) = (self.owed.unfence, self.fence_left) {
-            (Undo::Unfence, Effect::Unfence(found))
+        let (doing, effect) = if let (Some(found), false) = (&self.owed.unfence, self.fence_left) {
+            (Undo::Unfence, Effect::Unfence(found.clone()))
         } else if std::mem::take(&mut self.owed.open) {
             (Undo::Open, Effect::OpenGate)
         } else if let Some(found) = self.owed.unfence.take() {
@@ -307,6 +319,8 @@ impl Undoing {
             (Undo::TurnBack, Effect::TurnBack)
         } else if std::mem::take(&mut self.owed.let_go) {
             (Undo::LetGo, Effect::LetGo)
+        } else if let Some(found) = self.owed.lock_again.take() {
+            (Undo::LockAgain, Effect::LockAgain(found))
         } else if std::mem::take(&mut self.owed.record) {
             let entry = Entry::Aborted { reason: self.reason.clone(), fence_left: self.fence_left };
             (Undo::Record, Effect::Record(entry))
@@ -325,7 +339,12 @@ impl Undoing {
             Undo::Unfence if failed => self.fence_left = true,
             Undo::Unfence => self.owed.unfence = None,
             // An abort that isn't on the disk is undone once more after a restart, which changes nothing.
-            Undo::Open | Undo::UnfenceLater | Undo::TurnBack | Undo::LetGo | Undo::Record => {}
+            Undo::Open
+            | Undo::UnfenceLater
+            | Undo::TurnBack
+            | Undo::LetGo
+            | Undo::LockAgain
+            | Undo::Record => {}
         }
         self.next()
     }
@@ -344,7 +363,7 @@ impl After {
         }
         match (self.doing, failed) {
             // `to` must take writes before it gets any.
-            (Forward::Release, true) => match self.plan.release {
+            (Forward::Release, true) => match self.plan.release.clone() {
                 Some(found) => self.ask(Forward::Release, Effect::Release(found)),
                 None => self.follow(Forward::Release),
             },
@@ -360,9 +379,12 @@ impl After {
     /// What comes behind a step that is done.
     fn follow(self, done: Forward) -> (State, Option<Effect>) {
         match done {
-            Forward::Refence => match self.plan.release {
-                Some(found) => self.ask(Forward::Release, Effect::Release(found)),
-                None => self.follow(Forward::Release),
+            // What `Unlock` did is still so, unless a restart came in between.
+            Forward::Refence => match self.plan.release.clone() {
+                Some(found) if self.restarted || found.accounts.is_none() => {
+                    self.ask(Forward::Release, Effect::Release(found))
+                }
+                _ => self.follow(Forward::Release),
             },
             Forward::Release => self.ask(Forward::Swap, Effect::Swap),
             Forward::Swap => self.ask(Forward::Open, Effect::OpenGate),

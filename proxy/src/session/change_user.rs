@@ -31,6 +31,7 @@ impl Session {
         self.outcome = None;
         self.let_go_of_standby().await;
         if let Some(previous) = self.previous.take() {
+            self.registered.entry.set_previous(None);
             previous.quit().await;
         }
         let ok = match self.log_in_again(&accepted.login, &accepted.credential).await {

@@ -371,6 +371,7 @@ impl Session {
             let prepared = matches!(self.standby, Standby::Restored(_));
             match self.try_move(route).await {
                 Ok(old) => {
+                    entry.set_previous(Some((old.side, old.id)));
                     entry.set_backend(route.backend.side, self.backend.id);
                     entry.prepared.store(false, std::sync::atomic::Ordering::Relaxed);
                     entry.set_mapped(&self.backend.mapped);

@@ -81,6 +81,7 @@ impl Session {
         }
         // It was asked itself since, and knows less than we do.
         if let Some(previous) = self.previous.take() {
+            self.registered.entry.set_previous(None);
             previous.quit().await;
         }
         let text = self.text_of(request);

@@ -101,6 +101,8 @@ pub(crate) struct Entry {
     credential: Mutex<Option<(String, Credential)>>,
     /// The side in the upper half, the connection's id there in the lower.
     backend: AtomicU64,
+    /// The same of the connection that was left and may still be asked how the last statement went; 0 is none.
+    previous: AtomicU64,
     activity: AtomicU8,
     pins: AtomicU32,
     pub(crate) in_transaction: AtomicBool,
@@ -131,6 +133,17 @@ impl Entry {
     /// The session's connection is this one now.
     pub(crate) fn set_backend(&self, side: Side, id: u32) {
         self.backend.store(backend_bits(side, id), Relaxed);
+    }
+
+    /// The session keeps its old connection for a while, or has none any more.
+    pub(crate) fn set_previous(&self, kept: Option<(Side, u32)>) {
+        self.previous.store(kept.map_or(0, |(side, id)| backend_bits(side, id)), Relaxed);
+    }
+
+    /// True where the connection with this id on `side` is one of the session's.
+    fn owns(&self, side: Side, id: u32) -> bool {
+        let is = backend_bits(side, id);
+        self.backend.load(Relaxed) == is || self.previous.load(Relaxed) == is
     }
 
     pub(crate) fn set_pins(&self, pins: Pins) {
@@ -397,11 +410,8 @@ impl SessionRegistry {
     /// True where the connection with this id on `side` is one of the proxy's own, or of a client that is logging in.
     pub(crate) fn is_ours(&self, side: Side, id: u64) -> bool {
         let logging_in = |id: &u32| self.greeted.contains_key(id) && !self.sessions.contains_key(id);
-        u32::try_from(id).is_ok_and(|id| logging_in(&id))
-            || self.sessions.iter().any(|entry| {
-                let (of, its) = entry.backend();
-                of == side && u64::from(its) == id
-            })
+        u32::try_from(id)
+            .is_ok_and(|id| logging_in(&id) || self.sessions.iter().any(|entry| entry.owns(side, id)))
     }
 
     /// Where the session is now whose client was greeted with this id, and its connection's id there.
@@ -426,6 +436,7 @@ impl SessionRegistry {
             mapped: Mutex::default(),
             credential: Mutex::default(),
             backend: AtomicU64::new(backend_bits(side, backend_id)),
+            previous: AtomicU64::new(0),
             activity: AtomicU8::new(Activity::Idle as u8),
             pins: AtomicU32::new(0),
             in_transaction: AtomicBool::new(false),
@@ -483,8 +494,12 @@ mod tests {
         let one = registry.register(greeted(7), "app".into(), "127.0.0.1:9".into(), (Side::Source, 7));
         let two = registry.register(greeted(3), "app".into(), String::new(), (Side::Source, 3));
         assert!(registry.greet(7).is_none(), "its client knows itself by it");
+        two.entry.set_previous(Some((Side::Source, 3)));
         two.entry.set_backend(Side::Target, 7);
         assert_eq!(registry.backend_of(3), Some((Side::Target, 7)));
+        assert!(registry.is_ours(Side::Target, 7) && registry.is_ours(Side::Source, 3));
+        two.entry.set_previous(None);
+        assert!(!registry.is_ours(Side::Source, 3));
         assert_eq!(registry.backend_of(7), Some((Side::Source, 7)));
         two.entry.set_pins(Pins::XA);
         two.entry.set_schema(b"shop");

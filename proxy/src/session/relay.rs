@@ -120,6 +120,7 @@ impl Session {
         // A statement is prepared where it will be known from now on, and that isn't the old connection.
         if request.command == Command::StmtPrepare || !Self::only_looks_back(&request) {
             // The client asked something else, so nobody will ask the old connection any more.
+            self.registered.entry.set_previous(None);
             previous.quit().await;
             return self.relay_to_backend(&request).await;
         }

@@ -1,11 +1,12 @@
 //! Accounts that change on the source after they were made on the target. Such changes aren't followed, since half of an ALTER USER can't
 //! be; they are noticed, by whichever way they came.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use config::{Config, Family, Side};
+use config::{Config, Family, FencePolicy, Side};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row, Value};
 use sha2::{Digest as _, Sha256};
@@ -43,13 +44,15 @@ const MYSQL: &[(&str, [&str; 2])] = &[
     ("default_roles", ["USER", "HOST"]),
 ];
 
-/// Of each account that the configuration takes, a digest of all that the server keeps of it. A row at a time is held.
+/// Of each account that the configuration takes, a digest of all that the server keeps of it. A row at a time is held. Where cutovers
+/// lock accounts, whether one is locked doesn't count.
 pub(super) async fn digests(
     config: &Config,
     info: &ServerInfo,
     conn: &mut Conn,
 ) -> Result<BTreeMap<String, u32>> {
     let mut digests: BTreeMap<String, u32> = BTreeMap::new();
+    let locks_count = config.cutover.fence != FencePolicy::Accounts;
     let tables = if info.dialect().family == Family::MariaDb { MARIADB } else { MYSQL };
     for (table, named) in tables {
         let place = || format!("mysql.{table}");
@@ -66,7 +69,7 @@ pub(super) async fn digests(
             if super::takes(config, &user, &host) {
                 let digest = digests.entry(account).or_default();
                 // Rows come in any order.
-                *digest = digest.wrapping_add(digest_of(table, &row));
+                *digest = digest.wrapping_add(digest_of(table, &row, locks_count));
             }
         };
         rows.for_each_and_drop(count).await.map_err(database)?;
@@ -74,20 +77,35 @@ pub(super) async fn digests(
     Ok(digests)
 }
 
-fn digest_of(table: &str, row: &Row) -> u32 {
+fn digest_of(table: &str, row: &Row, locks_count: bool) -> u32 {
     let mut hash = Sha256::new();
     hash.update(table);
-    for at in 0..row.len() {
-        match row.as_ref(at) {
-            Some(Value::Bytes(bytes)) => {
-                hash.update((bytes.len() as u64).to_le_bytes());
-                hash.update(bytes);
+    for (at, column) in row.columns_ref().iter().enumerate() {
+        match (row.as_ref(at), column.name_str().as_ref()) {
+            (Some(Value::Bytes(_)), "account_locked") if !locks_count => {}
+            (Some(Value::Bytes(bytes)), name) => {
+                let unlocked = if name == "Priv" && !locks_count {
+                    without_lock(bytes)
+                } else {
+                    Cow::Borrowed(&bytes[..])
+                };
+                hash.update((unlocked.len() as u64).to_le_bytes());
+                hash.update(&unlocked);
             }
             _ => hash.update([0xff]),
         }
     }
     let hash = hash.finalize();
     hash.iter().take(4).fold(0, |number, byte| number << 8 | u32::from(*byte))
+}
+
+/// MariaDB's document of an account, without whether it is locked.
+fn without_lock(document: &[u8]) -> Cow<'_, [u8]> {
+    let Ok(mut json) = serde_json::from_slice::<serde_json::Value>(document) else {
+        return Cow::Borrowed(document);
+    };
+    json.as_object_mut().map(|members| members.remove("account_locked"));
+    Cow::Owned(json.to_string().into_bytes())
 }
 
 /// Names those that have changed, once for each change, until it is cancelled. Nothing else waits for it, so what it can't read it tries
@@ -166,6 +184,15 @@ pub(super) fn is_named(patterns: &[String], user: &str, host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_is_left_out_of_a_document() {
+        let check = |text: &str, expected: &str| {
+            assert_eq!(String::from_utf8_lossy(&without_lock(text.as_bytes())), expected);
+        };
+        check(r#"{"access":0,"account_locked":true,"plugin":"p"}"#, r#"{"access":0,"plugin":"p"}"#);
+        check("no document", "no document");
+    }
 
     #[test]
     fn each_change_has_its_word() {

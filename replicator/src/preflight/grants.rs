@@ -107,11 +107,15 @@ impl Grants {
                 missing.push(("SELECT", scope(schema), "see and read every table"));
             }
         }
-        if config.cutover.fence == FencePolicy::ReadOnly {
-            let (privileges, named) = fence_privileges(info.version.flavor);
-            if !privileges.iter().any(|privilege| self.has_global(privilege)) {
-                missing.push((named, "*.*".to_owned(), "set read_only at the cutover"));
+        match config.cutover.fence {
+            FencePolicy::ReadOnly => {
+                let (privileges, named) = fence_privileges(info.version.flavor);
+                if !privileges.iter().any(|privilege| self.has_global(privilege)) {
+                    missing.push((named, "*.*".to_owned(), "set read_only at the cutover"));
+                }
             }
+            FencePolicy::Accounts => missing.extend(self.lacks_for_accounts(info.version.flavor)),
+            FencePolicy::None => {}
         }
         let mut findings = report(Side::Source, &config.source.user, missing);
         if config.migration.schemas.is_empty() && !self.has_global("SELECT") {
@@ -127,9 +131,29 @@ impl Grants {
         findings
     }
 
-    pub(super) fn judge_target(&self, user: &str, found: &Discovery) -> Vec<Finding> {
+    /// What `cutover.fence = "accounts"` needs on the side that is left, which either is in its time.
+    fn lacks_for_accounts(&self, flavor: Flavor) -> Vec<(&'static str, String, &'static str)> {
+        let everywhere = || "*.*".to_owned();
+        let mut missing = Vec::new();
+        if !self.has_global("CREATE USER") && !self.has("UPDATE", "mysql") {
+            missing.push(("CREATE USER", everywhere(), "lock accounts at the cutover"));
+        }
+        let (privileges, named) = match flavor {
+            Flavor::MySql => (["SUPER", "CONNECTION_ADMIN"], "CONNECTION_ADMIN"),
+            Flavor::MariaDb => (["SUPER", "CONNECTION ADMIN"], "CONNECTION ADMIN"),
+        };
+        if !privileges.iter().any(|privilege| self.has_global(privilege)) {
+            missing.push((named, everywhere(), "end the connections of locked accounts"));
+        }
+        missing
+    }
+
+    pub(super) fn judge_target(&self, config: &Config, flavor: Flavor, found: &Discovery) -> Vec<Finding> {
         let schemas = found.schemas.iter().map(|schema| schema.name.as_str()).chain(["changeover"]);
         let mut missing = Vec::new();
+        if config.cutover.fence == FencePolicy::Accounts && config.migration.reverse {
+            missing.extend(self.lacks_for_accounts(flavor));
+        }
         for schema in schemas {
             for privilege in TARGET_PRIVILEGES {
                 if !self.has(privilege, schema) {
@@ -137,7 +161,7 @@ impl Grants {
                 }
             }
         }
-        report(Side::Target, user, missing)
+        report(Side::Target, &config.target.user, missing)
     }
 }
 

@@ -13,7 +13,7 @@ mod tables;
 pub(crate) mod way_back;
 
 use config::progress::{Conversion, Finding, Severity};
-use config::{BackendConfig, Config, Side};
+use config::{BackendConfig, Config, FencePolicy, Flavor, ServerVersion, Side};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
@@ -49,6 +49,7 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
     let mut discovery = None;
     if let Some(source) = &mut source {
         check_source(&mut findings, config, source).await;
+        findings.0.extend(judge_fence(config, source.info.version, Side::Source));
         let mut schemas = config.migration.schemas.clone();
         match discover(Side::Source, &mut source.conn, &config.migration).await {
             Ok(found) => {
@@ -68,8 +69,9 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
     // Of one server under two names there is only that to say.
     if let Some(target) = target.as_mut().filter(|_| !one_server) {
         findings.all(settings::judge_target(&target.settings, target.info.version.ocean_base));
+        findings.0.extend(judge_fence(config, target.info.version, Side::Target));
         if let (Some(found), Some(dialects)) = (&discovery, dialects) {
-            findings.all(target.grants.judge_target(&config.target.user, found));
+            findings.all(target.grants.judge_target(config, target.info.version.flavor, found));
             if let Some(source) = &source {
                 findings.0.extend(settings::judge_names(&source.settings, &target.settings, found));
                 if target.info.version.ocean_base && !source.settings.logs_whole_rows() {
@@ -153,6 +155,24 @@ impl Backend {
             .map_err(|error| Error::database(side, "asking for the account", &error))?;
         Ok(Self { conn, info, settings, grants, account: account.flatten().unwrap_or_default() })
     }
+}
+
+/// Whether accounts can be locked where `cutover.fence` asks for it; on the target that only matters to a rollback.
+fn judge_fence(config: &Config, version: ServerVersion, side: Side) -> Option<Finding> {
+    let can = !version.ocean_base
+        && (version.at_least(Flavor::MySql, 5, 7) || version.at_least(Flavor::MariaDb, 10, 4));
+    if can || config.cutover.fence != FencePolicy::Accounts {
+        return None;
+    }
+    let (severity, so) = match side {
+        Side::Source => (Severity::Fatal, "no cutover is possible"),
+        Side::Target => (Severity::Warning, "a rollback won't be possible"),
+    };
+    let message = format!(
+        "It is \"accounts\", and {version} is no server whose accounts Changeover can lock (MySQL from 5.7 on, MariaDB from \
+         10.4), so {so}; use \"read_only\" or \"none\"."
+    );
+    Some(Finding { severity, subject: format!("{side}, cutover.fence"), message })
 }
 
 /// What both have to be together. True where they are one.

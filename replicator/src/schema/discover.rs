@@ -10,11 +10,11 @@ use mysql_async::prelude::{FromRow, Queryable as _};
 use mysql_async::{Conn, Row};
 
 use super::column;
-use super::pattern::like;
 use super::selection::is_own_schema;
 use super::table::{Column, ColumnKind, ForeignKey, SchemaSet, TableSchema, UniqueKey};
 use crate::error::{Error, Result};
 use crate::server;
+use config::pattern::like;
 
 const PLACE: &str = "reading the schema";
 /// Engines whose rows are read and logged like InnoDB's; on the target every table is InnoDB's (OceanBase: its own).

@@ -6,9 +6,8 @@ pub(crate) mod ddl;
 pub mod discover;
 pub(crate) mod history;
 pub(crate) mod objects;
-mod pattern;
 pub mod selection;
 pub mod table;
 pub(crate) mod transfer;
 
-pub(crate) use pattern::like;
+pub(crate) use config::pattern::like;

@@ -2,7 +2,7 @@
 
 use config::{MigrationConfig, TableName};
 
-use super::pattern::like;
+use config::pattern::like;
 
 /// Schemas that belong to the server or to Changeover itself.
 const OWN_SCHEMAS: [&str; 5] = ["mysql", "information_schema", "performance_schema", "sys", "changeover"];

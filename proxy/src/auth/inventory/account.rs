@@ -122,7 +122,7 @@ impl Account {
         self.ways.iter().take_while(reached).filter(|way| way.usable().is_some())
     }
 
-    pub(super) fn is_servers_own(&self) -> bool {
+    pub(crate) fn is_servers_own(&self) -> bool {
         OWN.contains(&self.user.as_str())
     }
 

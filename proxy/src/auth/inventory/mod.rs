@@ -15,7 +15,7 @@ mod tests;
 pub(crate) use account::{Account, Way};
 pub(crate) use adopt::{Adoption, adopt, release};
 pub(crate) use host::may_take;
-pub(crate) use read::{Survey, survey};
+pub(crate) use read::{Survey, accounts, survey};
 
 use std::collections::HashMap;
 

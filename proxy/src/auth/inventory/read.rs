@@ -12,6 +12,7 @@ use super::{Account, AccountRow, LiveUser, Roster, Way, absent, compare};
 use crate::auth::accounts::dial;
 use crate::auth::adopted::AdoptedAccounts;
 use crate::auth::plugin::Plugin;
+use crate::backend::fence::FenceBefore;
 use crate::route::table::RouteTable;
 use crate::session::registry::SessionRegistry;
 
@@ -40,14 +41,22 @@ impl Survey {
     }
 }
 
-/// Looks at the accounts of both servers and at the live sessions. The error is a sentence for the operator.
+/// Looks at the accounts of both servers and at the live sessions. Accounts that are locked by the fence of the side that doesn't
+/// serve are unlocked before it does, so they don't count as locked. The error is a sentence for the operator.
 pub(crate) async fn survey(
     routes: &RouteTable,
     registry: &Arc<SessionRegistry>,
+    fenced: Option<&(Side, FenceBefore)>,
     within: Duration,
 ) -> Result<Survey, String> {
     let ask = |side| roster_of(routes, side, within);
-    let (source, target) = tokio::try_join!(ask(Side::Source), ask(Side::Target))?;
+    let (mut source, mut target) = tokio::try_join!(ask(Side::Source), ask(Side::Target))?;
+    if let Some((side, FenceBefore { accounts: Some(ours), .. })) = fenced {
+        let roster = if *side == Side::Source { &mut source } else { &mut target };
+        for account in &mut roster.accounts {
+            account.locked &= !ours.iter().any(|name| account.is(&name.user, &name.host));
+        }
+    }
     let live = registry.live_users();
     let backend = Arc::clone(routes.backend(Side::Target));
     // Checking passwords against hashes is slow on purpose.
@@ -167,7 +176,7 @@ fn note_grants(accounts: &mut [Account], grants: &[Row], version: &str) {
 }
 
 /// MariaDB keeps an account in one JSON document; elsewhere it is a row of columns, which depend on the version.
-async fn accounts(conn: &mut Conn) -> Result<Vec<Account>, String> {
+pub(crate) async fn accounts(conn: &mut Conn) -> Result<Vec<Account>, String> {
     let limit = ACCOUNTS_MAX + 1;
     let documents = format!("SELECT Host, User, Priv FROM mysql.global_priv LIMIT {limit}");
     let documents: Result<Vec<Row>, _> = conn.query(documents).await;

@@ -1,7 +1,7 @@
 //! The world that is simulated: what an effect does in it, what can befall it, and what has to hold.
 
 use config::progress::{ReplicationPosition, Verdict};
-use config::{BinlogPosition, Flavor, GtidSet, OpenTransactions, Side};
+use config::{AccountName, BinlogPosition, Flavor, GtidSet, OpenTransactions, Side};
 
 use crate::backend::fence::FenceBefore;
 use crate::cutover::journal::{JournalState, Record};
@@ -40,7 +40,9 @@ pub(super) enum Fate {
 #[derive(Default)]
 struct Backend {
     read_only: bool,
-    /// A `SET GLOBAL read_only = ON` that the server hasn't carried out yet.
+    /// The application's account is, so that nobody logs in with it.
+    locked: bool,
+    /// A statement that fences it and that the server hasn't carried out yet.
     pending_fence: bool,
     /// Triggers and events are there.
     acts: bool,
@@ -88,8 +90,11 @@ pub(super) struct World {
     source: Backend,
     target: Backend,
     replication: Replication,
+    /// Or the operator's own lock.
     operators_read_only: bool,
     pub(super) fenced: bool,
+    /// The fence locks accounts.
+    by_accounts: bool,
     // In memory: gone after a crash.
     /// No client is let in before a restart took up what the journal says.
     listening: bool,
@@ -109,11 +114,18 @@ impl World {
         let mut dice = Dice(seed);
         let operators_read_only = dice.one_in(10);
         let fenced = !dice.one_in(6);
+        let by_accounts = dice.one_in(2);
+        let source = Backend {
+            read_only: operators_read_only && !by_accounts,
+            locked: operators_read_only && by_accounts,
+            acts: true,
+            ..Backend::default()
+        };
         Self {
             seed,
             faults: true,
             journal: JournalState::new(),
-            source: Backend { read_only: operators_read_only, acts: true, ..Backend::default() },
+            source,
             target: Backend::default(),
             replication: Replication {
                 reads: Side::Source,
@@ -124,6 +136,7 @@ impl World {
             },
             operators_read_only,
             fenced,
+            by_accounts,
             listening: true,
             gate_closed: false,
             permits: 0,
@@ -147,7 +160,7 @@ impl World {
             to: from.other(),
             fenced: self.fenced,
             open_transactions: if kill { OpenTransactions::Kill } else { OpenTransactions::Abort },
-            release: self.journal.fenced.and_then(|(side, before)| (side != from).then_some(before)),
+            release: self.journal.fenced.clone().and_then(|(side, before)| (side != from).then_some(before)),
             way_back: !self.dice.one_in(10),
         }
     }
@@ -173,7 +186,7 @@ impl World {
                 4 => self.pending_fences(),
                 5 => {
                     if let Some(side) = self.keeper {
-                        self.backend(side).read_only = true;
+                        self.fence(side);
                     }
                 }
                 _ => self.replicate(1),
@@ -185,17 +198,27 @@ impl World {
     }
 
     fn pending_fences(&mut self) {
-        for backend in [&mut self.source, &mut self.target] {
-            if std::mem::take(&mut backend.pending_fence) {
-                backend.read_only = true;
+        for side in [Side::Source, Side::Target] {
+            if std::mem::take(&mut self.backend(side).pending_fence) {
+                self.fence(side);
             }
         }
     }
 
+    fn fence(&mut self, side: Side) {
+        let by_accounts = self.by_accounts;
+        let backend = self.backend(side);
+        if by_accounts {
+            backend.locked = true;
+        } else {
+            backend.read_only = true;
+        }
+    }
+
     fn finish_unfence_later(&mut self) {
-        let left = self.journal.fence_left;
+        let left = self.journal.fence_left.clone();
         if let Some((id, side, before)) = left {
-            self.unfence(side, before);
+            self.unfence(side, &before);
             self.journal.apply(&Record::Unfenced { id }).unwrap();
         }
         self.unfence_later = false;
@@ -219,14 +242,14 @@ impl World {
 
     fn somebody_writes_past_the_proxy(&mut self, side: Side) {
         let serving = self.journal.serving;
-        if self.backend(side).read_only {
+        if self.backend(side).read_only || self.backend(side).locked {
             return;
         }
         if side == Side::Target && self.journal.history.is_empty() {
             return; // Nobody has a reason to, before the first cutover, and the fence isn't there to stop them.
         }
-        if side != serving && !self.fenced {
-            // Nothing keeps them away: an alarm.
+        if side != serving && (!self.fenced || self.by_accounts) {
+            // Nothing keeps them away, or not while accounts are unlocked for the sessions to come: an alarm.
             self.backend(side).stray += 1;
             return;
         }
@@ -276,10 +299,13 @@ impl World {
         self.run_leg();
     }
 
-    fn unfence(&mut self, side: Side, before: FenceBefore) {
+    fn unfence(&mut self, side: Side, before: &FenceBefore) {
         let backend = self.backend(side);
         backend.pending_fence = false;
-        backend.read_only = before.read_only;
+        match &before.accounts {
+            Some(ours) => backend.locked &= ours.is_empty(),
+            None => backend.read_only = before.read_only,
+        }
     }
 
     /// Changeover dies and starts again: memory is gone, the route is what the journal says.
@@ -292,9 +318,9 @@ impl World {
         self.replication.running = false;
         self.route = self.journal.serving;
         self.unfence_later = self.journal.fence_left.is_some();
-        if let Some((side, _)) = self.journal.fenced {
+        if let Some((side, _)) = self.journal.fenced.clone() {
             assert_ne!(side, self.journal.serving, "the side that serves counts as fenced");
-            self.backend(side).read_only = true;
+            self.fence(side);
             self.keeper = Some(side);
         }
         match self.taken_up() {
@@ -334,6 +360,7 @@ impl World {
                 | Effect::OpenGate
                 | Effect::Swap
                 | Effect::LetGo
+                | Effect::LockAgain(_)
                 | Effect::UnfenceLater(_)
                 | Effect::KeepFence
                 | Effect::Settle
@@ -410,8 +437,10 @@ impl World {
         match effect {
             Effect::Record(entry) => self.record(plan, entry),
             Effect::Inspect => {
-                let read_only = self.backend(plan.from).read_only;
-                return Event::Inspected(FenceBefore { read_only, super_read_only: None });
+                let (read_only, locked) = (self.backend(plan.from).read_only, self.backend(plan.from).locked);
+                let open = || if locked { Vec::new() } else { vec![AccountName::default()] };
+                let accounts = self.by_accounts.then(open);
+                return Event::Inspected(FenceBefore { read_only, super_read_only: None, accounts });
             }
             Effect::CloseGate => self.gate_closed = true,
             Effect::Drain if self.permits > 0 && self.dice.one_in(2) => {
@@ -419,7 +448,7 @@ impl World {
             }
             Effect::Drain => self.permits = 0,
             Effect::KillHolders => return Event::Killed(std::mem::take(&mut self.permits) as u64),
-            Effect::Fence => self.backend(plan.from).read_only = true,
+            Effect::Fence => self.fence(plan.from),
             Effect::ReadPosition => return Event::Position(position(self.backend(plan.from).log.len())),
             Effect::WaitApplied(until) => {
                 let until = usize::try_from(until.coordinates.offset).unwrap();
@@ -454,25 +483,33 @@ impl World {
                 self.replication.next = None;
                 self.run_leg();
             }
-            Effect::Unfence(found) => self.unfence(plan.from, *found),
+            Effect::Unfence(found) => self.unfence(plan.from, found),
             Effect::UnfenceLater(_) => self.unfence_later = true,
             Effect::OpenGate => self.gate_closed = false,
-            Effect::Release(found) => {
+            Effect::Unlock(found) | Effect::Release(found) => {
                 self.keeper = None;
-                self.unfence(plan.to, *found);
+                self.unfence(plan.to, found);
+            }
+            Effect::LockAgain(_) => {
+                self.keeper = Some(plan.to);
+                self.fence(plan.to);
+            }
+            Effect::Prepare => {
+                assert!(!self.backend(plan.to).locked, "sessions can't log in on the {}", plan.to)
             }
             Effect::Swap => {
                 // An end that couldn't be journalled is carried out again while traffic flows, and changes nothing.
                 assert!(self.permits == 0 || self.route == plan.to, "swapped with permits out");
+                assert!(!self.backend(plan.to).locked, "the {} lets nobody in", plan.to);
                 self.route = plan.to;
             }
             Effect::KeepFence => {
                 self.keeper = Some(plan.from);
-                self.backend(plan.from).read_only = true;
+                self.fence(plan.from);
             }
             Effect::Settle => return Event::Settled(3),
             Effect::Seal => self.seal(plan.to),
-            Effect::Prepare | Effect::LetGo | Effect::Halt(_) => {}
+            Effect::LetGo | Effect::Halt(_) => {}
         }
         Event::Done
     }
@@ -554,10 +591,11 @@ impl World {
         assert_eq!(self.route, self.journal.serving);
         let serving = self.journal.serving;
         let (operators, fenced) = (self.operators_read_only && serving == Side::Source, self.fenced);
-        assert_eq!(self.backend(serving).read_only, operators, "fence left behind");
+        let is_fenced = |backend: &Backend| backend.read_only || backend.locked;
+        assert_eq!(is_fenced(self.backend(serving)), operators, "fence left behind");
         if !self.journal.history.is_empty() && self.journal.fenced.is_some() && fenced {
             assert_eq!(self.keeper, Some(serving.other()));
-            assert!(self.backend(serving.other()).read_only, "the side that was left isn't fenced");
+            assert!(is_fenced(self.backend(serving.other())), "the side that was left isn't fenced");
         }
         if !self.replication.over {
             assert!(self.replication.reads == serving && self.replication.running, "nothing follows");

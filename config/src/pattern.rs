@@ -1,8 +1,9 @@
-//! `exclude_tables`: LIKE patterns on `schema.table`.
+//! Patterns as LIKE has them: `exclude_tables` on `schema.table`, accounts on `user@host`, the schemas of grants.
 
 /// True where `text` matches `pattern`: `%` is any run of characters, `_` any one, a backslash takes the next
 /// character as it is. Case counts: leaving too little out is seen at once, leaving too much out is not.
-pub(crate) fn like(pattern: &str, text: &str) -> bool {
+#[must_use]
+pub fn like(pattern: &str, text: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let text: Vec<char> = text.chars().collect();
     // The classic walk with one place to go back to: linear in practice, never exponential.
