@@ -19,6 +19,7 @@ mod events;
 mod fences;
 mod fidelity;
 mod file_and_offset;
+mod filtered;
 mod fuzzing;
 mod garbage;
 mod half_closed;
