@@ -20,6 +20,7 @@ mod fenced_accounts;
 mod fences;
 mod fidelity;
 mod file_and_offset;
+mod filtered;
 mod fuzzing;
 mod garbage;
 mod half_closed;

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    DdlPolicy, EntranceConfig, FencePolicy, Io, OpenTransactions, PastFence, ProxyHeaders, Scheduling,
-    SentHeader, StartPolicy, TlsMode, Verify,
+    DdlPolicy, EntranceConfig, FencePolicy, FilterValue, Io, OpenTransactions, PastFence, ProxyHeaders,
+    RowsConfig, Scheduling, SentHeader, StartPolicy, TlsMode, Verify,
 };
 
 struct Loaded {
@@ -161,10 +161,20 @@ pause_ms = 11
 open_transactions = "kill"
 fence = "none"
 past_fence = "kill"
+[[migration.rows]]
+table = "shop.%"
+column = "tenant_id"
+values = [7, "nine"]
 "#;
     let text = text.replace("D/", &format!("{}/", folder.path().display()));
     let config = load_text(&text, &[], &[("PW", "of env\n")]).result.unwrap();
     assert_eq!(config.state_dir, PathBuf::from("state"));
+    let rows = RowsConfig {
+        tables: "shop.%".to_owned(),
+        column: "tenant_id".to_owned(),
+        values: vec![FilterValue::Integer(7), FilterValue::Text("nine".to_owned())],
+    };
+    assert_eq!(config.migration.rows, [rows]);
     assert_eq!(
         (config.proxy.listen.as_str(), config.proxy.workers, config.proxy.max_connections),
         ("[::1]:1", 2, 3)
@@ -433,4 +443,23 @@ proptest! {
             let _ = load_text(text, &[("listen", &listen), ("source", &near)], &[("CHANGEOVER_TARGET", text)]).result;
         }
     }
+}
+
+#[test]
+fn row_filters_are_whole() {
+    let rows = |text: &str| format!("[[migration.rows]]\n{text}");
+    refused("[migration]\nrows = 7", &["C:2: write [[migration.rows]]"]);
+    refused("[migration]\nrows = [7]", &["C:2: write [[migration.rows]]"]);
+    refused(&rows("table = \"shop.a\"\ncolumn = \"t\""), &["C:1: values = […]"]);
+    refused(&rows("table = \"shop\"\ncolumn = \"t\"\nvalues = [1]"), &["C:1: schema.table"]);
+    for values in ["[]", "7", "[1.5]", "[[1]]", "[99999999999999999999]"] {
+        refused(
+            &rows(&format!("table = \"shop.a\"\ncolumn = \"t\"\nvalues = {values}")),
+            &["C:4: values = […]"],
+        );
+    }
+    refused(
+        &rows("table = \"shop.a\"\ncolum = \"t\"\nvalues = [1]"),
+        &["C:1: needs column", "C:3: did you mean column?"],
+    );
 }

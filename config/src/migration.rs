@@ -9,6 +9,8 @@ pub struct MigrationConfig {
     pub schemas: Vec<String>,
     /// `schema.table` patterns with `%` and `_` as in LIKE.
     pub exclude_tables: Vec<String>,
+    /// Of which tables only some rows are moved; the first one that matches a table counts.
+    pub rows: Vec<RowsConfig>,
     /// `schema.table` patterns of tables whose definition may lose something on the target; `%.%` is all of them.
     pub allow_lossy: Vec<String>,
     /// `user@host` patterns, with `%` and `_` as in LIKE, of the source's accounts that are made on the target; `%@%` is all
@@ -20,6 +22,35 @@ pub struct MigrationConfig {
     pub ddl: DdlPolicy,
     /// Replicate back after the cutover.
     pub reverse: bool,
+}
+
+/// `[[migration.rows]]`: of the tables that match, only the rows whose column has one of the values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowsConfig {
+    /// `schema.table`, with `%` and `_` as in LIKE.
+    pub tables: String,
+    /// The column's name.
+    pub column: String,
+    /// The values; never empty.
+    pub values: Vec<FilterValue>,
+}
+
+/// A value of a row filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FilterValue {
+    /// For columns of integers.
+    Integer(i64),
+    /// For columns of text; for columns of bytes `0x…` is their hexadecimal digits.
+    Text(String),
+}
+
+impl std::fmt::Display for FilterValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            FilterValue::Integer(number) => write!(f, "{number}"),
+            FilterValue::Text(text) => write!(f, "'{}'", text.replace('\'', "''")),
+        }
+    }
 }
 
 /// `migration.start`

@@ -3,11 +3,14 @@
 //! The document is walked by hand and not deserialised, because serde stops at its first error and an operator
 //! wants all of them at once, each with its line.
 
+mod rows;
+
 use std::fmt;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::migration::RowsConfig;
 use crate::nearest::nearest;
 
 /// Where a setting was said.
@@ -141,6 +144,8 @@ pub(crate) struct RawConfig {
     pub(crate) name: Setting<String>,
     pub(crate) schemas: Setting<Vec<String>>,
     pub(crate) exclude_tables: Setting<Vec<String>>,
+    /// Those that are whole.
+    pub(crate) rows: Vec<RowsConfig>,
     pub(crate) allow_lossy: Setting<Vec<String>>,
     pub(crate) accounts: Setting<Vec<String>>,
     pub(crate) start: Setting<String>,
@@ -193,7 +198,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("target", &["url", "password", "proxy_protocol", "tls", "ca", "verify", "cert", "key"]),
     (
         "migration",
-        &["name", "schemas", "exclude_tables", "allow_lossy", "accounts", "start", "ddl", "reverse"],
+        &["name", "schemas", "exclude_tables", "rows", "allow_lossy", "accounts", "start", "ddl", "reverse"],
     ),
     ("snapshot", &["readers", "chunk_rows", "max_rows_per_s"]),
     ("throttle", &["max_threads_running", "replicas", "password", "max_replica_lag_ms"]),
@@ -398,6 +403,7 @@ impl<'a> Reader<'a> {
             name: self.text(p, "migration", "name"),
             schemas: self.texts(p, "migration", "schemas"),
             exclude_tables: self.texts(p, "migration", "exclude_tables"),
+            rows: self.rows(p),
             allow_lossy: self.patterns_or_all(
                 p,
                 ("migration", "allow_lossy"),

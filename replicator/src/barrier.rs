@@ -15,6 +15,8 @@
 //! How a crash is survived stands in [`crate::apply::ddl`]. Order of what is durable: the hash of before, the target,
 //! `definitions.json`, the checkpoint.
 
+mod filters;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use config::DdlPolicy;
@@ -116,6 +118,15 @@ impl Barrier<'_> {
             true => Change::parse(&statement.sql, &statement.schema, self.selection.folds_names()),
             false => Change::Unknown,
         };
+        if self.leg.reads() == Side::Target
+            && let Some(table) = filters::shared(&change, definitions).first()
+        {
+            let why = format!(
+                "it isn't run on the old server, where other businesses share the table {table} (migration.rows): nothing is \
+                 skipped, so the way back ends here. Stay on the new server: FINISH MIGRATION"
+            );
+            return Err(Error::definite(Side::Source, format!("{kind}, {}", place(meta, meta)), why));
+        }
         let (context, plan) = match context {
             Ok(context) => {
                 let announced = context.announced;
@@ -168,6 +179,13 @@ impl Barrier<'_> {
     ) -> Result<Plan> {
         let view = View { definitions, selection: self.selection, copied_at: self.copied_at, at: &meta.end };
         let plan = view.plan(change, statement.alone)?;
+        let rules = &self.context.config.migration.rows;
+        let plan = match self.leg.reads() {
+            Side::Source => {
+                filters::forth(plan, (change, &*statement.sql), rules, definitions, self.selection)
+            }
+            Side::Target => plan,
+        };
         if self.read.version.flavor == self.write.version.flavor {
             return Ok(plan);
         }
@@ -293,6 +311,14 @@ impl Barrier<'_> {
             problem.filter_map(|table| table.problems.first().map(|problem| (table, problem))).next()
         {
             let why = format!("it is applied, but its table {} can't be moved: {problem}", table.schema.name);
+            return Err(Error::definite(Side::Source, format!("{kind}, {at}"), why));
+        }
+        let now = found.tables.iter().map(|table| &table.schema).filter(|table| names.contains(&table.name));
+        if let Some(table) = filters::moved_otherwise(now, change, definitions) {
+            let why = format!(
+                "it is applied, but it changed by what the rows of {table} are filtered (migration.rows), and so which of \
+                 them are moved; begin the migration again with an empty state_dir and an empty target"
+            );
             return Err(Error::definite(Side::Source, format!("{kind}, {at}"), why));
         }
         definitions.replace(&names, &found, &Begin::Stream, &came_from(change));
@@ -485,6 +511,7 @@ mod tests {
             create_sql: String::new(),
             keyless: false,
             target: None,
+            filter: None,
         };
         Definition { table, begin }
     }

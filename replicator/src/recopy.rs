@@ -63,6 +63,15 @@ impl Recopy<'_> {
             let problem = table.problems.first().map_or("", String::as_str);
             return Err(Error::definite(Side::Source, table.schema.name.to_string(), problem));
         }
+        let lost = |table: &&DiscoveredTable| {
+            table.schema.filter.is_none()
+                && definitions.get(&table.schema.name).is_some_and(|known| known.table.filter.is_some())
+        };
+        if let Some(table) = found.tables.iter().find(lost) {
+            let what = "it has lost the column by which its rows are filtered (migration.rows), so those of other businesses \
+                        can't be told apart any more; put the column back, or exclude the table, and begin the migration again";
+            return Err(Error::definite(Side::Source, table.schema.name.to_string(), what));
+        }
         if context.copies_at_one_position()
             && let Some((table, problem)) = not_at_one_position(&found.tables, read.cascades_in_binlog).next()
         {

@@ -22,7 +22,7 @@ mod net;
 mod partial;
 pub mod progress;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 mod scheduler;
 mod statement;
 mod table_text;

@@ -12,7 +12,7 @@ use crate::schema::table::{Column, ColumnKind, TableSchema, UniqueKey};
 use crate::value::Value;
 
 /// A table of INT columns `c0`, `c1`, …; the first of `keys` is the primary key.
-pub(super) fn table(name: &str, columns: usize, keys: &[&[usize]]) -> Arc<TableSchema> {
+pub(crate) fn table(name: &str, columns: usize, keys: &[&[usize]]) -> Arc<TableSchema> {
     let columns = (0..columns)
         .map(|i| column(&format!("c{i}"), ColumnKind::Integer { bytes: 8, unsigned: false }, None))
         .collect();
@@ -20,7 +20,7 @@ pub(super) fn table(name: &str, columns: usize, keys: &[&[usize]]) -> Arc<TableS
 }
 
 /// A table of any columns.
-pub(super) fn schema(name: &str, columns: Vec<Column>, keys: &[&[usize]]) -> TableSchema {
+pub(crate) fn schema(name: &str, columns: Vec<Column>, keys: &[&[usize]]) -> TableSchema {
     let unique_keys = keys
         .iter()
         .enumerate()
@@ -40,11 +40,12 @@ pub(super) fn schema(name: &str, columns: Vec<Column>, keys: &[&[usize]]) -> Tab
         create_sql: String::new(),
         keyless: keys.is_empty(),
         target: None,
+        filter: None,
     }
 }
 
 /// A column; `collation` says its charset as well.
-pub(super) fn column(name: &str, kind: ColumnKind, collation: Option<&str>) -> Column {
+pub(crate) fn column(name: &str, kind: ColumnKind, collation: Option<&str>) -> Column {
     Column {
         name: name.to_owned(),
         kind,
@@ -56,31 +57,31 @@ pub(super) fn column(name: &str, kind: ColumnKind, collation: Option<&str>) -> C
     }
 }
 
-pub(super) fn int_row(values: &[i64]) -> Vec<Value> {
+pub(crate) fn int_row(values: &[i64]) -> Vec<Value> {
     values.iter().map(|&v| if v == i64::MIN { Value::Null } else { Value::Int(v) }).collect()
 }
 
-pub(super) fn text(value: &str) -> Value {
+pub(crate) fn text(value: &str) -> Value {
     Value::Bytes(Bytes::copy_from_slice(value.as_bytes()))
 }
 
-pub(super) fn insert(after: Vec<Value>) -> RowChange {
+pub(crate) fn insert(after: Vec<Value>) -> RowChange {
     RowChange::Insert { after }
 }
 
-pub(super) fn update(before: Vec<Value>, after: Vec<Value>) -> RowChange {
+pub(crate) fn update(before: Vec<Value>, after: Vec<Value>) -> RowChange {
     RowChange::Update { before, after }
 }
 
-pub(super) fn delete(before: Vec<Value>) -> RowChange {
+pub(crate) fn delete(before: Vec<Value>) -> RowChange {
     RowChange::Delete { before }
 }
 
-pub(super) fn change(table: &Arc<TableSchema>, rows: Vec<RowChange>) -> RowsChange {
+pub(crate) fn change(table: &Arc<TableSchema>, rows: Vec<RowChange>) -> RowsChange {
     RowsChange { table: Arc::clone(table), rows, foreign_key_checks: true }
 }
 
-pub(super) fn meta(seq: u64) -> TransactionMeta {
+pub(crate) fn meta(seq: u64) -> TransactionMeta {
     TransactionMeta {
         seq,
         gtid: Gtid::MariaDb { domain: 0, server: 1, sequence: seq },

@@ -80,7 +80,7 @@ impl Decoder {
             .tables
             .get(&head.table_id)
             .ok_or_else(|| Malformed::new("rows of a table that was not named before them"))?;
-        RowsEvent::parse(shape, &body, Arc::clone(plan)).map(Some)
+        RowsEvent::parse(shape, &body, Arc::clone(plan), self.schemas.outside()).map(Some)
     }
 
     fn table_map(&mut self, body: &Bytes) -> Result<(), Malformed> {

@@ -10,6 +10,7 @@ use super::table_map::{ColumnDecoder, RowPlan};
 use super::{address, compress, decimal, json, temporal};
 use crate::binlog::transaction::RowChange;
 use crate::json::{Edit, edited};
+use crate::schema::filter::Outside;
 use crate::schema::table::TableSchema;
 use crate::value::Value;
 
@@ -40,6 +41,7 @@ pub(crate) struct RowsEvent {
     kind: RowsKind,
     partial: bool,
     foreign_key_checks: bool,
+    outside: Outside,
     before: Presence,
     after: Presence,
     data: Bytes,
@@ -51,8 +53,13 @@ pub(crate) struct RowsEvent {
 struct Presence(Option<Vec<bool>>);
 
 impl RowsEvent {
-    /// Reads the head of a rows event's body (without checksum).
-    pub(crate) fn parse(shape: RowsShape, body: &Bytes, plan: Arc<RowPlan>) -> Result<Self, Malformed> {
+    /// Reads the head of a rows event's body (without checksum). `outside`: what becomes of rows that aren't moved.
+    pub(crate) fn parse(
+        shape: RowsShape,
+        body: &Bytes,
+        plan: Arc<RowPlan>,
+        outside: Outside,
+    ) -> Result<Self, Malformed> {
         let mut cursor = Cursor::new(body);
         cursor.uint_le(6)?;
         let flags = cursor.u16()?;
@@ -89,6 +96,7 @@ impl RowsEvent {
             kind: shape.kind,
             partial: shape.partial,
             foreign_key_checks: flags & NO_FOREIGN_KEY_CHECKS_F == 0,
+            outside,
             before,
             after,
             data,
@@ -104,8 +112,22 @@ impl RowsEvent {
         self.foreign_key_checks
     }
 
-    /// The next row; `None` at the end.
+    /// The next row of those that are moved; `None` at the end.
     pub(crate) fn next_row(&mut self) -> Result<Option<RowChange>, Malformed> {
+        while let Some(row) = self.next_of_all()? {
+            let table = &self.plan.table;
+            let Some(filter) = &table.filter else { return Ok(Some(row)) };
+            let narrowed = filter.narrow(row, self.outside);
+            if let Some(row) =
+                narrowed.map_err(|why| Malformed::new(format!("a row of table {} {why}", table.name)))?
+            {
+                return Ok(Some(row));
+            }
+        }
+        Ok(None)
+    }
+
+    fn next_of_all(&mut self) -> Result<Option<RowChange>, Malformed> {
         let Some(rest) = self.data.get(self.at..).filter(|rest| !rest.is_empty()) else {
             return Ok(None);
         };

@@ -22,6 +22,7 @@ use crate::preflight;
 use crate::recopy::standing_definitions;
 use crate::schema::convert::{self, Dialects};
 use crate::schema::discover::discover;
+use crate::schema::filter;
 use crate::schema::history::{Definitions, History};
 use crate::schema::objects;
 use crate::schema::selection::Selection;
@@ -171,6 +172,7 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     };
     same_gtid_mode(leg.reads(), &start, &read)?;
     let tables = definitions.schema_set(&selection)?;
+    filter::hold_to(&config.migration.rows, &tables)?;
     forget_other_legs(config, leg).await?;
     let folder = config.state_dir.join(leg.spool_folder());
     let (spool, writer) = Spool::open(&folder, config.apply.spool_max_bytes, &start).await?;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use config::{Flavor, Side};
+use config::{Config, Flavor, Side};
 use mysql_async::prelude::Queryable as _;
 
 use super::Backend;
@@ -20,6 +20,7 @@ const NO_SUCH_TABLE: [u16; 4] = [1142, 1143, 1146, 1370];
 /// # Errors
 /// A side can't be asked.
 pub(crate) async fn obstacles(
+    config: &Config,
     from: &Backend,
     there: &mut Backend,
     selection: &Selection,
@@ -28,6 +29,13 @@ pub(crate) async fn obstacles(
     let mut reasons = unseen(from, to.other(), selection);
     if found.is_empty() {
         return Ok(reasons);
+    }
+    if !config.migration.rows.is_empty() {
+        reasons.push(format!(
+            "triggers and events change sides with the application, and with migration.rows other businesses on the old \
+             server would lose theirs, or get new ones: {}; drop them first, or exclude their tables",
+            named(found.iter())
+        ));
     }
     reasons.extend(lacking_privileges(there, to, found));
     reasons.extend(definers(there, to, found).await?);

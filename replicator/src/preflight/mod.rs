@@ -5,6 +5,7 @@
 //! as long as it takes the target to look whether it sees it: two addresses of one server can't hide that.
 
 pub(crate) mod activation;
+mod filters;
 mod grants;
 mod pair;
 mod replica;
@@ -55,6 +56,9 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
             Ok(found) => {
                 let one_family = dialects.is_none_or(|both| both.source.family == both.target.family);
                 findings.all(tables::judge(&found, source.info.cascades_in_binlog, one_family));
+                let (whole_rows, cascades) =
+                    (source.settings.logs_whole_rows(), source.info.cascades_in_binlog);
+                findings.all(filters::judge(config, &found, whole_rows, cascades));
                 if !source.settings.logs_whole_rows() {
                     findings.all(tables::judge_at_one_position(&found, source.info.cascades_in_binlog));
                 }
@@ -343,7 +347,7 @@ impl Findings {
         let found = async {
             let listed = crate::activation::list(Side::Source, &mut source.conn, &selection).await?;
             let obstacles =
-                activation::obstacles(source, target, &selection, (Side::Target, &listed)).await?;
+                activation::obstacles(config, source, target, &selection, (Side::Target, &listed)).await?;
             let (known, target) = (listed.iter().collect::<Vec<_>>(), (Side::Target, &mut target.conn));
             let strange = crate::activation::strange(&config.state_dir, target, &selection, &known).await?;
             Ok((obstacles, strange))

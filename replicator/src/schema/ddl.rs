@@ -70,6 +70,15 @@ impl Change {
     }
 }
 
+/// The words and names of a statement, in their order.
+pub(crate) fn words(sql: &[u8]) -> Vec<String> {
+    let words = Lexer { rest: sql }.filter_map(|token| match token {
+        Token::Word(word) | Token::Quoted(word) => Some(word),
+        Token::Literal | Token::Symbol(_) => None,
+    });
+    words.collect()
+}
+
 /// A piece of a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {

@@ -10,6 +10,7 @@ use mysql_async::prelude::{FromRow, Queryable as _};
 use mysql_async::{Conn, Row};
 
 use super::column;
+use super::filter::RowFilter;
 use super::selection::is_own_schema;
 use super::table::{Column, ColumnKind, ForeignKey, SchemaSet, TableSchema, UniqueKey};
 use crate::error::{Error, Result};
@@ -128,7 +129,7 @@ impl Reader<'_> {
             draft.schema.create_sql = self.create_table(&draft.schema.name).await?;
         }
         note_cascades(&mut drafts);
-        found.tables = drafts.into_values().map(finish).collect();
+        found.tables = drafts.into_values().map(|draft| narrow(finish(draft), migration)).collect();
         Ok(found)
     }
 
@@ -213,6 +214,7 @@ impl Reader<'_> {
                 create_sql: String::new(),
                 keyless: false,
                 target: None,
+                filter: None,
             };
             drafts.insert(name, DiscoveredTable { schema, engine: engine.unwrap_or_default(), problems });
         }
@@ -456,6 +458,15 @@ fn finish(mut draft: DiscoveredTable) -> DiscoveredTable {
     draft
 }
 
+/// Notes which rows of the table are moved.
+fn narrow(mut draft: DiscoveredTable, migration: &MigrationConfig) -> DiscoveredTable {
+    match RowFilter::of(&migration.rows, &draft.schema) {
+        Ok(filter) => draft.schema.filter = filter,
+        Err(problem) => draft.problems.push(problem),
+    }
+    draft
+}
+
 /// What keeps a table whose rows nothing tells apart from being copied at one position and followed exactly once.
 fn without_key(schema: &TableSchema, engine: &str) -> Option<String> {
     let why = if MANY_VERSIONS.iter().all(|known| !engine.eq_ignore_ascii_case(known)) {
@@ -527,6 +538,7 @@ mod tests {
                 create_sql: String::new(),
                 keyless: false,
                 target: None,
+                filter: None,
             };
             let done = finish(DiscoveredTable { schema, engine: "InnoDB".to_owned(), problems: Vec::new() });
             let names: Vec<_> = done.schema.unique_keys.iter().map(|k| k.name.as_str()).collect();
@@ -560,6 +572,7 @@ mod tests {
                 create_sql: String::new(),
                 keyless: false,
                 target: None,
+                filter: None,
             };
             let done = finish(DiscoveredTable { schema, engine: engine.to_owned(), problems: Vec::new() });
             assert!(done.schema.keyless && done.schema.row_key().is_none());

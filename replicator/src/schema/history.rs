@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use config::{BinlogPosition, TableName, durable};
+use config::{BinlogPosition, Side, TableName, durable};
 use serde::{Deserialize, Serialize};
 
 use super::discover::Discovery;
+use super::filter::Outside;
 use super::selection::Selection;
 use super::table::{PassedOver, SchemaSet, TableSchema};
 use crate::error::{Error, Result};
@@ -141,6 +142,10 @@ impl Definitions {
             names,
             begins,
             selection: Some(selection.clone()),
+            outside: match self.leg.reads() {
+                Side::Source => Outside::Dropped,
+                Side::Target => Outside::Refused,
+            },
         }))
     }
 
@@ -254,6 +259,7 @@ mod tests {
             create_sql: sql.to_owned(),
             keyless: false,
             target: None,
+            filter: None,
         };
         DiscoveredTable { schema, engine: "InnoDB".to_owned(), problems: Vec::new() }
     }

@@ -4,6 +4,7 @@ mod column;
 pub mod convert;
 pub(crate) mod ddl;
 pub mod discover;
+pub(crate) mod filter;
 pub(crate) mod history;
 pub(crate) mod objects;
 pub mod selection;

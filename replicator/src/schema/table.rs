@@ -6,6 +6,7 @@ use std::sync::Arc;
 use config::{BinlogPosition, TableName};
 use serde::{Deserialize, Serialize};
 
+use super::filter::{Outside, RowFilter};
 use super::selection::Selection;
 
 /// A table of the migration.
@@ -34,6 +35,9 @@ pub struct TableSchema {
     /// The table as it is where it is copied to, if its columns aren't defined alike there. `None`: they are.
     #[serde(with = "boxed", default)]
     pub target: Option<Arc<TableSchema>>,
+    /// The rows that are moved; `None`: all of them.
+    #[serde(default)]
+    pub filter: Option<RowFilter>,
 }
 
 /// A table inside of a table, for serde.
@@ -206,6 +210,8 @@ pub(crate) struct PassedOver {
     pub(crate) begins: HashMap<TableName, BinlogPosition>,
     /// What it doesn't take isn't wanted.
     pub(crate) selection: Option<Selection>,
+    /// What becomes of rows that aren't in their table's filter.
+    pub(crate) outside: Outside,
 }
 
 impl SchemaSet {
@@ -239,6 +245,21 @@ impl SchemaSet {
         names.contains(name)
             || begins.get(name).is_some_and(|begin| end.is_some_and(|end| end <= begin))
             || selection.as_ref().is_some_and(|selection| !selection.takes(name))
+    }
+
+    /// What becomes of rows that aren't in their table's filter.
+    pub(crate) fn outside(&self) -> Outside {
+        self.passed_over.outside
+    }
+
+    /// The same tables with every row of them.
+    pub(crate) fn unfiltered(&self) -> Self {
+        let whole = |table: &Arc<TableSchema>| match table.filter {
+            None => Arc::clone(table),
+            Some(_) => Arc::new(TableSchema { filter: None, ..TableSchema::clone(table) }),
+        };
+        let tables = self.tables.iter().map(|(name, table)| (name.clone(), whole(table)));
+        Self { tables: Arc::new(tables.collect()), passed_over: Arc::clone(&self.passed_over) }
     }
 
     /// A table, where it belongs to the migration.
@@ -298,6 +319,11 @@ impl TableSchema {
     pub fn column_pairs(&self) -> impl Iterator<Item = (&Column, &Column)> {
         let there = self.target.as_ref().map_or(&self.columns, |target| &target.columns);
         self.columns.iter().zip(there)
+    }
+
+    /// The condition of the rows that are moved; `TRUE` for all of them.
+    pub(crate) fn moved(&self) -> Vec<u8> {
+        self.filter.as_ref().map_or_else(|| b"TRUE".to_vec(), |filter| filter.condition(self))
     }
 
     /// Indexes of the columns that are written: all but the generated ones.

@@ -207,7 +207,9 @@ impl TablePlan {
     /// A chunk is on the target. True when it was the table's last.
     pub(super) async fn finished(&self, rows: u64, bytes: u64, took: Duration) -> bool {
         let mut cuts = self.cuts.lock().await;
-        cuts.rows = rows_of_next_chunk(cuts.rows, rows, bytes, took);
+        // Through a filter few rows of a chunk may be seen, or none: what took the time were all of them.
+        let read = if self.table.filter.is_some() { cuts.rows.max(rows) } else { rows };
+        cuts.rows = rows_of_next_chunk(cuts.rows, read, bytes, took);
         self.active.fetch_sub(1, Ordering::Relaxed);
         cuts.open = cuts.open.saturating_sub(1);
         cuts.open == 0 && cuts.complete && cuts.unfinished.is_empty()

@@ -133,5 +133,6 @@ fn select(range: &KeyRange) -> Result<Vec<u8>> {
         table.name.quoted(),
         force_row_key(table)
     );
-    Ok([head.as_bytes(), &range.condition(), format!(" ORDER BY {}", key_list(table)).as_bytes()].concat())
+    let order = format!(" ORDER BY {}", key_list(table));
+    Ok([head.as_bytes(), &table.moved(), b" AND ", &range.condition(), order.as_bytes()].concat())
 }

@@ -65,7 +65,8 @@ pub(crate) async fn copy(
     let there = &table.on_target();
     let form = form.of_table(there);
     let limit = RateLimit::new(config.snapshot.max_rows_per_s);
-    let sql = format!("SELECT {} FROM {}", select_list(table)?, table.name.quoted());
+    let head = format!("SELECT {} FROM {} WHERE ", select_list(table)?, table.name.quoted());
+    let sql = [head.as_bytes(), &table.moved()].concat();
     let mut rows = reader.query_iter(sql).await.map_err(|error| failed(table, &error))?;
     let mut more = true;
     while more {

@@ -16,6 +16,7 @@ use crate::binlog::rows::{RowsEvent, RowsHead};
 use crate::binlog::statement::{SchemaNames, Statement, classify};
 use crate::binlog::table_map::TableMap;
 use crate::schema::ddl::Change;
+use crate::schema::filter::Outside;
 use crate::schema::selection::Selection;
 use crate::schema::table::SchemaSet;
 
@@ -132,7 +133,7 @@ impl Sight {
             }
             rows => {
                 if let Some(shape) = RowsShape::of(rows) {
-                    self.rows(shape, body)?;
+                    self.rows(shape, body, tables)?;
                 }
             }
         }
@@ -163,6 +164,11 @@ impl Sight {
             return Ok(Seen::Ended(open.gtid));
         }
         open.count(&tables());
+        // What isn't in its table's filter is another business's.
+        open.written.retain(|_, written| written.is_of_table() || written.beside);
+        if open.written.is_empty() {
+            return Ok(Seen::Ended(open.gtid));
+        }
         Ok(Seen::Stray(Sighting { gtid: open.gtid, written: open.written }))
     }
 
@@ -252,14 +258,26 @@ impl Sight {
         Ok(())
     }
 
-    fn rows(&mut self, shape: RowsShape, body: &Bytes) -> Result<(), Malformed> {
+    fn rows(
+        &mut self,
+        shape: RowsShape,
+        body: &Bytes,
+        tables: &dyn Fn() -> SchemaSet,
+    ) -> Result<(), Malformed> {
         let head = RowsHead::parse(body)?;
         let open = self.open.get_or_insert_with(Open::default);
         match open.tables.get(&head.table_id) {
             Some(Table::Own) => open.ours = true,
             Some(Table::Moved(name, _)) => {
-                let written = open.written.entry(name.clone()).or_default();
-                if open.ours || open.kept_bytes + body.len() > KEPT_BYTES {
+                let name = name.clone();
+                let mut full = open.kept_bytes + body.len() > KEPT_BYTES;
+                // That there are more rows says nothing where most of them may be another business's.
+                if full && !open.ours && tables().get(&name).is_some_and(|table| table.filter.is_some()) {
+                    open.count(&tables());
+                    full = false;
+                }
+                let written = open.written.entry(name).or_default();
+                if open.ours || full {
                     written.more = true;
                 } else {
                     open.kept_bytes += body.len();
@@ -275,6 +293,7 @@ impl Sight {
 impl Open {
     /// Counts the rows of the events that were kept. One that can't be read has a row at least.
     fn count(&mut self, tables: &SchemaSet) {
+        self.kept_bytes = 0;
         for (table_id, shape, body) in std::mem::take(&mut self.kept) {
             let Some(Table::Moved(name, map)) = self.tables.get(&table_id) else { continue };
             let written = self.written.entry(name.clone()).or_default();
@@ -293,7 +312,8 @@ fn rows_in(tables: &SchemaSet, name: &TableName, map: &[u8], shape: RowsShape, b
     let mut rows = 0;
     let Some(table) = tables.get(name) else { return (rows, false) };
     let plan = TableMap::parse(map).and_then(|map| map.plan(table));
-    let Ok(mut event) = plan.and_then(|plan| RowsEvent::parse(shape, body, plan.into())) else {
+    let Ok(mut event) = plan.and_then(|plan| RowsEvent::parse(shape, body, plan.into(), Outside::Dropped))
+    else {
         return (rows, false);
     };
     loop {

@@ -57,11 +57,14 @@ struct SideSql<'a> {
     reads: Vec<String>,
     /// SHA2 over the row: 64 hexadecimal digits.
     hash: String,
+    /// The condition of the rows that are moved, where there are others.
+    only: Option<Vec<u8>>,
 }
 
 impl<'a> TableSql<'a> {
-    /// `table` is the source's.
-    pub(super) fn of(table: &'a TableSchema) -> Result<Self> {
+    /// `table` is the source's. `shared`: the side of the old server, whose table may hold rows that aren't moved; the
+    /// other one has no right to any.
+    pub(super) fn of(table: &'a TableSchema, shared: Side) -> Result<Self> {
         let there = table.target.as_deref().unwrap_or(table);
         let wrong = |column: &Column, why: String| {
             Error::definite(None, table.name.to_string(), format!("the column {}: {why}", column.name))
@@ -81,10 +84,11 @@ impl<'a> TableSql<'a> {
             }
         }
         let [source, target] = sides;
-        let side = |(_, reads, parts): (&TableSchema, Vec<String>, Vec<String>), key| SideSql {
+        let side = |side, (schema, reads, parts): (&TableSchema, Vec<String>, Vec<String>), key| SideSql {
             key,
             reads,
             hash: format!("SHA2(CONCAT({}),256)", parts.join(",")),
+            only: schema.filter.as_ref().filter(|_| side == shared).map(|filter| filter.condition(schema)),
         };
         // A literal in the source's own charset is what its index is in.
         let own = |at: usize| match transfers.get(at) {
@@ -94,8 +98,8 @@ impl<'a> TableSql<'a> {
         Ok(Self {
             table: there,
             key: Key::of(there)?,
-            source: side(source, Key::with(table, own)?),
-            target: side(target, Key::of(there)?),
+            source: side(Side::Source, source, Key::with(table, own)?),
+            target: side(Side::Target, target, Key::of(there)?),
         })
     }
 
@@ -131,19 +135,19 @@ impl<'a> TableSql<'a> {
                  IFNULL(SUM(CAST(CONV(SUBSTR({hash},17,16),16,10) AS UNSIGNED)),0)"
             ),
         };
-        self.select(&format!("COUNT(*),{combined}"), &self.within(side, range))
+        self.select(side, &format!("COUNT(*),{combined}"), &self.within(side, range))
     }
 
     /// Key and hash of each row of a range, in order, at most `limit`.
     pub(super) fn hashes_in_range(&self, side: Side, range: &KeyRange, limit: usize) -> Vec<u8> {
-        let mut sql = self.select(&self.key_and_hash(side), &self.within(side, range));
+        let mut sql = self.select(side, &self.key_and_hash(side), &self.within(side, range));
         self.order_and_limit(&mut sql, &format!("{limit}"));
         sql
     }
 
     /// Key and hash of the rows that have one of these keys.
     pub(super) fn hashes_of(&self, side: Side, keys: &[RowKey]) -> Vec<u8> {
-        self.select(&self.key_and_hash(side), &self.side(side).key.one_of(keys))
+        self.select(side, &self.key_and_hash(side), &self.side(side).key.one_of(keys))
     }
 
     /// For each key its index and the hash of its row, so that the server alone decides which row a key means.
@@ -152,7 +156,7 @@ impl<'a> TableSql<'a> {
         let mut sql = Vec::new();
         for (i, key) in keys.iter().enumerate() {
             sql.extend_from_slice(if i == 0 { b"" } else { b" UNION ALL " });
-            let row = self.select(&format!("{i},LEFT({hash},32)"), &own.equals(key));
+            let row = self.select(side, &format!("{i},LEFT({hash},32)"), &own.equals(key));
             sql.extend_from_slice(&row);
         }
         sql
@@ -161,7 +165,7 @@ impl<'a> TableSql<'a> {
     /// Locks the rows that have one of these keys, and the gaps of those that aren't there, to the end of the
     /// transaction.
     pub(super) fn lock(&self, keys: &[RowKey]) -> Vec<u8> {
-        let mut sql = self.select("1", &self.key.one_of(keys));
+        let mut sql = self.select_of_all("1", &self.key.one_of(keys));
         sql.extend_from_slice(b" FOR UPDATE");
         sql
     }
@@ -170,12 +174,13 @@ impl<'a> TableSql<'a> {
     pub(super) fn delete(&self, key: &RowKey) -> Vec<u8> {
         let mut sql = format!("DELETE FROM {} WHERE ", self.table.name.quoted()).into_bytes();
         sql.extend_from_slice(&self.key.equals(key));
+        self.only_moved(Side::Target, &mut sql);
         sql
     }
 
-    /// The key of the row `offset` rows into a range.
+    /// The key of the row `offset` rows into a range. Rows that aren't moved count: the server has to walk over them.
     pub(super) fn bound(&self, side: Side, range: &KeyRange, offset: u64) -> Vec<u8> {
-        let mut sql = self.select(&self.key_values(side), &self.within(side, range));
+        let mut sql = self.select_of_all(&self.key_values(side), &self.within(side, range));
         self.order_and_limit(&mut sql, &format!("1 OFFSET {offset}"));
         sql
     }
@@ -183,7 +188,7 @@ impl<'a> TableSql<'a> {
     /// Every column of one row, as [`crate::snapshot::cell::value_of_cell`] reads those of the target.
     pub(super) fn row(&self, side: Side, key: &RowKey) -> Vec<u8> {
         let SideSql { reads, key: own, .. } = self.side(side);
-        self.select(&reads.join(","), &own.equals(key))
+        self.select(side, &reads.join(","), &own.equals(key))
     }
 
     fn within(&self, side: Side, range: &KeyRange) -> Vec<u8> {
@@ -201,7 +206,23 @@ impl<'a> TableSql<'a> {
         format!("{},LEFT({},32)", self.key_values(side), self.side(side).hash)
     }
 
-    fn select(&self, what: &str, condition: &[u8]) -> Vec<u8> {
+    fn select(&self, side: Side, what: &str, condition: &[u8]) -> Vec<u8> {
+        if self.side(side).only.is_none() {
+            return self.select_of_all(what, condition);
+        }
+        let mut sql = self.select_of_all(what, &[b"(", condition, b")"].concat());
+        self.only_moved(side, &mut sql);
+        sql
+    }
+
+    fn only_moved(&self, side: Side, sql: &mut Vec<u8>) {
+        if let Some(only) = &self.side(side).only {
+            sql.extend_from_slice(b" AND ");
+            sql.extend_from_slice(only);
+        }
+    }
+
+    fn select_of_all(&self, what: &str, condition: &[u8]) -> Vec<u8> {
         let (table, index) = (self.table.name.quoted(), force_row_key(self.table));
         let mut sql = format!("SELECT {what} FROM {table} {index} WHERE ").into_bytes();
         sql.extend_from_slice(condition);
@@ -311,6 +332,7 @@ pub(super) mod tests {
             create_sql: String::new(),
             keyless: false,
             target: None,
+            filter: None,
         }
     }
 

@@ -62,7 +62,7 @@ fn judge(before: ChunkSum, target: ChunkSum, after: ChunkSum) -> Look {
 impl Verifier {
     /// A pass over a table without a row key. Transient errors are tried again, the rest is returned.
     pub(super) async fn pass_whole(&self, table: &Arc<TableSchema>) -> Result<()> {
-        let sql = TableSql::of(table)?;
+        let sql = self.sql_of(table)?;
         let pass = self.progress.begin_again(&table.name);
         self.throttle.pass().await;
         self.while_standing_still().await;
@@ -119,7 +119,7 @@ impl Verifier {
 
     /// Behind the fence: nothing moves, so one look decides.
     pub(super) async fn whole_standing_still(&self, table: &Arc<TableSchema>, pair: &mut Pair) -> Result<()> {
-        let sql = TableSql::of(table)?;
+        let sql = self.sql_of(table)?;
         let (place, range) = (table.name.to_string(), KeyRange::whole(table.on_target()));
         let pass = self.progress.begin_again(&table.name);
         self.touched.track(&table.name);

@@ -51,6 +51,7 @@ use config::{BackendConfig, BinlogPosition, Side, TableName};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::checksum::TableSql;
 use self::difference::Differences;
 use self::progress::Progress;
 pub use self::progress::{TableProgress, VerifyPhase};
@@ -135,6 +136,12 @@ impl Verifier {
             hurried_until: std::sync::Mutex::default(),
             standing_still: watch::Sender::new(false),
         }
+    }
+
+    /// The SQL of a table on both sides.
+    fn sql_of<'a>(&self, table: &'a TableSchema) -> Result<TableSql<'a>> {
+        let shared = if self.leg.reads() == Side::Source { Side::Source } else { Side::Target };
+        TableSql::of(table, shared)
     }
 
     /// Full passes wait for this between two chunks. What a cutover waits for never does.

@@ -112,7 +112,7 @@ impl Verifier {
         table: &Arc<TableSchema>,
         keys: Vec<RowKey>,
     ) -> Result<Vec<Repaired>> {
-        let sql = TableSql::of(table)?;
+        let sql = self.sql_of(table)?;
         // Rows are read, written and shown in the terms of the side that is written.
         let table = &table.on_target();
         let mut todo: Vec<(Vec<RowKey>, usize)> =

@@ -79,7 +79,7 @@ impl Verifier {
 
     /// One pass, from its first chunk to its last. Transient errors are tried again, the rest is returned.
     async fn pass(&self, table: &Arc<TableSchema>) -> Result<()> {
-        let sql = TableSql::of(table)?;
+        let sql = self.sql_of(table)?;
         let pass = self.progress.begin(&table.name);
         self.differences.recount(&table.name);
         // From here on a touch is kept; what was touched before is seen by every read behind `source_shows_all`.
@@ -202,7 +202,7 @@ impl Verifier {
             // Only tables of ours are tracked.
             let Some(table) = self.tables.iter().find(|table| table.name == taken.table) else { break };
             let compared = async {
-                let sql = TableSql::of(table)?;
+                let sql = self.sql_of(table)?;
                 if !standing {
                     pair.source_shows_all().await?;
                 }
@@ -230,7 +230,7 @@ impl Verifier {
             let Some(table) = found.filter(|table| !table.keyless) else { continue };
             for keys in keys.chunks(BATCH_KEYS) {
                 let compared = async {
-                    let sql = TableSql::of(table)?;
+                    let sql = self.sql_of(table)?;
                     pair.source_shows_all().await?;
                     self.comparison(&table.on_target(), &sql).of_listed(pair, keys).await
                 };
@@ -272,7 +272,7 @@ impl Verifier {
     }
 
     async fn pass_standing_still(&self, table: &Arc<TableSchema>, pair: &mut Pair) -> Result<()> {
-        let sql = TableSql::of(table)?;
+        let sql = self.sql_of(table)?;
         let pass = self.progress.begin(&table.name);
         self.differences.recount(&table.name);
         self.touched.track(&table.name);

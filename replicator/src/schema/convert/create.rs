@@ -13,6 +13,7 @@ use super::{Conversion, Converted, Dialects, collation_on, same_name, schema_def
 use crate::error::{Error, Result};
 use crate::literal::text_literal;
 use crate::schema::discover::{Discovery, SchemaDefaults, discover};
+use crate::schema::filter::same_rows;
 use crate::schema::table::{Column, ColumnKind, SchemaSet, TableSchema};
 use crate::schema::transfer::Transfer;
 use crate::stray::own;
@@ -80,6 +81,10 @@ pub fn pair_up(
         let schema = &mut table.schema;
         let other = there.get(&schema.name).ok_or_else(|| fails(&schema.name, "it isn't there"))?;
         let alike = schema.columns == other.columns && schema.unique_keys == other.unique_keys;
+        if !same_rows(schema, other) {
+            let what = "the column by which its rows are filtered compares otherwise there";
+            return Err(fails(&schema.name, what));
+        }
         schema.target = (!alike).then(|| Arc::clone(other));
         for (column, other) in schema.column_pairs() {
             Transfer::between(column, other).map_err(|why| fails(&schema.name, &why))?;
@@ -116,7 +121,21 @@ pub fn conversions(source: &Discovery, dialects: Dialects) -> Result<Vec<Convers
         }
     }
     all.extend(definitions(source, dialects)?.into_iter().flat_map(|converted| converted.conversions));
+    all.extend(source.tables.iter().filter_map(|table| filtered(&table.schema)));
     Ok(all)
+}
+
+/// Of a table with a filter only some rows are moved.
+fn filtered(table: &TableSchema) -> Option<Conversion> {
+    let filter = table.filter.as_ref()?;
+    Some(Conversion {
+        schema: table.name.schema.clone(),
+        object: table.name.table.clone(),
+        kind: "rows".to_owned(),
+        source_definition: "every row".to_owned(),
+        target_definition: format!("the rows with {}", String::from_utf8_lossy(&filter.condition(table))),
+        lossy: false,
+    })
 }
 
 async fn create_all(target: &mut Conn, source: &Discovery, dialects: Dialects) -> Result<()> {
@@ -332,6 +351,7 @@ mod tests {
             create_sql: "CREATE TABLE `t` (\n  `a` int\n) COMMENT='CREATE TABLE `t`'".to_owned(),
             keyless: false,
             target: None,
+            filter: None,
         }
     }
 
