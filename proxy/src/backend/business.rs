@@ -189,7 +189,7 @@ fn weigh(census: &Census, of: &Business) -> Roll {
     for (name, locked) in &census.accounts {
         let grants = grants_of(census, name);
         let into = |schema: &&str| grants.iter().any(|grant| like(grant, schema));
-        let writes_here = grants.contains("%") || moved.iter().any(|schema| into(schema));
+        let writes_here = grants.contains("%") || moved.iter().any(&into);
         let also = elsewhere.iter().find(|schema| into(schema));
         let named = of.named.iter().any(|pattern| like(pattern, &format!("{}@{}", name.user, name.host)));
         let held = named || (of.named.is_empty() && writes_here && also.is_none());
