@@ -21,12 +21,12 @@ use config::names::quote_identifier;
 use config::{FilterValue, RowsConfig, TableName};
 use serde::{Deserialize, Serialize};
 
-use super::pattern::like;
 use super::table::{Column, ColumnKind, SchemaSet, TableSchema};
 use crate::binlog::transaction::RowChange;
 use crate::error::{self, Error};
 use crate::literal::{is_ascii_safe, write_literal};
 use crate::value::Value;
+use config::pattern::like;
 
 /// The rows of a table that are moved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
