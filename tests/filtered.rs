@@ -280,7 +280,6 @@ async fn moved(from: Engine, to: Engine, failpoint: &str) {
         // There, and back again.
         changeover.wait_applied(&bed.target).await;
         bed.assert_equal().await;
-        changeover.wait_ready().await;
         assert!(changeover.admin("SHOW STRAY WRITES").await.is_empty());
         changeover.turn().await;
         assert_eq!(changeover.status_of("route").await, "source");
@@ -326,6 +325,7 @@ async fn without_its_column_a_table_is_moved_no_further() {
     changeover.kill_9();
     changeover.set("migration.rows", RULE);
     changeover.start_again().await;
+    changeover.admin("RESUME MIGRATION").await;
     changeover.wait_ready().await;
     bed.source.run(&["ALTER TABLE shop.orders DROP COLUMN tenant_id"]).await;
     let error = stopped(&changeover).await;

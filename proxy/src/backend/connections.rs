@@ -4,7 +4,7 @@ use std::fmt;
 
 use config::AccountName;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Error};
+use mysql_async::{Conn, Error, Row};
 
 use crate::auth::inventory::may_take;
 
@@ -51,22 +51,44 @@ pub(super) async fn connected(
     if owners.is_empty() {
         return Ok(Vec::new());
     }
-    let threads: Vec<(u64, String, String, String)> = conn
-        .query(
-            "SELECT ID, COALESCE(USER, ''), COALESCE(HOST, ''), COALESCE(COMMAND, '') \
-             FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID()",
-        )
-        .await?;
-    let threads = threads.into_iter().filter(|(id, ..)| !ours(*id));
+    let threads = threads(conn).await?.into_iter().filter(|thread| !ours(thread.id));
     Ok(threads.filter_map(|thread| foreign(owners, everybody, thread)).collect())
 }
 
-fn foreign(
-    owners: &[Owner],
-    everybody: &[AccountName],
-    thread: (u64, String, String, String),
-) -> Option<Foreign> {
-    let (id, user, client, command) = thread;
+/// A thread of the server.
+pub(super) struct Thread {
+    pub(super) id: u64,
+    pub(super) user: String,
+    /// Address and port.
+    client: String,
+    command: String,
+    /// What it does now; empty where nothing.
+    pub(super) statement: String,
+}
+
+/// Every thread but the one that asks. By SHOW: MySQL refuses to list threads in information_schema while one of them runs a
+/// statement whose bytes aren't UTF-8 of three bytes at most (error 3854).
+pub(super) async fn threads(conn: &mut Conn) -> Result<Vec<Thread>, Error> {
+    let own = u64::from(conn.id());
+    let rows: Vec<Row> = conn.query("SHOW FULL PROCESSLIST").await?;
+    let thread = |row: &Row| {
+        let text = |name: &str| {
+            let bytes = row.get_opt::<Vec<u8>, _>(name).and_then(Result::ok).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        Some(Thread {
+            id: row.get_opt("Id").and_then(Result::ok)?,
+            user: text("User"),
+            client: text("Host"),
+            command: text("Command"),
+            statement: text("Info"),
+        })
+    };
+    Ok(rows.iter().filter_map(thread).filter(|thread| thread.id != own).collect())
+}
+
+fn foreign(owners: &[Owner], everybody: &[AccountName], thread: Thread) -> Option<Foreign> {
+    let Thread { id, user, client, command, statement: _ } = thread;
     // A thread that sends the binlog does nothing else any more.
     if OWN_THREADS.contains(&user.as_str()) || command.starts_with("Binlog Dump") || command == "Daemon" {
         return None;
@@ -113,11 +135,16 @@ mod tests {
         AccountName { user: user.into(), host: host.into() }
     }
 
+    fn thread(user: &str, client: &str, command: &str) -> Thread {
+        let (user, client, command) = (user.into(), client.into(), command.into());
+        Thread { id: 7, user, client, command, statement: String::new() }
+    }
+
     #[test]
     fn threads_of_the_server_are_nobodys_connections() {
         let of = [Owner { name: name("root", "%"), with: vec!["SUPER".into()] }];
         let seen = |user: &str, client: &str, command: &str| {
-            foreign(&of, &[], (7, user.into(), client.into(), command.into())).map(|found| found.to_string())
+            foreign(&of, &[], thread(user, client, command)).map(|found| found.to_string())
         };
         let told = "'root'@'%' from 10.0.0.1:99 (connection 7; SUPER)";
         assert_eq!(seen("root", "10.0.0.1:99", "Sleep").as_deref(), Some(told));
@@ -131,7 +158,7 @@ mod tests {
         let everybody = [name("app", "10.0.%"), name("app", "10.0.0.7"), name("app", "%")];
         let seen = |owner: &AccountName, client: &str| {
             let of = [Owner { name: owner.clone(), with: Vec::new() }];
-            foreign(&of, &everybody, (7, "app".into(), client.into(), "Sleep".into())).is_some()
+            foreign(&of, &everybody, thread("app", client, "Sleep")).is_some()
         };
         let [near, one, far] = &everybody;
         assert_eq!([near, one, far].map(|owner| seen(owner, "10.0.0.7:1")), [false, true, false]);

@@ -25,7 +25,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::business::{self, Business, Roll};
-use super::connections::{self, Foreign, Owner};
+use super::connections::{self, Foreign, Owner, Thread, threads};
 use super::{bypass, service};
 
 /// A comment in every statement that may set the fence, by which a later one finds it in the process list.
@@ -398,14 +398,11 @@ async fn unset(conn: &mut Conn, before: &FenceBefore) -> Result<(), mysql_async:
 /// Ends statements of ours that might still set the fence after we took it off, and waits until they are gone. MySQL shows an
 /// ALTER USER in words of its own, without our mark.
 async fn end_pending(conn: &mut Conn) -> Result<(), mysql_async::Error> {
+    let own: Option<String> = conn.query_first("SELECT USER()").await?;
+    let own = own.as_deref().and_then(|own| own.rsplit_once('@')).map_or("", |(user, _)| user).to_owned();
     loop {
-        let pending: Vec<u64> = conn
-            .query(format!(
-                "SELECT ID FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID() AND (INFO LIKE 'SET GLOBAL%{MARK}' \
-                 OR (INFO LIKE 'ALTER USER%ACCOUNT LOCK%' AND USER = SUBSTRING_INDEX(USER(), '@', \
-                 LENGTH(USER()) - LENGTH(REPLACE(USER(), '@', '')))))"
-            ))
-            .await?;
+        let pending = threads(conn).await?.into_iter().filter(|thread| is_pending(thread, &own));
+        let pending: Vec<u64> = pending.map(|thread| thread.id).collect();
         if pending.is_empty() {
             return Ok(());
         }
@@ -418,6 +415,13 @@ async fn end_pending(conn: &mut Conn) -> Result<(), mysql_async::Error> {
         }
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+fn is_pending(thread: &Thread, own: &str) -> bool {
+    let statement = thread.statement.to_ascii_uppercase();
+    let sets = statement.starts_with("SET GLOBAL") && thread.statement.ends_with(MARK);
+    let locks = statement.starts_with("ALTER USER") && statement.contains("ACCOUNT LOCK");
+    sets || (locks && thread.user == own)
 }
 
 /// What the server said, with what to do about the two refusals that operators meet.

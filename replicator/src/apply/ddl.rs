@@ -113,12 +113,15 @@ pub(crate) async fn end_left_over(conn: &mut Conn, label: &str) -> Result<()> {
     let database = |error: mysql_async::Error| Error::database(Side::Target, PLACE, &error);
     let since = Instant::now();
     loop {
-        let running: Vec<u64> = conn
-            .query(format!(
-                "SELECT ID FROM information_schema.PROCESSLIST WHERE INFO LIKE '{label}%' AND ID <> CONNECTION_ID()"
-            ))
-            .await
-            .map_err(database)?;
+        // By SHOW: MySQL refuses to list threads in information_schema while one of them runs a statement whose bytes aren't
+        // UTF-8 of three bytes at most (error 3854).
+        let threads: Vec<Row> = conn.query("SHOW FULL PROCESSLIST").await.map_err(database)?;
+        let labelled = |thread: &&Row| {
+            let statement = thread.get_opt::<Vec<u8>, _>("Info").and_then(std::result::Result::ok);
+            statement.is_some_and(|statement| statement.starts_with(label.as_bytes()))
+        };
+        let id = |thread: &Row| thread.get_opt::<u64, _>("Id").and_then(std::result::Result::ok);
+        let running: Vec<u64> = threads.iter().filter(labelled).filter_map(id).collect();
         if running.is_empty() {
             return Ok(());
         }

@@ -207,8 +207,9 @@ pub(crate) fn same_rows(one: &TableSchema, other: &TableSchema) -> bool {
 pub(crate) fn hold_to(rules: &[RowsConfig], tables: &SchemaSet) -> error::Result<()> {
     for table in tables.sorted() {
         if RowFilter::of(rules, &table).as_ref() != Ok(&table.filter) {
-            let what = "migration.rows was changed for this table since the migration began, and rows were left out or taken \
-                        along by what it said then; put it back, or begin again with an empty state_dir and an empty target";
+            let what = "migration.rows was changed for this table since the migration began, and rows were left out or \
+                        taken along by what it said then; put it back and RESUME MIGRATION, or begin again with an empty \
+                        state_dir and an empty target";
             return Err(Error::definite(None, table.name.to_string(), what));
         }
     }
