@@ -184,19 +184,9 @@ async fn stopped(changeover: &Changeover) -> String {
 }
 
 /// Copy and tail under writers, with kills; DDL; repair.
-async fn forth(bed: &Bed, failpoint: &str) -> Changeover {
-    let mut changeover = Changeover::start_with(bed.settings(), &[("CHANGEOVER_FAILPOINT", failpoint)]).await;
+async fn forth(bed: &Bed, settings: Settings, failpoint: &str) -> Changeover {
     let writers = Writers::start(&bed.source, true).await;
-    // The reply may be lost with the process.
-    let _ = changeover.try_admin("START MIGRATION").await;
-    assert!(!changeover.wait_end().await.success());
-    changeover.start_again_with(&[("CHANGEOVER_FAILPOINT", "apply.batch.committed")]).await;
-    assert!(!changeover.wait_end().await.success());
-    changeover.start_again_plain().await;
-    changeover.wait_phase(&["following"]).await;
-    changeover.kill_9();
-    changeover.start_again().await;
-    changeover.wait_phase(&["following"]).await;
+    let changeover = Changeover::start_and_die(settings, &[failpoint, "apply.batch.committed"]).await;
     bed.source
         .run(&[
             "ALTER TABLE shop.orders ADD c INT FIRST",
@@ -242,9 +232,14 @@ async fn repaired(bed: &Bed, changeover: &Changeover) {
     bed.assert_equal().await;
 }
 
-async fn moved(from: Engine, to: Engine, failpoint: &str) {
+async fn moved(from: Engine, to: Engine, fence: &str, failpoint: &str) {
     let Some(bed) = Bed::start(from, to).await else { return };
-    let changeover = forth(&bed, failpoint).await;
+    let settings = bed.settings().with("cutover.fence", fence);
+    let settings = match fence {
+        "\"accounts\"" => settings.with("cutover.fence_accounts", "[\"app@%\"]"),
+        _ => settings,
+    };
+    let changeover = forth(&bed, settings, failpoint).await;
     repaired(&bed, &changeover).await;
     let conversions = changeover.admin("SHOW CONVERSIONS").await;
     assert!(
@@ -297,17 +292,17 @@ async fn moved(from: Engine, to: Engine, failpoint: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_business_moves_and_comes_back_on_mariadb() {
-    moved(Engine::MariaDb, Engine::MariaDb, "snapshot.whole.loaded").await;
+    moved(Engine::MariaDb, Engine::MariaDb, "\"none\"", "snapshot.whole.loaded").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_business_moves_and_comes_back_on_mysql97() {
-    moved(Engine::MySql97, Engine::MySql97, "snapshot.whole.defined").await;
+    moved(Engine::MySql97, Engine::MySql97, "\"accounts\"", "snapshot.whole.defined").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_business_moves_from_mysql56_to_mysql97() {
-    moved(Engine::MySql56, Engine::MySql97, "snapshot.whole.defined").await;
+    moved(Engine::MySql56, Engine::MySql97, "\"none\"", "snapshot.whole.defined").await;
 }
 
 /// The definition that keeps the rows apart goes: nobody else's rows come along.

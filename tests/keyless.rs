@@ -200,21 +200,9 @@ impl Bed {
 
 async fn moved(bed: &Bed, back: bool) {
     let settings = Settings::between(&bed.source, &bed.target, SCHEMA);
-    let failpoint = [("CHANGEOVER_FAILPOINT", "snapshot.whole.loaded")];
-    let mut changeover = Changeover::start_with(settings, &failpoint).await;
     let writers = Writers::start(bed.source.port(), "root", "");
-    // The reply may be lost with the process.
-    let _ = changeover.try_admin("START MIGRATION").await;
-    assert!(!changeover.wait_end().await.success());
-    changeover.start_again_with(&[("CHANGEOVER_FAILPOINT", "snapshot.whole.defined")]).await;
-    assert!(!changeover.wait_end().await.success());
-    changeover.start_again_with(&[("CHANGEOVER_FAILPOINT", "apply.batch.committed")]).await;
-    assert!(!changeover.wait_end().await.success());
-    changeover.start_again_plain().await;
-    changeover.wait_phase(&["following"]).await;
-    changeover.kill_9();
-    changeover.start_again().await;
-    changeover.wait_phase(&["following"]).await;
+    let places = ["snapshot.whole.loaded", "snapshot.whole.defined", "apply.batch.committed"];
+    let changeover = Changeover::start_and_die(settings, &places).await;
     bed.source
         .run(&[
             "UPDATE shop.emptied SET b = 'b' LIMIT 1",

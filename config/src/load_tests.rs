@@ -337,6 +337,8 @@ fn impossible_values() {
     refused(&named("[]"), &["C:3: leave it out"]);
     refused(&named("[\"app\"]"), &["C:3: cutover.fence_accounts: \"app\" isn't a pattern"]);
     refused(&named("\"app@%\""), &["C:3: a list of texts"]);
+    let shared = "[cutover]\nfence = \"accounts\"\n[[migration.rows]]\ntable = \"shop.%\"\ncolumn = \"t\"\nvalues = [7]";
+    refused(shared, &["C:2: with migration.rows needs cutover.fence_accounts"]);
     refused("[cutover]\nfence = \"acounts\"", &["C:2: did you mean \"accounts\"?"]);
     refused("[cutover]\npause_ms = 0\n[apply]\nspool_max_gb = 0", &["C:2: pause_ms", "C:4: spool_max_gb"]);
     refused("state_dir = \"\"", &["C:1: state_dir isn't a path"]);

@@ -140,6 +140,12 @@ impl ServerVersion {
     pub fn at_least(&self, flavor: Flavor, major: u16, minor: u16) -> bool {
         self.flavor == flavor && (self.major, self.minor) >= (major, minor)
     }
+
+    /// True where `ALTER USER … ACCOUNT LOCK` is known: MySQL 5.7, MariaDB 10.4. OceanBase hasn't been tried.
+    #[must_use]
+    pub fn locks_accounts(self) -> bool {
+        !self.ocean_base && (self.at_least(Flavor::MySql, 5, 7) || self.at_least(Flavor::MariaDb, 10, 4))
+    }
 }
 
 impl fmt::Display for ServerVersion {

@@ -105,6 +105,7 @@ pub(crate) fn validate(
         workers: check.number("apply.workers", raw.apply_workers, 4, 1, 256),
         spool_max_bytes: spool_max_gb * 1_000_000_000,
     };
+    let shared_at = (!migration.rows.is_empty()).then_some(place_of(&raw.fence));
     let fence = check.choice("cutover.fence", raw.fence, FENCE, FencePolicy::ReadOnly);
     let cutover = CutoverConfig {
         max_lag_ms: check.number("cutover.max_lag_ms", raw.max_lag_ms, 1000, 0, HOUR_MS),
@@ -116,7 +117,7 @@ pub(crate) fn validate(
             OpenTransactions::Abort,
         ),
         fence,
-        fence_accounts: check.fence_accounts(raw.fence_accounts, fence),
+        fence_accounts: check.fence_accounts(raw.fence_accounts, fence, shared_at),
         past_fence: check.choice("cutover.past_fence", raw.past_fence, PAST_FENCE, PastFence::Watch),
     };
     let state_dir =
@@ -228,7 +229,13 @@ impl Check<'_> {
         default
     }
 
-    fn fence_accounts(&mut self, said: Option<Said<Vec<String>>>, fence: FencePolicy) -> Vec<String> {
+    /// `shared_at`: where the fence was chosen, if only some rows of tables are moved (`migration.rows`).
+    fn fence_accounts(
+        &mut self,
+        said: Option<Said<Vec<String>>>,
+        fence: FencePolicy,
+        shared_at: Option<Place>,
+    ) -> Vec<String> {
         let place = place_of(&said);
         if said.as_ref().is_some_and(|said| said.value.is_empty()) {
             let what = "cutover.fence_accounts is empty; name at least one account, or leave it out for those that may \
@@ -236,6 +243,10 @@ impl Check<'_> {
             self.problems.add(place, what);
         } else if said.is_some() && fence != FencePolicy::Accounts {
             let what = "cutover.fence_accounts is for cutover.fence = \"accounts\"; set that as well, or leave it out";
+            self.problems.add(place, what);
+        } else if let (None, FencePolicy::Accounts, Some(place)) = (&said, fence, shared_at) {
+            let what = "cutover.fence = \"accounts\" with migration.rows needs cutover.fence_accounts: the others that share the \
+                        tables may write in these schemas too, and would be locked with the rest";
             self.problems.add(place, what);
         }
         self.account_patterns("cutover.fence_accounts", said)

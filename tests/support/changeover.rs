@@ -105,6 +105,26 @@ impl Changeover {
         changeover
     }
 
+    /// Starts a migration that dies at one failpoint after the other, and once more, by kill -9, while it follows. Returns
+    /// when it follows again.
+    pub async fn start_and_die(settings: Settings, failpoints: &[&str]) -> Self {
+        let mut changeover = Self::start(settings).await;
+        for (turn, failpoint) in failpoints.iter().enumerate() {
+            changeover.start_again_with(&[("CHANGEOVER_FAILPOINT", failpoint)]).await;
+            if turn == 0 {
+                // The reply may be lost with the process.
+                let _ = changeover.try_admin("START MIGRATION").await;
+            }
+            assert!(!changeover.wait_end().await.success(), "it died at {failpoint}");
+        }
+        changeover.start_again_plain().await;
+        changeover.wait_phase(&["following"]).await;
+        changeover.kill_9();
+        changeover.start_again().await;
+        changeover.wait_phase(&["following"]).await;
+        changeover
+    }
+
     /// Starts it (again) on the same state folder and ports.
     pub async fn start_again(&mut self) {
         self.kill_9();

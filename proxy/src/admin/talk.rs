@@ -272,32 +272,9 @@ fn unknown_column(name: &str) -> Answer {
     }
 }
 
-/// LIKE, without case, with `%`, `_` and the backslash.
+/// LIKE, without case.
 fn like(pattern: &str, name: &str) -> bool {
-    let pattern: Vec<char> = pattern.chars().flat_map(char::to_lowercase).collect();
-    let name: Vec<char> = name.chars().flat_map(char::to_lowercase).collect();
-    // Where the last `%` stood, and how much of the name it has taken: the only place to go back to.
-    let (mut p, mut n) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while n < name.len() {
-        let (wanted, width) = match (pattern.get(p), pattern.get(p + 1)) {
-            (Some('\\'), Some(next)) => (Some(*next), 2),
-            (next, _) => (next.copied(), 1),
-        };
-        if width == 1 && wanted == Some('%') {
-            star = Some((p, n));
-            p += 1;
-        } else if wanted.is_some() && ((width == 1 && wanted == Some('_')) || wanted == name.get(n).copied())
-        {
-            (p, n) = (p + width, n + 1);
-        } else if let Some((at, taken)) = star {
-            star = Some((at, taken + 1));
-            (p, n) = (at + 1, taken + 1);
-        } else {
-            return false;
-        }
-    }
-    pattern.get(p..).is_some_and(|rest| rest.iter().all(|c| *c == '%'))
+    config::pattern::like(&pattern.to_lowercase(), &name.to_lowercase())
 }
 
 #[cfg(test)]

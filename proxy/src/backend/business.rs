@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use config::pattern::like;
-use config::{AccountName, Flavor, ServerVersion};
+use config::{AccountName, ServerVersion};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
@@ -15,7 +15,7 @@ use super::connections::Owner;
 use super::fence::{MARK, Trouble};
 use crate::auth::inventory;
 
-/// Rows of privileges and roles that are looked at.
+/// Rows of privileges, and of roles, at most: with a part of them it couldn't be said whom a fence holds.
 const ROWS_MAX: usize = 20_000;
 /// Accounts in one statement.
 const AT_ONCE: usize = 100;
@@ -86,11 +86,7 @@ pub(super) async fn roll(conn: &mut Conn, of: &Business, service: &str) -> Resul
 pub(super) async fn try_lock(conn: &mut Conn) -> Result<(), Trouble> {
     let text: Option<String> = conn.query_first("SELECT VERSION()").await?;
     let version = text.as_deref().and_then(ServerVersion::parse);
-    let can = version.is_some_and(|version| {
-        !version.ocean_base
-            && (version.at_least(Flavor::MySql, 5, 7) || version.at_least(Flavor::MariaDb, 10, 4))
-    });
-    if !can {
+    if !version.is_some_and(ServerVersion::locks_accounts) {
         let server = version.map_or_else(String::new, |version| format!(" ({version})"));
         return Err(Trouble::Said(format!(
             "this server{server} is none whose accounts Changeover can lock: that takes MySQL 5.7 or MariaDB 10.4; use \
@@ -137,15 +133,16 @@ async fn census(conn: &mut Conn, service: &str) -> Result<Census, Trouble> {
          UNION ALL SELECT User, Host, REPLACE(REPLACE(Db, '_', '\\\\_'), '%', '\\\\%') FROM mysql.tables_priv \
          WHERE CONCAT(Table_priv, ',', Column_priv) REGEXP '{TABLE_WRITES}' \
          UNION ALL SELECT User, Host, REPLACE(REPLACE(Db, '_', '\\\\_'), '%', '\\\\%') FROM mysql.procs_priv \
-         LIMIT {ROWS_MAX}"
+         LIMIT {}",
+        ROWS_MAX + 1
     );
-    let grants: Vec<(String, String, Option<String>)> = conn.query(sql).await?;
+    let grants: Vec<(String, String, Option<String>)> = whole("privileges", conn.query(sql).await?)?;
     let grant = |(user, host, schema): (String, String, _)| Grant { to: AccountName { user, host }, schema };
-    let system: Vec<String> = conn
-        .query(
-            "SELECT GRANTEE FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE = 'SYSTEM_USER' LIMIT 1000",
-        )
-        .await?;
+    let system = format!(
+        "SELECT GRANTEE FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE = 'SYSTEM_USER' LIMIT {}",
+        ROWS_MAX + 1
+    );
+    let system: Vec<String> = whole("accounts with SYSTEM_USER", conn.query(system).await?)?;
     let system: Vec<AccountName> = system.iter().filter_map(|grantee| split(grantee)).collect();
     let we_reach_them = system.iter().any(|name| name.user == service);
     let schemas = conn.query("SELECT SCHEMA_NAME FROM information_schema.SCHEMATA").await?;
@@ -158,6 +155,17 @@ async fn census(conn: &mut Conn, service: &str) -> Result<Census, Trouble> {
     })
 }
 
+/// All that there are, or the reason why the fence can't be trusted.
+fn whole<T>(what: &str, rows: Vec<T>) -> Result<Vec<T>, Trouble> {
+    if rows.len() <= ROWS_MAX {
+        return Ok(rows);
+    }
+    Err(Trouble::Said(format!(
+        "it has more than {ROWS_MAX} {what}, and with a part of them it can't be said which accounts are the business's; use \
+         cutover.fence = \"read_only\" or \"none\""
+    )))
+}
+
 /// MySQL keeps roles as accounts, MariaDB as names without a host.
 async fn roles(conn: &mut Conn) -> Result<Vec<(AccountName, AccountName)>, Trouble> {
     let tables = [
@@ -165,10 +173,14 @@ async fn roles(conn: &mut Conn) -> Result<Vec<(AccountName, AccountName)>, Troub
         "SELECT User, Host, Role, '' FROM mysql.roles_mapping",
     ];
     for sql in tables {
-        match conn.query::<(String, String, String, String), _>(format!("{sql} LIMIT {ROWS_MAX}")).await {
+        let sql = format!("{sql} LIMIT {}", ROWS_MAX + 1);
+        match conn.query::<(String, String, String, String), _>(sql).await {
             Ok(rows) => {
                 let name = |user, host| AccountName { user, host };
-                return Ok(rows.into_iter().map(|(a, b, c, d)| (name(a, b), name(c, d))).collect());
+                return Ok(whole("grants of roles", rows)?
+                    .into_iter()
+                    .map(|(a, b, c, d)| (name(a, b), name(c, d)))
+                    .collect());
             }
             Err(mysql_async::Error::Server(error)) if error.code == NO_SUCH_TABLE => {}
             Err(error) => return Err(error.into()),

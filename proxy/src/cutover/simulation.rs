@@ -7,8 +7,8 @@
 //! end: one side takes writes and it is the journal's (invariant 2), that side holds every write that was acknowledged
 //! anywhere (invariant 1), nothing is applied twice or back to where it came from, and what acts on its own (triggers) acts
 //! where the application writes and nowhere that rows are applied to. In a world without a fence others write on either side
-//! whenever they like, and in one whose fence locks accounts while these are unlocked for a rollback: what they write behind the last look is known to be on the side that was left alone, and no rollback
-//! gets past that before it was acknowledged.
+//! whenever they like, and in one whose fence locks accounts while these are unlocked for a rollback: what they write behind
+//! the last look is known to be on the side that was left alone, and no rollback gets past that before it was acknowledged.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -205,10 +205,9 @@ fn an_abort_undoes_exactly_what_was_done() {
     check("journal switched", &["unfence", "open", "turn back", "let go", "journal aborted"]);
 }
 
-#[test]
-fn a_rollback_takes_the_old_fence_off_before_it_swaps() {
-    let found = FenceBefore { read_only: false, super_read_only: Some(false), accounts: None };
-    let plan = Plan {
+/// Towards a side that an earlier cutover fenced.
+fn rollback(found: &FenceBefore) -> Plan {
+    Plan {
         id: super::phase::CutoverId(2),
         from: Side::Target,
         to: Side::Source,
@@ -216,8 +215,13 @@ fn a_rollback_takes_the_old_fence_off_before_it_swaps() {
         open_transactions: OpenTransactions::Abort,
         release: Some(found.clone()),
         way_back: true,
-    };
-    let (state, effect) = resume(plan, Stage::Switched);
+    }
+}
+
+#[test]
+fn a_rollback_takes_the_old_fence_off_before_it_swaps() {
+    let found = FenceBefore { read_only: false, super_read_only: Some(false), accounts: None };
+    let (state, effect) = resume(rollback(&found), Stage::Switched);
     assert_eq!(effect, Some(Effect::Fence));
     let (state, effect) = step(state, Event::Done);
     assert_eq!(effect, Some(Effect::Release(found.clone())));
@@ -230,15 +234,7 @@ fn a_rollback_takes_the_old_fence_off_before_it_swaps() {
 #[test]
 fn accounts_that_an_earlier_fence_locked_are_unlocked_for_the_sessions_to_come() {
     let found = FenceBefore { read_only: false, super_read_only: None, accounts: Some(Vec::new()) };
-    let plan = Plan {
-        id: super::phase::CutoverId(2),
-        from: Side::Target,
-        to: Side::Source,
-        fenced: true,
-        open_transactions: OpenTransactions::Abort,
-        release: Some(found.clone()),
-        way_back: true,
-    };
+    let plan = rollback(&found);
     let (state, _) = begin(plan.clone());
     let (state, effect) = step(state, Event::Done);
     assert_eq!(effect, Some(Effect::Unlock(found.clone())));

@@ -10,8 +10,8 @@ use super::account::Account;
 use super::creation::{Abilities, create};
 use super::grant::{Grant, Scope, role_sql};
 use super::privilege::{carried, expand};
-use crate::schema::like;
 use crate::schema::selection::Selection;
+use config::pattern::like;
 
 /// An account and what it may do by itself.
 #[derive(Debug, Clone)]

@@ -16,8 +16,8 @@ use super::account::field;
 use super::book::Book;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::Context;
-use crate::schema::like;
 use crate::server::{self, ServerInfo};
+use config::pattern::like;
 
 /// How often they are looked at. The tables are small, and read in a few statements.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

@@ -79,7 +79,8 @@ pub(super) fn judge(
     }
     if config.cutover.fence == FencePolicy::ReadOnly {
         let message = "The fence of a cutover is read_only, which holds every business on the old server, not only the one that \
-                       is moved; set cutover.fence = \"none\" where others go on there.";
+                       is moved; where others go on there, set cutover.fence = \"accounts\" and name the business's own in \
+                       cutover.fence_accounts, or \"none\".";
         add(Severity::Warning, "cutover.fence".to_owned(), message.to_owned());
     }
     if config.migration.reverse {

@@ -81,7 +81,7 @@ impl Grants {
         };
         let revoked = self.revoked.get(schema).is_some_and(holds);
         (self.has_global(privilege) && !revoked)
-            || self.schemas.iter().any(|(pattern, set)| holds(set) && crate::schema::like(pattern, schema))
+            || self.schemas.iter().any(|(pattern, set)| holds(set) && config::pattern::like(pattern, schema))
     }
 
     pub(super) fn may_ask_for_positions(&self, flavor: Flavor) -> bool {

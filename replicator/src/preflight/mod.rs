@@ -14,7 +14,7 @@ mod tables;
 pub(crate) mod way_back;
 
 use config::progress::{Conversion, Finding, Severity};
-use config::{BackendConfig, Config, FencePolicy, Flavor, ServerVersion, Side};
+use config::{BackendConfig, Config, FencePolicy, ServerVersion, Side};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
@@ -163,9 +163,7 @@ impl Backend {
 
 /// Whether accounts can be locked where `cutover.fence` asks for it; on the target that only matters to a rollback.
 fn judge_fence(config: &Config, version: ServerVersion, side: Side) -> Option<Finding> {
-    let can = !version.ocean_base
-        && (version.at_least(Flavor::MySql, 5, 7) || version.at_least(Flavor::MariaDb, 10, 4));
-    if can || config.cutover.fence != FencePolicy::Accounts {
+    if version.locks_accounts() || config.cutover.fence != FencePolicy::Accounts {
         return None;
     }
     let (severity, so) = match side {

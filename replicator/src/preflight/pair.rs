@@ -6,8 +6,8 @@ use config::{Config, Dialect, Family, ServerVersion};
 use super::tables::some_of;
 use crate::schema::convert::{Dialects, collation_on, definitions, same_name};
 use crate::schema::discover::Discovery;
-use crate::schema::like;
 use crate::schema::table::TableSchema;
+use config::pattern::like;
 
 fn finding(severity: Severity, subject: impl Into<String>, message: impl Into<String>) -> Finding {
     Finding { severity, subject: subject.into(), message: message.into() }

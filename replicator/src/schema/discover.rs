@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use config::pattern::like;
 use config::{MigrationConfig, Side, TableName};
 use mysql_async::prelude::{FromRow, Queryable as _};
 use mysql_async::{Conn, Row};
@@ -15,7 +16,6 @@ use super::selection::is_own_schema;
 use super::table::{Column, ColumnKind, ForeignKey, SchemaSet, TableSchema, UniqueKey};
 use crate::error::{Error, Result};
 use crate::server;
-use config::pattern::like;
 
 const PLACE: &str = "reading the schema";
 /// Engines whose rows are read and logged like InnoDB's; on the target every table is InnoDB's (OceanBase: its own).

@@ -18,6 +18,7 @@
 //! NULL is in no filter.
 
 use config::names::quote_identifier;
+use config::pattern::like;
 use config::{FilterValue, RowsConfig, TableName};
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +27,6 @@ use crate::binlog::transaction::RowChange;
 use crate::error::{self, Error};
 use crate::literal::{is_ascii_safe, write_literal};
 use crate::value::Value;
-use config::pattern::like;
 
 /// The rows of a table that are moved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,5 +10,3 @@ pub(crate) mod objects;
 pub mod selection;
 pub mod table;
 pub(crate) mod transfer;
-
-pub(crate) use config::pattern::like;

@@ -1,8 +1,7 @@
 //! Which tables a migration moves, by name alone: also those that don't exist yet.
 
-use config::{MigrationConfig, TableName};
-
 use config::pattern::like;
+use config::{MigrationConfig, TableName};
 
 /// Schemas that belong to the server or to Changeover itself.
 const OWN_SCHEMAS: [&str; 5] = ["mysql", "information_schema", "performance_schema", "sys", "changeover"];

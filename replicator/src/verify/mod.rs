@@ -138,10 +138,9 @@ impl Verifier {
         }
     }
 
-    /// The SQL of a table on both sides.
+    /// The SQL of a table on both sides. These are the leg's, so where it reads the target the old server is its other side.
     fn sql_of<'a>(&self, table: &'a TableSchema) -> Result<TableSql<'a>> {
-        let shared = if self.leg.reads() == Side::Source { Side::Source } else { Side::Target };
-        TableSql::of(table, shared)
+        TableSql::of(table, self.leg.reads())
     }
 
     /// Full passes wait for this between two chunks. What a cutover waits for never does.

@@ -5,10 +5,13 @@
 
 use std::net::IpAddr;
 
+use config::pattern::like;
+
 /// False where an account with the host `pattern` surely doesn't take in a client that the server calls `seen`. Nothing
 /// is sure of a client of which nothing is known.
 pub(crate) fn may_take(pattern: &str, seen: &str) -> bool {
-    if pattern.is_empty() || seen.is_empty() || like(pattern, seen) {
+    let is_like = || like(&pattern.to_ascii_lowercase(), &seen.to_ascii_lowercase());
+    if pattern.is_empty() || seen.is_empty() || is_like() {
         return true;
     }
     let looks_like_address =
@@ -37,38 +40,6 @@ fn in_network(address: IpAddr, network: &str, mask: &str) -> bool {
         (IpAddr::V4(_), Ok(IpAddr::V6(_)), ..) | (IpAddr::V6(_), Ok(IpAddr::V4(_)), ..) => false,
         _ => true,
     }
-}
-
-/// LIKE with `%`, `_` and `\`, not case-sensitive. Goes back to the last `%` only, so it takes no more steps than
-/// pattern times text.
-fn like(pattern: &str, text: &str) -> bool {
-    let pattern: Vec<char> = pattern.to_ascii_lowercase().chars().collect();
-    let text: Vec<char> = text.to_ascii_lowercase().chars().collect();
-    let (mut p, mut t, mut back) = (0, 0, None);
-    while let Some(c) = text.get(t) {
-        let (wanted, width) = match pattern.get(p) {
-            Some('\\') => (pattern.get(p + 1), 2),
-            wanted => (wanted, 1),
-        };
-        match wanted {
-            Some('%') if width == 1 => {
-                back = Some((p + 1, t));
-                p += 1;
-            }
-            Some(w) if w == c || (*w == '_' && width == 1) => {
-                p += width;
-                t += 1;
-            }
-            _ => match back {
-                Some((after, from)) => {
-                    (p, t) = (after, from + 1);
-                    back = Some((after, from + 1));
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern.get(p..).is_none_or(|rest| rest.iter().all(|c| *c == '%'))
 }
 
 #[cfg(test)]
