@@ -56,7 +56,9 @@ fn writers(server: &Server, image: &'static str) -> Writers {
     })
 }
 
-/// False where it met a deadlock, or a value that is there already.
+/// False where it met a deadlock, or a value that is there already; and where MariaDB has no next AUTO_INCREMENT for a REPLACE
+/// (1467): it answers so under these very writers and an ALTER TABLE also without Changeover, some four times in 5,000
+/// transactions.
 async fn transaction(id: u32, round: u32, conn: &mut Conn) -> bool {
     let at = 1 + (id * 7919 + round * 31) % 3_000;
     let (one, two) = (1 + round % 400 * 4 + id, 1 + (round * 7 + 1) % 400 * 4 + id);
@@ -88,7 +90,7 @@ async fn transaction(id: u32, round: u32, conn: &mut Conn) -> bool {
     for sql in statements {
         match conn.query_drop(&sql).await {
             Ok(()) => {}
-            Err(mysql_async::Error::Server(error)) if matches!(error.code, 1062 | 1205 | 1213) => {
+            Err(mysql_async::Error::Server(error)) if matches!(error.code, 1062 | 1205 | 1213 | 1467) => {
                 conn.query_drop("ROLLBACK").await.unwrap();
                 return false;
             }
