@@ -21,7 +21,7 @@ const SUM: &str = "SELECT CONCAT_WS('|', COUNT(*), SUM(id), SUM(CRC32(CONCAT_WS(
 /// Applications that write to the old server itself, whatever dies.
 fn writers(server: &Server) -> Writers {
     let opts = server.opts(accounts::APP, accounts::APP_PASSWORD, Some(SCHEMA));
-    Writers::start(WRITERS, move |id, turns| {
+    Writers::start(WRITERS, move |id, mut turns| {
         let opts = opts.clone();
         async move {
             let mut round = 0_u32;

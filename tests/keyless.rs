@@ -1,7 +1,7 @@
 //! Tables whose rows nothing tells apart: copied at one position and followed exactly once, through kills in the copy
 //! and in the tail, a cutover under traffic and back. Equal means: as multisets, by what both servers print.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::changeover::Settings;
 use crate::support::server::opts;
 use crate::support::wait::until;
+use crate::support::writers::think;
 use crate::support::{Changeover, Engine, Server, accounts};
 
 const SCHEMA: &str = "shop";
@@ -120,7 +121,10 @@ impl Writers {
                 while !stop.is_cancelled() {
                     turn =
                         turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let began = Instant::now();
                     change(&mut conn, turn >> 33).await;
+                    // The tail applies such a table one row after the other, and has to keep up.
+                    think(began, Duration::from_millis(10)).await;
                 }
                 conn.disconnect().await.unwrap();
             });
@@ -166,8 +170,6 @@ async fn change(conn: &mut Conn, turn: u64) {
             Err(error) => panic!("{sql}: {error}"),
         }
     }
-    // The time an application takes to think: the tail applies such a table one row after the other, and has to keep up.
-    conn.query_drop("SELECT SLEEP(0.01)").await.unwrap();
 }
 
 struct Bed {

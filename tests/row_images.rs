@@ -39,7 +39,7 @@ const SUMS: [&str; 2] = [
 /// Applications that write to a server itself.
 fn writers(server: &Server, image: &'static str) -> Writers {
     let opts = server.opts("root", "", Some(SCHEMA));
-    Writers::start(WRITERS, move |id, turns| {
+    Writers::start(WRITERS, move |id, mut turns| {
         let opts = opts.clone();
         async move {
             let mut conn = Conn::new(opts).await.unwrap();

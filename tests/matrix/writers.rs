@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::tables::{SCHEMA, STOCK};
 use crate::support::server::opts;
 use crate::support::wait::until;
+use crate::support::writers::think;
 use crate::support::{Server, accounts};
 
 #[derive(Debug, Default)]
@@ -111,6 +112,7 @@ async fn work(id: u32, mut conn: Conn, shared: Arc<Shared>) {
             continue;
         }
         seq += 1;
+        let began = Instant::now();
         match transaction(id, seq, &mut conn).await {
             Ok(()) => shared.acknowledged.lock().unwrap().push((id, seq)),
             // An application tries again.
@@ -122,7 +124,7 @@ async fn work(id: u32, mut conn: Conn, shared: Arc<Shared>) {
                 return;
             }
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        think(began, Duration::from_millis(10)).await;
     }
     drop(conn.disconnect().await);
 }

@@ -2,14 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
 use super::wait::until;
 
-/// How long a writer thinks between two transactions.
+/// How long a writer thinks between two transactions, at least.
 const THINKS: Duration = Duration::from_millis(4);
+
+/// The time an application takes to think behind a transaction that it began then: `at_least`, and as long as the
+/// transaction took. On a slow machine writers would otherwise take all of it, and leave a tail nothing to keep up with.
+pub async fn think(began: Instant, at_least: Duration) {
+    tokio::time::sleep(began.elapsed().max(at_least)).await;
+}
 
 /// Writers, one task each.
 pub struct Writers {
@@ -22,12 +28,17 @@ pub struct Writers {
 pub struct Turns {
     committed: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
+    /// When the writer's last transaction began.
+    began: Option<Instant>,
 }
 
 impl Turns {
     /// True where another transaction is wanted, after a moment to think.
-    pub async fn another(&self) -> bool {
-        tokio::time::sleep(THINKS).await;
+    pub async fn another(&mut self) -> bool {
+        if let Some(began) = self.began {
+            think(began, THINKS).await;
+        }
+        self.began = Some(Instant::now());
         !self.stop.load(Ordering::SeqCst)
     }
 

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Entry, Fate, Shared};
 use crate::support::seed::{ACCOUNTS, GAUGES};
+use crate::support::writers::think;
 
 /// Inbox rows of a writer that stand at a time.
 const INBOX: u32 = 8;
@@ -187,6 +188,7 @@ impl Writer {
                 self.rest(&stop).await;
                 continue;
             }
+            let began = Instant::now();
             let mut done = self.round().await;
             if done.is_ok() && self.seq.is_multiple_of(4) {
                 done = self.session.check().await;
@@ -208,8 +210,7 @@ impl Writer {
                     return;
                 }
             }
-            let think = Duration::from_millis(2 + self.roll(10));
-            tokio::time::sleep(think).await;
+            think(began, Duration::from_millis(2 + self.roll(10))).await;
         }
         let _ = self.session.conn.disconnect().await;
     }
