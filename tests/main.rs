@@ -16,6 +16,7 @@ mod cutovers;
 mod ddl;
 mod engines;
 mod events;
+mod fault_walk;
 mod fenced_accounts;
 mod fences;
 mod fidelity;

@@ -13,6 +13,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::failpoint;
+
 /// A durable file that can't be used. It is never repaired by guessing (invariant 5).
 #[derive(Debug, thiserror::Error)]
 pub enum DurableError {
@@ -54,8 +56,11 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
         .open(&temporary)
         .map_err(io)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io)?;
+    failpoint::hit_file(path, "before");
     fs::rename(&temporary, path).map_err(io)?;
-    sync_folder(folder).map_err(io)
+    sync_folder(folder).map_err(io)?;
+    failpoint::hit_file(path, "written");
+    Ok(())
 }
 
 /// Makes the names in a folder durable.
@@ -105,7 +110,7 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_damage_is_said() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("state");
+        let path = folder.path().join("migration.json");
         assert!(read(&path, "thing", 1).unwrap().is_none());
         write(&path, "thing", 1, b"one\ntwo").unwrap();
         assert_eq!(read(&path, "thing", 1).unwrap().unwrap(), b"one\ntwo");

@@ -11,7 +11,7 @@ use aws_lc_rs::rsa::{
     KeySize, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, OaepPublicEncryptingKey, PrivateDecryptingKey,
     PublicEncryptingKey,
 };
-use config::{ClientCertificates, ProxyConfig, Secret, TlsMode};
+use config::{ClientCertificates, ProxyConfig, Secret, TlsMode, failpoint};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer};
@@ -206,8 +206,11 @@ fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), TlsError> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
+        failpoint::hit_file(path, "before");
         fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())?;
+        failpoint::hit_file(path, "written");
+        Ok(())
     };
     write().map_err(|source| TlsError::Write { path: path.to_owned(), source })
 }

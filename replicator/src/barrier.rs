@@ -97,6 +97,7 @@ impl Barrier<'_> {
             failpoint::hit("ddl.defined");
             let tables = definitions.names();
             self.context.update(|state| state.tables = tables)?;
+            failpoint::hit("ddl.shown");
         }
         let mut conn = server::connect(Side::Target, self.leg.to(&self.context.config)).await?;
         checkpoint::step_over(&mut conn, self.origin, meta).await?;
@@ -253,6 +254,7 @@ impl Barrier<'_> {
         }
         definitions.pending = Some(Pending { seq: meta.seq, before: now });
         self.history.write(definitions)?;
+        failpoint::hit("ddl.intended");
         Ok(false)
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use config::progress::{Phase, ReplicationPosition};
-use config::{Config, Side, TableName};
+use config::{Config, Side, TableName, failpoint};
 use mysql_async::Conn;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +57,7 @@ impl Recopy<'_> {
         let mut from = server::connect(Side::Source, &config.source).await?;
         let mut to = server::connect(Side::Target, &config.target).await?;
         drop_tables(&mut to, names).await?;
+        failpoint::hit("recopy.dropped");
         let (start, mut found) = standing_definitions(config, read, &mut from, Some(names)).await?;
         found.tables.retain(|table| names.contains(&table.schema.name));
         if let Some(table) = found.tables.iter().find(|table| !table.problems.is_empty()) {
@@ -92,6 +93,7 @@ impl Recopy<'_> {
             };
             rows += copied;
         }
+        failpoint::hit("recopy.copied");
         tracing::info!(area = "ddl", rows, "{} tables are copied anew, from {start} on", found.tables.len());
         Ok(true)
     }
@@ -201,7 +203,7 @@ impl Recopy<'_> {
                 progress.was_copied(&name);
             }
             history.write(&definitions)?;
-            config::failpoint::hit("snapshot.whole.defined");
+            failpoint::hit("snapshot.whole.defined");
         }
         Ok(true)
     }

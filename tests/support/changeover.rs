@@ -98,9 +98,8 @@ impl Changeover {
 
     /// The same with variables in its environment.
     pub async fn start_with(settings: Settings, environment: &[(&str, &str)]) -> Self {
-        let dir = tempfile::Builder::new().prefix("changeover-test-").tempdir().unwrap();
-        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let mut changeover = Self { dir, settings, environment, process: None };
+        let mut changeover = Self::not_started(settings);
+        changeover.environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         changeover.start_again().await;
         changeover
     }
@@ -125,8 +124,25 @@ impl Changeover {
         changeover
     }
 
+    /// One that isn't running yet, for [`Self::start_to_die`].
+    pub fn not_started(settings: Settings) -> Self {
+        let dir = tempfile::Builder::new().prefix("changeover-test-").tempdir().unwrap();
+        Self { dir, settings, environment: Vec::new(), process: None }
+    }
+
     /// Starts it (again) on the same state folder and ports.
     pub async fn start_again(&mut self) {
+        assert!(self.start_unless_it_ends().await, "changeover ended at its start");
+    }
+
+    /// Starts it (again) with a failpoint that it may reach at once. True where it answers first.
+    pub async fn start_to_die(&mut self, failpoint: &str) -> bool {
+        self.environment = vec![("CHANGEOVER_FAILPOINT".to_owned(), failpoint.to_owned())];
+        self.start_unless_it_ends().await
+    }
+
+    /// True once it answers, false where it has ended before.
+    async fn start_unless_it_ends(&mut self) -> bool {
         self.kill_9();
         let file = self.settings.write(self.dir.path());
         let mut command = with_few_files(&program());
@@ -136,13 +152,11 @@ impl Changeover {
         let began = Instant::now();
         loop {
             match self.try_admin("SHOW MIGRATION STATUS").await {
-                Ok(_) => return,
+                Ok(_) => return true,
+                Err(_) if self.ended().is_some() => return false,
                 Err(error) => {
-                    assert!(self.ended().is_none(), "changeover ended at its start");
-                    assert!(
-                        began.elapsed() < Duration::from_secs(30),
-                        "the admin port doesn't answer: {error}"
-                    );
+                    let patient = began.elapsed() < Duration::from_secs(30);
+                    assert!(patient, "the admin port doesn't answer: {error}");
                 }
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -111,6 +111,7 @@ async fn alter(conn: &mut Conn, all: &[AccountName], how: &str) -> Result<(), my
     for some in all.chunks(AT_ONCE) {
         let names: Vec<String> = some.iter().map(ToString::to_string).collect();
         conn.query_drop(format!("ALTER USER IF EXISTS {} ACCOUNT {how} {MARK}", names.join(", "))).await?;
+        config::failpoint::hit("fence.accounts.altered");
     }
     Ok(())
 }

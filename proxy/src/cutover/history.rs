@@ -300,6 +300,19 @@ impl Record {
         }
     }
 
+    /// What it is called in the file.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Record::Started { .. } => "started",
+            Record::Fenced { .. } => "fenced",
+            Record::Switched { .. } => "switched",
+            Record::Finished { .. } => "finished",
+            Record::Aborted { .. } => "aborted",
+            Record::Unfenced { .. } => "unfenced",
+            Record::Released { .. } => "released",
+        }
+    }
+
     /// The record as a line of the file.
     pub(super) fn line(&self) -> Result<String, serde_json::Error> {
         let json = serde_json::to_string(self)?;

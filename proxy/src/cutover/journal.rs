@@ -154,16 +154,12 @@ impl Journal {
             let source = std::io::Error::other("an earlier append is in doubt; restart Changeover");
             return Err(io(&self.path, "it takes no more records", source));
         }
-        if matches!(record, Record::Switched { .. }) {
-            failpoint::hit("cutover.before_journal");
-        }
+        failpoint::hit_of("cutover.journal.before", record.name());
         let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
         if let Err(source) = written {
             return Err(self.take_back(source));
         }
-        if matches!(record, Record::Switched { .. }) {
-            failpoint::hit("cutover.journal.after_switched");
-        }
+        failpoint::hit_of("cutover.journal.written", record.name());
         self.len += line.len() as u64;
         self.state = next;
         Ok(())
@@ -196,9 +192,12 @@ fn create(state_dir: &Path, path: &Path) -> Result<(), JournalError> {
     let temporary = state_dir.join(format!("{FILE_NAME}.new"));
     let made = File::create(&temporary)
         .and_then(|mut file| file.write_all(HEADER.as_bytes()).and_then(|()| file.sync_all()))
+        .inspect(|()| failpoint::hit_file(path, "before"))
         .and_then(|()| std::fs::rename(&temporary, path))
         .and_then(|()| File::open(state_dir).and_then(|folder| folder.sync_all()));
-    made.map_err(|source| io(path, "it can't be made", source))
+    made.map_err(|source| io(path, "it can't be made", source))?;
+    failpoint::hit_file(path, "written");
+    Ok(())
 }
 
 fn io(path: &Path, what: &'static str, source: std::io::Error) -> JournalError {

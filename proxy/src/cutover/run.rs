@@ -93,9 +93,7 @@ impl<'a> Run<'a> {
             let began = Instant::now();
             let name = effect.name();
             let event = self.carry_out(effect).await;
-            if self.pause.is_some() {
-                failpoint::hit(&format!("cutover.behind.{name}"));
-            }
+            failpoint::hit_of(if self.pause.is_some() { "cutover.behind" } else { "cutover.again" }, name);
             let ms = began.elapsed().as_millis();
             match &event {
                 Event::Failed(why) | Event::Uncertain(why) => {

@@ -233,7 +233,9 @@ impl Accounts {
         config::failpoint::hit("accounts.before_create");
         for planned in &mut self.planned {
             let Some(statement) = &planned.create else { continue };
-            let Err(error) = target.query_drop(statement.as_str()).await else { continue };
+            let made = target.query_drop(statement.as_str()).await;
+            config::failpoint::hit("accounts.made");
+            let Err(error) = made else { continue };
             let place = planned.account.name.to_string();
             let why = match &error {
                 mysql_async::Error::Server(server) if !HARMLESS.contains(&server.code) => {

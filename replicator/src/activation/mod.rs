@@ -194,6 +194,7 @@ async fn make(context: &Context, prepared: &mut Prepared) -> Result<usize> {
     failpoint::hit("activation.written");
     let Prepared { to_conn, selection, dialect, found, .. } = prepared;
     definition::drop_all(to, to_conn, &replaced).await?;
+    failpoint::hit("activation.dropped");
     let mut maker = Maker::new(to, to_conn, *dialect);
     for (listed, definition) in &*found {
         maker.make(listed, definition).await?;
@@ -291,6 +292,7 @@ async fn quiet(context: &Context, state: &MigrationState) -> Result<()> {
         failpoint::hit("activation.kept");
         wait_briefly(side, &mut conn).await?;
         definition::drop_all(side, &mut conn, &unwanted).await?;
+        failpoint::hit("activation.taken_away");
         if !unwanted.is_empty() {
             let number = unwanted.len();
             tracing::info!(
@@ -302,6 +304,7 @@ async fn quiet(context: &Context, state: &MigrationState) -> Result<()> {
     let before = book.clone();
     if book.scheduler_on == Some(side.into()) {
         set_scheduler(side, &mut conn, "OFF").await?;
+        failpoint::hit("activation.scheduler_off");
         book.scheduler_on = None;
     }
     book.awaits = book.awaits.take().filter(|awaits| awaits.side != side.into());
@@ -391,6 +394,7 @@ pub(crate) async fn wake(context: &Context, state: &MigrationState, side: Side) 
         book.scheduler_on = Some(side.into());
         book.write(state_dir)?;
         set_scheduler(side, &mut conn, "ON").await?;
+        failpoint::hit("activation.scheduler_on");
     }
     book.awaits = None;
     book.write(state_dir)?;

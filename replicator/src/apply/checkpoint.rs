@@ -11,7 +11,7 @@
 //! dead as it seemed finds its row gone and stops, instead of applying anything twice (invariant 1).
 
 use config::progress::ReplicationPosition;
-use config::{BinlogPosition, GtidSet, Side};
+use config::{BinlogPosition, GtidSet, Side, failpoint};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
 
@@ -61,7 +61,10 @@ pub async fn load(conn: &mut Conn, origin: &Origin, workers: usize) -> Result<Re
     create_tables(conn).await?;
     begin(conn).await?;
     let result = take_over(conn, origin, workers).await;
-    end(conn, result).await
+    failpoint::hit("checkpoint.before_take_over");
+    let recovered = end(conn, result).await?;
+    failpoint::hit("checkpoint.taken_over");
+    Ok(recovered)
 }
 
 /// What is applied, without taking the migration over; `None` where the target knows nothing of it.
@@ -97,7 +100,9 @@ pub async fn forget(conn: &mut Conn, migration: &str) -> Result<()> {
         Ok(())
     }
     .await;
-    end(conn, result).await
+    end(conn, result).await?;
+    failpoint::hit("checkpoint.forgotten");
+    Ok(())
 }
 
 /// Moves the checkpoint over one transaction that isn't made of rows, once its effect is on the target. Everything
@@ -108,7 +113,9 @@ pub async fn forget(conn: &mut Conn, migration: &str) -> Result<()> {
 pub(crate) async fn step_over(conn: &mut Conn, origin: &Origin, meta: &TransactionMeta) -> Result<()> {
     begin(conn).await?;
     let result = step(conn, origin, meta).await;
-    end(conn, result).await
+    end(conn, result).await?;
+    failpoint::hit("checkpoint.stepped_over");
+    Ok(())
 }
 
 async fn step(conn: &mut Conn, origin: &Origin, meta: &TransactionMeta) -> Result<()> {
@@ -231,6 +238,7 @@ async fn create_tables(conn: &mut Conn) -> Result<()> {
     ] {
         conn.query_drop(statement).await.map_err(database)?;
     }
+    failpoint::hit("checkpoint.made");
     Ok(())
 }
 

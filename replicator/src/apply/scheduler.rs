@@ -483,6 +483,7 @@ impl Scheduler {
             conn.query_drop(sql)
                 .await
                 .map_err(|e| Error::database(Side::Target, "changeover.checkpoint", &e))?;
+            config::failpoint::hit("checkpoint.low_water");
             Ok(conn.affected_rows())
         };
         match tokio::time::timeout(PERSIST_LIMIT, writing).await {

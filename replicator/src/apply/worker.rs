@@ -190,6 +190,7 @@ impl Worker {
                 return Err(error);
             }
             rows += pending_rows as u64;
+            failpoint::hit("apply.large.sent");
             (pending_rows, pending_bytes) = (0, 0);
             shares.clear();
             if ended {
@@ -201,6 +202,7 @@ impl Worker {
             Err(Failure::Unknown(error)) if self.was_committed(&batch, &error).await? => {}
             Err(Failure::Before(error) | Failure::Unknown(error)) => return Err(error),
         }
+        failpoint::hit("apply.large.committed");
         self.committed(done);
         drop(touched);
         Ok(rows)

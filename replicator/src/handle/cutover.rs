@@ -1,7 +1,7 @@
 //! What a cutover asks of replication, in either direction.
 
-use config::Side;
 use config::progress::{Phase, ReplicationPosition, StrayWrites, Verdict};
+use config::{Side, failpoint};
 use mysql_async::Conn;
 
 use super::Replicator;
@@ -232,6 +232,7 @@ impl Replicator {
         if self.state().is_some_and(|state| state.next.is_some()) {
             // Of a cutover that was undone; nobody may take it for this one's.
             self.context.update(|state| state.next = None)?;
+            failpoint::hit("migration.next.dropped");
         }
         Self::stop(&mut running).await;
         match self.context.live.phase() {
@@ -280,6 +281,7 @@ impl Replicator {
         let proven = self.context.live.verifier().map(|verifier| verifier.proven()).unwrap_or_default();
         let next = NextLeg { start: StoredPosition::from(&start), proven };
         self.context.update(|state| state.next = Some(next))?;
+        failpoint::hit("migration.next");
         Ok(start)
     }
 
@@ -322,6 +324,7 @@ impl Replicator {
                 tracing::info!(area = "migration", "replication is over; there is no way back");
             }
             self.context.store(state.clone())?;
+            failpoint::hit("migration.turned");
             self.context.live.clear_error();
             self.context.live.set_phase(live::phase_of(Some(&state)));
         }

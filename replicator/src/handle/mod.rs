@@ -8,7 +8,7 @@ use std::time::Duration;
 use config::progress::{
     Conversion, Difference, Finding, MigrationStatus, Phase, Repaired, Severity, TableStatus,
 };
-use config::{Config, Side, TableName};
+use config::{Config, Side, TableName, failpoint};
 use mysql_async::Conn;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -74,6 +74,7 @@ impl Replicator {
         if state.next.is_some() {
             // A cutover that was undone had come that far.
             self.context.update(|state| state.next = None)?;
+            failpoint::hit("migration.next.dropped");
         }
         if state.goes_on() && running.is_none() {
             self.spawn(&mut running);
@@ -96,6 +97,7 @@ impl Replicator {
         let (source, target) = pipeline::identify(config).await?;
         let name = config.migration.name.clone();
         self.context.store(MigrationState::begun(name, source.identity, target.identity))?;
+        failpoint::hit("migration.begun");
         tracing::info!(area = "migration", "migration {} started", config.migration.name);
         self.spawn(&mut running);
         Ok(())
@@ -112,6 +114,7 @@ impl Replicator {
             return Err(self.unfit("PAUSE MIGRATION"));
         }
         self.context.update(|state| state.paused = true)?;
+        failpoint::hit("migration.paused");
         Self::stop(&mut running).await;
         self.context.live.set_phase(Phase::Paused);
         tracing::info!(area = "migration", "migration paused");
@@ -137,6 +140,7 @@ impl Replicator {
             state.paused_by = None;
             state.failed = None;
         })?;
+        failpoint::hit("migration.resumed");
         self.context.live.clear_error();
         // It runs from here on, also where a server can't be reached yet.
         self.context.live.set_phase(live::phase_of(self.state().as_ref()));
@@ -265,6 +269,10 @@ impl Replicator {
         state.sealed_at = self.context.live.applied().position().as_ref().map(StoredPosition::from);
         (state.stage, state.paused, state.failed) = (stage, false, None);
         self.context.store(state.clone())?;
+        failpoint::hit(match stage {
+            Stage::Abandoned => "migration.abandoned",
+            _ => "migration.finished",
+        });
         self.context.live.clear_error();
         self.context.live.set_phase(live::phase_of(Some(&state)));
         pipeline::forget_everything(&self.context).await;

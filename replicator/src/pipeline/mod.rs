@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use config::progress::{Phase, ReplicationPosition};
-use config::{Config, Side};
+use config::{Config, Side, failpoint};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -127,6 +127,7 @@ pub(crate) async fn run(context: Arc<Context>, cancel: CancellationToken) {
                 state.paused = true;
                 state.paused_by = Some(error.to_string());
             });
+            failpoint::hit("migration.stood");
             if let Err(error) = written {
                 tracing::error!(area = "migration", "the pause can't be written down: {error}");
             }
@@ -138,6 +139,7 @@ pub(crate) async fn run(context: Arc<Context>, cancel: CancellationToken) {
             if let Err(error) = context.update(|state| state.failed = Some(error.to_string())) {
                 tracing::error!(area = "migration", "the failure can't be written down: {error}");
             }
+            failpoint::hit("migration.failed");
             context.live.set_phase(Phase::Failed);
             return;
         }
@@ -253,6 +255,7 @@ pub(crate) fn forget_spools(state_dir: &std::path::Path, which: impl Fn(&str) ->
         let path = entry.map_err(|error| failed(state_dir, &error))?.path();
         if path.file_name().and_then(|name| name.to_str()).is_some_and(&which) {
             std::fs::remove_dir_all(&path).map_err(|error| failed(&path, &error))?;
+            failpoint::hit("spool.removed");
         }
     }
     Ok(())
@@ -371,6 +374,7 @@ async fn prepare(
     let discovery = convert::create_on_target(&mut to, discovery, dialects, &config.migration).await?;
     if source.version.flavor == target.version.flavor {
         let made = objects::create(&mut from, &mut to, &discovery.objects).await?;
+        failpoint::hit("schema.objects_made");
         tracing::info!(area = "migration", "{} views and routines made on the target", made.made);
         for why in made.left_out {
             tracing::warn!(
@@ -380,6 +384,7 @@ async fn prepare(
         }
     }
     accounts.grant(&mut to).await?;
+    failpoint::hit("accounts.granted");
     conversions.extend(accounts.rows());
     context.live.set_conversions(conversions);
     from.disconnect().await.ok();
@@ -393,6 +398,7 @@ async fn prepare(
         state.at_one_position = at_one_position;
         state.start = Some(StoredPosition::from(&start));
     })?;
+    failpoint::hit("migration.prepared");
     tracing::info!(area = "migration", "{} tables prepared; start position {start}", discovery.tables.len());
     Ok((definitions, start))
 }

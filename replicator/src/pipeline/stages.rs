@@ -223,6 +223,7 @@ impl Stages {
             state.stage = Stage::Replaying;
             state.copied_at = Some(StoredPosition::from(&end));
         })?;
+        config::failpoint::hit("migration.copied");
         tracing::info!(area = "migration", "the copy is complete; what it could see ends at {end}");
         Ok(Some(end))
     }

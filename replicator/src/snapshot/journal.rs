@@ -32,7 +32,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use config::TableName;
+use config::{TableName, failpoint};
 
 use crate::error::{Error, Result};
 use crate::value::Value;
@@ -107,6 +107,7 @@ impl ChunkJournal {
                 journal.sync()?;
                 // The name has to survive as well.
                 File::open(state_dir).and_then(|folder| folder.sync_all()).map_err(failed)?;
+                failpoint::hit("snapshot.journal.begun");
             }
             Some(found) if found == start => {}
             Some(_) => {
@@ -131,7 +132,9 @@ impl ChunkJournal {
         }
         File::open(state_dir)
             .and_then(|folder| folder.sync_all())
-            .map_err(|e| io_error(&path, "removing", &e))
+            .map_err(|e| io_error(&path, "removing", &e))?;
+        failpoint::hit("snapshot.journal.removed");
+        Ok(())
     }
 
     /// Notes where a chunk ends. It is on disk with the next [`Self::done`].
@@ -140,7 +143,9 @@ impl ChunkJournal {
             payload.push(2);
             write_chunk(payload, table, number);
             write_bound(payload, upto);
-        })
+        })?;
+        failpoint::hit("snapshot.chunk.cut");
+        Ok(())
     }
 
     /// Notes that a chunk is committed on the target up to a bound of its own; on disk when this returns.
@@ -151,7 +156,9 @@ impl ChunkJournal {
             payload.extend_from_slice(&rows.to_le_bytes());
             write_bound(payload, Some(bound));
         })?;
-        self.sync()
+        self.sync()?;
+        failpoint::hit("snapshot.chunk.partly");
+        Ok(())
     }
 
     /// Notes that a chunk is committed on the target; on disk when this returns.
@@ -162,7 +169,7 @@ impl ChunkJournal {
             payload.extend_from_slice(&rows.to_le_bytes());
         })?;
         self.sync()?;
-        config::failpoint::hit("snapshot.chunk.journalled");
+        failpoint::hit("snapshot.chunk.journalled");
         Ok(())
     }
 

@@ -102,6 +102,7 @@ pub(super) async fn load_chunk(
         Form::Insert => insert(target, table, (replace, packet_bytes_max), first, batches).await?,
     };
     target.query_drop("COMMIT").await.map_err(database)?;
+    config::failpoint::hit("snapshot.chunk.committed");
     Ok(rows)
 }
 

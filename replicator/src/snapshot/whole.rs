@@ -92,6 +92,7 @@ pub(crate) async fn copy(
     drop(reader.disconnect().await);
     drop(target.disconnect().await);
     progress.completed();
+    config::failpoint::hit("snapshot.whole.copied");
     tracing::info!(
         area = "snapshot",
         table = %table.name,

@@ -156,6 +156,7 @@ impl Shared {
             let path = segment::segment_path(&self.dir, segment.number);
             std::fs::remove_file(&path)
                 .map_err(|error| segment::io_error(&path, "remove what is applied", &error))?;
+            config::failpoint::hit("spool.segment.removed");
         }
         if !removed.is_empty() {
             self.freed.notify_waiters();

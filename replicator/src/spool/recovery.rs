@@ -164,5 +164,6 @@ fn cut(dir: &Path, path: &Path, offset: u64) -> Result<u64> {
     }
     file.sync_all().map_err(failed)?;
     sync_dir(dir)?;
+    config::failpoint::hit("spool.recovered");
     Ok(length - offset)
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use config::failpoint;
 use config::progress::ReplicationPosition;
 use tokio::sync::mpsc;
 
@@ -132,10 +133,12 @@ fn create_segment(dir: &Path, header: &Header) -> Result<u64> {
         let file = File::create(&temporary)?;
         file.write_all_at(&bytes, 0)?;
         file.sync_all()?;
+        failpoint::hit("spool.segment.before");
         fs::rename(&temporary, &path)
     };
     create().map_err(|error| io_error(&path, "make a segment of the spool", &error))?;
     sync_dir(dir)?;
+    failpoint::hit("spool.segment.made");
     Ok(bytes.len() as u64)
 }
 
@@ -169,12 +172,14 @@ impl Store {
             Command::Append { bytes, publish } => {
                 self.file.write_all_at(&bytes, self.offset).map_err(|error| failed(&self.path, error))?;
                 self.offset += bytes.len() as u64;
+                failpoint::hit("spool.written");
                 if publish.is_some() {
                     *published = publish;
                 }
             }
             Command::Truncate { offset } => {
                 self.file.set_len(offset).map_err(|error| failed(&self.path, error))?;
+                failpoint::hit("spool.cut");
                 self.offset = offset;
             }
             Command::Roll(header) => {
@@ -192,7 +197,7 @@ impl Store {
     fn publish(&mut self, shared: &Shared, published: &mut Option<Published>) -> Result<()> {
         let Some(published) = published.take() else { return Ok(()) };
         self.file.sync_data().map_err(|error| io_error(&self.path, "write the spool", &error))?;
-        config::failpoint::hit("spool.appended");
+        failpoint::hit("spool.appended");
         shared.progress.send_modify(|progress| {
             progress.fetched = published.position;
             progress.last_seq = published.last_seq;

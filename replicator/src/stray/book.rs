@@ -90,6 +90,7 @@ impl Book {
         {
             tracing::warn!(area = "stray", "{FILE} stays behind: {error}");
         }
+        config::failpoint::hit("file.stray.json.removed");
     }
 
     /// Enters what was found. Returns the tables that it was found in.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::progress::Repaired;
-use config::{BackendConfig, Side, TableName};
+use config::{BackendConfig, Side, TableName, failpoint};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
 
@@ -174,7 +174,9 @@ impl Verifier {
         }
         let written = locked.write(keys, &rows).await?;
         own::mark(Side::Target, locked.conn).await?;
+        failpoint::hit("repair.before_commit");
         locked.execute("COMMIT".into()).await?;
+        failpoint::hit("repair.committed");
         conn.disconnect().await.ok();
         self.touched.put(&table.name, keys.to_vec());
         self.comparison(table, sql).of_listed(pair, keys).await?;

@@ -58,6 +58,7 @@ pub(crate) async fn adopt(
     }
     match tokio::time::timeout(WITHIN, run(&backend, &statement)).await {
         Ok(Ok(())) => {
+            config::failpoint::hit("accounts.adopted");
             tracing::info!(area = "accounts", "the account {name} was adopted");
             let note = format!("adopted: on the target it has a password of Changeover's own{grants}");
             Ok(Adoption { account: name.to_string(), sql: None, note })

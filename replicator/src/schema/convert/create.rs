@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use config::names::quote_identifier;
-use config::{MigrationConfig, Side, TableName};
+use config::{MigrationConfig, Side, TableName, failpoint};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
@@ -147,6 +147,7 @@ async fn create_all(target: &mut Conn, source: &Discovery, dialects: Dialects) -
     for schema in &source.schemas {
         let place = format!("creating the schema {}", schema.name);
         run(target, &place, &create_schema(schema, dialects)).await?;
+        failpoint::hit("schema.made");
     }
     for (table, converted) in source.tables.iter().zip(definitions(source, dialects)?) {
         let name = &table.schema.name;
@@ -156,6 +157,7 @@ async fn create_all(target: &mut Conn, source: &Discovery, dialects: Dialects) -
         let place = format!("creating the table {name}");
         run(target, &place, &format!("USE {}", quote_identifier(&name.schema))).await?;
         run(target, &place, &create_table(name, &converted.sql)?).await?;
+        failpoint::hit("schema.table_made");
     }
     Ok(())
 }
@@ -282,6 +284,7 @@ pub async fn raise_auto_increment(source: &mut Conn, target: &mut Conn, tables: 
             }
             let statement = format!("ALTER TABLE {} AUTO_INCREMENT = {value}", table.quoted());
             run(target, &format!("raising AUTO_INCREMENT of {table}"), &statement).await?;
+            failpoint::hit("auto_increment.raised");
             raised += 1;
         }
     }
