@@ -9,14 +9,12 @@ mod acts;
 mod turns;
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::time::Duration;
-
-use mysql_async::Conn;
-use mysql_async::prelude::Queryable;
+use std::time::{Duration, Instant};
 
 use self::acts::{ADOPTION, Act, Walk, due};
 use crate::file_and_offset::GTIDS_OFF;
 use crate::support::changeover::Settings;
+use crate::support::hop::{Break, Fault, Hop, Way};
 use crate::support::wait::until;
 use crate::support::{Changeover, Engine, Ledger, Pair, Server, accounts, compare, seed};
 
@@ -34,14 +32,17 @@ const OBJECTS: &[&str] = &[
     "CREATE TABLE audit (id INT AUTO_INCREMENT PRIMARY KEY, note INT NOT NULL)",
     "CREATE TABLE ticks (id INT AUTO_INCREMENT PRIMARY KEY, at DATETIME(6) NOT NULL)",
     "CREATE DEFINER = 'app'@'%' TRIGGER noted AFTER INSERT ON notes FOR EACH ROW INSERT INTO audit (note) VALUES (NEW.id)",
-    "CREATE DEFINER = 'app'@'%' EVENT tick ON SCHEDULE EVERY 1 SECOND DO INSERT INTO ticks (at) VALUES (NOW(6))",
     "CREATE DEFINER = 'app'@'%' VIEW twos AS SELECT n FROM keyless WHERE n = 2",
     "CREATE USER shopper@'%' IDENTIFIED BY 'shopper-Secret_4'",
     "GRANT SELECT ON shop.* TO shopper@'%'",
-    "SET GLOBAL event_scheduler = ON",
 ];
 /// More than fits into one chunk and one segment of the spool.
 const LUMPS: &str = "INSERT INTO shop.lumps (body) SELECT REPEAT('lump', 250000) FROM shop.bulk LIMIT 72";
+
+/// What a server lets happen until its next restart.
+async fn act_on_their_own(server: &Server) {
+    server.run(&["SET GLOBAL log_bin_trust_function_creators = 1", "SET GLOBAL event_scheduler = ON"]).await;
+}
 
 /// A migration on its way, and what its walk is to die at.
 struct Story {
@@ -50,10 +51,12 @@ struct Story {
     changeover: Changeover,
     /// Deaths so far.
     died: usize,
+    began: Instant,
 }
 
 impl Story {
     async fn begin(walk: Walk) -> Option<Self> {
+        let began = Instant::now();
         let (engine, flags) = match walk {
             Walk::MariaDb => (Engine::MariaDb, &[][..]),
             Walk::MySql => (Engine::MySql97, &[][..]),
@@ -65,11 +68,23 @@ impl Story {
             server
                 .run(&[
                     &format!("GRANT CREATE USER, CREATE TEMPORARY TABLES{more} ON *.* TO changeover@'%' WITH GRANT OPTION"),
-                    "SET GLOBAL log_bin_trust_function_creators = 1",
                 ])
                 .await;
+            act_on_their_own(server).await;
+        }
+        if walk == Walk::Offsets {
+            pair.target.run(&["SET GLOBAL event_scheduler = OFF"]).await;
         }
         pair.source.run(OBJECTS).await;
+        // A lock of its definer's account doesn't keep an event from running.
+        let does = if walk == Walk::MySql {
+            "SET @ticked = 1"
+        } else {
+            "INSERT INTO shop.ticks (at) VALUES (NOW(6))"
+        };
+        let event =
+            format!("CREATE DEFINER = 'app'@'%' EVENT shop.tick ON SCHEDULE EVERY 1 SECOND DO {does}");
+        pair.source.run(&[&event]).await;
         let mut settings = pair
             .settings()
             .with("snapshot.chunk_rows", "500")
@@ -80,9 +95,11 @@ impl Story {
         }
         if walk == Walk::MariaDb {
             settings.set("cutover.open_transactions", "\"kill\"");
-            pair.source.run(&["CREATE TABLE shop.lumps (id INT AUTO_INCREMENT PRIMARY KEY, body LONGTEXT)", LUMPS]).await;
+            pair.source
+                .run(&["CREATE TABLE shop.lumps (id INT AUTO_INCREMENT PRIMARY KEY, body LONGTEXT)", LUMPS])
+                .await;
         }
-        Some(Self { walk, pair, changeover: Changeover::not_started(settings), died: 0 })
+        Some(Self { walk, pair, changeover: Changeover::not_started(settings), died: 0, began })
     }
 
     /// Starts it so that it dies at `place`, asks until it has, and says whether it answered before.
@@ -94,7 +111,7 @@ impl Story {
     /// The same once it is started.
     async fn die(&mut self, place: &str, ask: impl AsyncFn(&Changeover)) {
         let mut ended = None;
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         while ended.is_none() {
             let phase = self.changeover.try_admin("SHOW MIGRATION STATUS").await;
             assert!(began.elapsed() < LIMIT * 3, "{:?}: {place} was never reached; {phase:?}", self.walk);
@@ -105,7 +122,7 @@ impl Story {
         let signal = ended.and_then(|status| status.signal());
         assert_eq!(signal, Some(6), "{:?}: it ended before {place}: {ended:?}", self.walk);
         self.died += 1;
-        println!("{:?}: died at {place} after {:?}", self.walk, began.elapsed());
+        println!("{:?}, {:.1?}: died at {place}", self.walk, self.began.elapsed());
     }
 
     /// Dies at everything that is due in an act, whatever makes it come there.
@@ -130,32 +147,33 @@ impl Story {
         self.pair.source.run(statements).await;
     }
 
+    /// The first connection that fetches it breaks in its midst, which leaves half of it in the spool.
     async fn large(&mut self) {
-        if self.walk == Walk::MariaDb {
-            self.run_while_dead(&[LUMPS]).await;
+        if !self.is_due(Act::Large) {
+            return;
         }
+        self.run_while_dead(&[LUMPS]).await;
+        let source = |port| format!("\"mysql://{}@127.0.0.1:{port}\"", accounts::SERVICE);
+        let hop = Hop::to(self.pair.source.port(), Some(accounts::SERVICE)).await;
+        for _ in 0..100 {
+            hop.arm(Fault { way: Way::Down, after: 20_000_000, what: Break::Close });
+        }
+        self.changeover.set("source.url", &source(hop.port()));
         for (_, group) in due(self.walk, Act::Large) {
             for place in group {
-                self.changeover.start_to_die(place).await;
-                // A connection that breaks in the midst leaves half a transaction in the spool.
-                let mut root = (*place == "spool.cut").then_some(self.pair.source.root().await);
-                let breaks = tokio::sync::Mutex::new(root.take());
-                self.die(place, async |_| {
-                    if let Some(root) = &mut *breaks.lock().await {
-                        end_dumps(root).await;
-                    }
-                })
-                .await;
+                self.die_at(place, async |_| {}).await;
+                self.changeover.set("source.url", &source(self.pair.source.port()));
             }
         }
-        if self.walk == Walk::MariaDb {
-            self.run_while_dead(&["TRUNCATE TABLE shop.lumps"]).await;
-        }
+        self.run_while_dead(&["TRUNCATE TABLE shop.lumps"]).await;
     }
 
     async fn pause(&mut self) {
         self.act(Act::Pause, async |changeover| {
-            let paused = changeover.try_admin("SHOW MIGRATION STATUS").await.is_ok_and(|rows| rows[0]["phase"] == "paused");
+            let paused = changeover
+                .try_admin("SHOW MIGRATION STATUS")
+                .await
+                .is_ok_and(|rows| rows[0]["phase"] == "paused");
             let statement = if paused { "RESUME MIGRATION" } else { "PAUSE MIGRATION" };
             drop(changeover.try_admin(statement).await);
         })
@@ -183,12 +201,21 @@ impl Story {
             return;
         }
         self.changeover.kill_9();
-        self.pair.target.run(&["CREATE TABLE shop.in_the_way SELECT * FROM shop.bulk WHERE id = 9", "DELETE FROM shop.bulk WHERE id = 9"]).await;
+        self.pair
+            .target
+            .run(&[
+                "CREATE TABLE shop.in_the_way SELECT * FROM shop.bulk WHERE id = 9",
+                "DELETE FROM shop.bulk WHERE id = 9",
+            ])
+            .await;
         self.run_while_dead(&["UPDATE shop.bulk SET k = -9 WHERE id = 9"]).await;
         self.act(Act::Fail, async |_| {}).await;
         self.changeover.start_again_plain().await;
         assert_eq!(self.changeover.status_of("phase").await, "failed");
-        self.pair.target.run(&["INSERT INTO shop.bulk SELECT * FROM shop.in_the_way", "DROP TABLE shop.in_the_way"]).await;
+        self.pair
+            .target
+            .run(&["INSERT INTO shop.bulk SELECT * FROM shop.in_the_way", "DROP TABLE shop.in_the_way"])
+            .await;
         self.changeover.admin("RESUME MIGRATION").await;
         self.changeover.wait_phase(&["following"]).await;
     }
@@ -218,21 +245,17 @@ impl Story {
         until("no difference to be left", LIMIT, async || {
             repair(&self.changeover).await;
             let left = self.changeover.admin("SHOW DIFFERENCES").await;
-            let verified = self.changeover.admin("SHOW MIGRATION TABLES").await.iter().all(|row| row["phase"] == "verified");
+            let verified = self
+                .changeover
+                .admin("SHOW MIGRATION TABLES")
+                .await
+                .iter()
+                .all(|row| row["phase"] == "verified");
             if left.is_empty() && verified { Ok(()) } else { Err(format!("{left:?}")) }
         })
         .await;
     }
 }
-
-async fn end_dumps(root: &mut Conn) {
-    let sql = "SELECT ID FROM information_schema.PROCESSLIST WHERE COMMAND LIKE 'Binlog Dump%' AND TIME_MS > 100";
-    for id in root.query::<u64, _>(sql).await.unwrap() {
-        // It may have ended meanwhile.
-        drop(root.query_drop(format!("KILL {id}")).await);
-    }
-}
-
 
 /// Everything that moves is the same on both, and as the books say.
 async fn prove(story: &mut Story, ledger: Ledger) {
@@ -260,7 +283,8 @@ async fn prove(story: &mut Story, ledger: Ledger) {
         let audit = "SELECT COUNT(*) = (SELECT COUNT(*) FROM shop.audit) AND COUNT(*) > 0 FROM shop.notes";
         assert_eq!(server.value::<i64>(audit).await, 1, "a trigger acted twice, or not at all");
     }
-    println!("{:?}: {} deaths, {} connections lost", story.walk, story.died, proof.lost_connections);
+    let Story { walk, died, began, .. } = story;
+    println!("{walk:?}, {:.1?}: {died} deaths, {} connections lost", began.elapsed(), proof.lost_connections);
 }
 
 async fn walk(walk: Walk) {
@@ -309,7 +333,8 @@ async fn mysql97_without_gtids_dies_everywhere() {
 /// An account whose password nobody has said is adopted once, whatever dies behind the statement.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dies_behind_an_adoption() {
-    let (source, target) = tokio::join!(Server::start(Engine::MariaDb, &[]), Server::start(Engine::MySql97, &[]));
+    let (source, target) =
+        tokio::join!(Server::start(Engine::MariaDb, &[]), Server::start(Engine::MySql97, &[]));
     let (Some(source), Some(target)) = (source, target) else { return };
     for server in [&source, &target] {
         accounts::create(server, seed::SCHEMA).await;
@@ -318,8 +343,10 @@ async fn dies_behind_an_adoption() {
     source.run(&["CREATE USER old@'%' IDENTIFIED BY 'first-Secret_5'"]).await;
     let changeover = Changeover::not_started(Settings::between(&source, &target, seed::SCHEMA));
     let pair = Pair { source, target };
-    let mut story = Story { walk: Walk::MariaDb, pair, changeover, died: 0 };
-    story.die_at(ADOPTION, async |changeover| drop(changeover.try_admin("ADOPT ACCOUNT 'old'@'%'").await)).await;
+    let mut story = Story { walk: Walk::MariaDb, pair, changeover, died: 0, began: Instant::now() };
+    story
+        .die_at(ADOPTION, async |changeover| drop(changeover.try_admin("ADOPT ACCOUNT 'old'@'%'").await))
+        .await;
     story.changeover.start_again_plain().await;
     let plugin = "SELECT plugin FROM mysql.user WHERE User = 'old'";
     assert_eq!(story.pair.target.value::<String>(plugin).await, "caching_sha2_password");

@@ -147,7 +147,6 @@ pub const PLACES: &[&str] = &[
     "cutover.again.open",
     "cutover.again.keep fence",
     "cutover.again.seal",
-    "cutover.again.let go",
     "cutover.again.journal finished",
     "cutover.again.unfence",
     "cutover.again.turn back",

@@ -7,11 +7,11 @@ use crate::robustness::is_long;
 /// A walk: between which servers, and what is special there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Walk {
-    /// Two MariaDBs: large transactions, sessions that are ended at the deadline, a scheduler that was off. Ends with FINISH.
+    /// Two MariaDBs: large transactions, sessions that are ended at the deadline. Ends with FINISH.
     MariaDb,
     /// Two MySQL 9.7; the fence is locked accounts. Ends with ABANDON.
     MySql,
-    /// Two MySQL 9.7 without GTIDs, followed by file and offset. Ends with FINISH.
+    /// Two MySQL 9.7 without GTIDs, followed by file and offset; a scheduler that was off. Ends with FINISH.
     Offsets,
 }
 
@@ -62,14 +62,14 @@ pub const ACTS: &[(Act, &[Group])] = &[
     (
         Act::FirstStart,
         &[
+            &["file.cutover.journal.before"],
+            &["file.cutover.journal.written"],
             &["file.adopted.accounts.before"],
             &["file.adopted.accounts.written"],
             &["file.proxy-key.pem.before"],
             &["file.proxy-key.pem.written"],
             &["file.proxy-cert.pem.before"],
             &["file.proxy-cert.pem.written"],
-            &["file.cutover.journal.before"],
-            &["file.cutover.journal.written"],
         ],
     ),
     (
@@ -199,7 +199,6 @@ pub const ACTS: &[(Act, &[Group])] = &[
                 "cutover.again.open",
                 "cutover.again.keep fence",
                 "cutover.again.seal",
-                "cutover.again.let go",
                 "cutover.again.journal finished",
             ],
             &["cutover.behind.release"],
@@ -248,7 +247,10 @@ pub const ADOPTION: &str = "accounts.adopted";
 /// The walks that come to a place.
 fn walks(place: &str) -> &'static [Walk] {
     match place {
-        "file.binlog-files.before" | "file.binlog-files.written" => &[Walk::Offsets],
+        "file.binlog-files.before"
+        | "file.binlog-files.written"
+        | "activation.scheduler_on"
+        | "activation.scheduler_off" => &[Walk::Offsets],
         "cutover.behind.unlock"
         | "cutover.behind.lock again"
         | "fence.accounts.altered"
@@ -259,8 +261,6 @@ fn walks(place: &str) -> &'static [Walk] {
         | "spool.segment.removed"
         | "apply.large.sent"
         | "apply.large.committed"
-        | "activation.scheduler_on"
-        | "activation.scheduler_off"
         | "cutover.behind.kill" => &[Walk::MariaDb],
         _ => &[Walk::MariaDb, Walk::Offsets, Walk::MySql],
     }
@@ -274,6 +274,7 @@ pub fn only_from(place: &str) -> Option<&'static str> {
         "activation.scheduler_off"
         | "cutover.behind.release"
         | "cutover.behind.unlock"
+        | "cutover.behind.lock again"
         | "cutover.behind.journal switched" => Some("target"),
         _ => None,
     }

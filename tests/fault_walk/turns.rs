@@ -6,7 +6,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts};
 
 use super::acts::{Act, Group, Walk, due, only_from};
-use super::{LIMIT, Story};
+use super::{LIMIT, Story, act_on_their_own};
 use crate::robustness::is_long;
 use crate::support::server::opts;
 use crate::support::wait::until;
@@ -69,7 +69,12 @@ impl Story {
         let (serving, other) = self.pair.sides(expected);
         assert!(!self.is_fenced(serving).await, "{:?}: to {before}: the {expected} is fenced", self.walk);
         let turned = cutovers.iter().any(|row| row["outcome"] == "switched");
-        assert_eq!(self.is_fenced(other).await, turned, "{:?}: to {before}: the {expected} serves", self.walk);
+        assert_eq!(
+            self.is_fenced(other).await,
+            turned,
+            "{:?}: to {before}: the {expected} serves",
+            self.walk
+        );
     }
 
     /// Restarts it, and sees to it that this side serves.
@@ -85,7 +90,12 @@ impl Story {
         for (_, group) in due(self.walk, Act::Undo) {
             let from = only_from(group[0]).unwrap_or("source");
             self.serve_from(from).await;
-            self.pair.sides(from).1.run(&IN_THE_WAY).await;
+            let other = self.pair.sides(from).1;
+            // Behind a swap it is still there for a moment.
+            let made =
+                "SELECT CAST(COUNT(*) AS CHAR) FROM information_schema.TRIGGERS WHERE TRIGGER_NAME = 'noted'";
+            other.wait_value(made, "0").await;
+            other.run(&IN_THE_WAY).await;
             for place in group {
                 if self.changeover.start_to_die(place).await {
                     self.check(from, place).await;
@@ -127,6 +137,7 @@ impl Story {
             })
             .await;
             self.pair.source.start_again().await;
+            act_on_their_own(&self.pair.source).await;
             self.die(first, async |_| {}).await;
             for place in places {
                 self.die_at(place, async |_| {}).await;
@@ -203,7 +214,15 @@ impl Story {
     pub(super) async fn come_to_the_end(&mut self) {
         self.serve_from(if self.walk == Walk::MySql { "source" } else { "target" }).await;
         self.note().await;
-        self.changeover.wait_ready().await;
+        until("a verdict for every table", LIMIT, async || {
+            let tables = self.changeover.admin("SHOW MIGRATION TABLES").await;
+            if tables.iter().all(|table| table["phase"] == "verified") {
+                Ok(())
+            } else {
+                Err(format!("{tables:?}"))
+            }
+        })
+        .await;
     }
 
     /// FINISH or ABANDON MIGRATION, until it is over and said to be.

@@ -99,7 +99,8 @@ impl Changeover {
     /// The same with variables in its environment.
     pub async fn start_with(settings: Settings, environment: &[(&str, &str)]) -> Self {
         let mut changeover = Self::not_started(settings);
-        changeover.environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        changeover.environment =
+            environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         changeover.start_again().await;
         changeover
     }

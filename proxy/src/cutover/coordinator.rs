@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use config::progress::Repaired;
+use config::progress::{Phase, Repaired};
 use config::{CutoverConfig, FencePolicy, Side, TableName};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -166,6 +166,14 @@ impl Coordinator {
     /// reached doesn't hold the start up: it is tried again in the background.
     pub async fn recover(self: &Arc<Self>) {
         let state = self.state();
+        if matches!(self.replication.status().phase, Phase::Finished | Phase::Abandoned) {
+            // FINISH or ABANDON MIGRATION may not have come to its end.
+            if let Err(refused) = self.release_other_side(&state).await {
+                tracing::error!(area = "cutover", "{}", refused.reasons.join("; "));
+            }
+            self.replication.unwatch();
+            return;
+        }
         if let Some((id, side, before)) = state.fence_left {
             self.unfence_later(id, side, before);
         }

@@ -300,10 +300,11 @@ impl Replicator {
         if state.goes_on() && running.is_none() {
             self.spawn(&mut running);
         }
-        match state.next {
-            Some(_) => self.context.update(|state| state.next = None),
-            None => Ok(()),
+        if state.next.is_some() {
+            self.context.update(|state| state.next = None)?;
+            failpoint::hit("migration.next.dropped");
         }
+        Ok(())
     }
 
     /// After the journal says that `serving` serves: the leg that led there is over, and the one that a cutover prepared
