@@ -28,6 +28,7 @@ mod half_closed;
 mod hidden;
 mod history;
 mod keyless;
+mod late_indexes;
 mod logins;
 mod matrix;
 mod metrics;

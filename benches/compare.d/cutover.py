@@ -53,6 +53,11 @@ class Case:
     undone: list = field(default_factory=list)
     errors: float = 0
 
+    def beyond_ms(self):
+        """What was felt beyond the usual."""
+        usual = median(self.usual_ms) if self.usual_ms else 0
+        return [max(0, ms - usual) for ms in self.felt_ms]
+
 
 def compare(arguments, repo):
     """The whole run. Answers the exit code."""
@@ -237,13 +242,14 @@ def spread(values):
 
 def markdown(cases, setting):
     """The report."""
-    head = ["application", "switches", "writes/s", "usual p50", "felt p50", "felt p95", "felt worst", "gate p50", "gate p95", "gate worst", "done p50", "done worst", "errors"]
+    head = ["application", "switches", "writes/s", "usual p50", "felt p50", "felt p95", "felt worst", "beyond p50", "beyond worst", "gate p50", "gate p95", "gate worst", "done p50", "done worst", "errors"]
     rows = []
     for case in cases:
         whole = spread(case.whole_ms)
         usual = spread(case.usual_ms)[0]
+        beyond = spread(case.beyond_ms())
         tps = f"{median(case.tps):,.0f}" if case.tps else ""
-        rows.append([case.name, str(len(case.gate_ms)), tps, usual, *spread(case.felt_ms), *spread(case.gate_ms), whole[0], whole[2], f"{case.errors:.0f}"])
+        rows.append([case.name, str(len(case.gate_ms)), tps, usual, *spread(case.felt_ms), beyond[0], beyond[2], *spread(case.gate_ms), whole[0], whole[2], f"{case.errors:.0f}"])
     names = list(dict.fromkeys(name for case in cases for name in case.steps))
     steps = [[name, *(f"{case.steps[name]:.0f}" if name in case.steps else "" for case in cases)] for name in names]
     parts = [
@@ -251,12 +257,13 @@ def markdown(cases, setting):
         *facts(setting),
         "## Milliseconds",
         table(head, rows),
-        "*felt*: the longest that a transaction took in the second of the switch. *usual*: the same in seconds without one. *gate*: what "
+        "*felt*: the longest that a transaction took in the second of the switch. *usual*: the same in seconds without one. "
+        "*beyond*: felt, less the usual's median, which the targets are for. *gate*: what "
         "SHOW CUTOVERS says. *done*: from the statement to its answer, preparation and settling included.",
         "## Steps, median in ms",
         table(["step", *(case.name for case in cases)], steps),
         "## Targets",
-        table(["application", "p50 < 50 ms", "worst < 250 ms", "no error"], [verdict(case) for case in cases]),
+        table(["application", "beyond p50 < 50 ms", "beyond worst < 250 ms", "no error"], [verdict(case) for case in cases]),
     ]
     undone = [f"- {case.name}: {line}" for case in cases for line in case.undone]
     if undone:
@@ -266,7 +273,7 @@ def markdown(cases, setting):
 
 def verdict(case):
     word = lambda met: "met" if met else "**missed**"
-    felt = case.felt_ms
+    felt = case.beyond_ms()
     return [
         case.name,
         word(bool(felt) and percentile(felt, 0.5) < P50_MAX_MS),

@@ -274,7 +274,7 @@ fn wrong_names_and_types_are_found_all_at_once() {
             "C:11: migration.schemas has to be a list of texts",
             "C:12: migration.reverse has to be true or false",
             "C:14: snapshot.readers is out of range: it has to be 1 to 256",
-            "C:15: possible is: readers, chunk_rows, max_rows_per_s",
+            "C:15: possible is: readers, chunk_rows, max_rows_per_s, late_indexes",
             "C:17: admin.password has to be a text",
         ],
     );

@@ -80,6 +80,8 @@ pub struct SnapshotConfig {
     pub chunk_rows: u64,
     /// Rows a second over all readers; 0 is no limit.
     pub max_rows_per_s: u64,
+    /// Secondary indexes of large tables are built when their rows are there.
+    pub late_indexes: bool,
 }
 
 /// `[throttle]`: while a limit is passed, copy and full passes of the verifier wait.

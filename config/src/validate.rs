@@ -92,6 +92,7 @@ pub(crate) fn validate(
         readers: check.number("snapshot.readers", raw.readers, 4, 1, 256),
         chunk_rows: check.number("snapshot.chunk_rows", raw.chunk_rows, 0, 0, 100_000_000),
         max_rows_per_s: check.number("snapshot.max_rows_per_s", raw.max_rows_per_s, 0, 0, i64::MAX),
+        late_indexes: raw.late_indexes.is_none_or(|said| said.value),
     };
     let throttle = check.throttle(
         raw.max_threads_running,

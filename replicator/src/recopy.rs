@@ -18,6 +18,7 @@ use crate::schema::history::{Begin, Definitions, History};
 use crate::schema::table::{SchemaSet, TableSchema};
 use crate::server::{self, ServerInfo};
 use crate::snapshot::journal::ChunkJournal;
+use crate::snapshot::late_indexes::LateIndexes;
 use crate::snapshot::{ChunkSource, Copied, Snapshot, SnapshotProgress, whole};
 
 /// Folder of such a copy's journal, in state_dir.
@@ -130,17 +131,16 @@ impl Recopy<'_> {
         ChunkJournal::discard(&folder)?;
         let progress = SnapshotProgress::new(&tables);
         let cancel = self.cancel.clone();
-        let copied = Snapshot::run(
+        let snapshot = Snapshot {
             config,
-            ChunkSource::source(config, start),
-            &tables,
-            &folder,
-            Arc::clone(&progress),
-            Arc::clone(&self.context.live.throttle),
-            cancel,
-        )
-        .await?;
-        if copied == Copied::Cancelled {
+            from: ChunkSource::source(config, start),
+            tables: &tables,
+            state_dir: &folder,
+            progress: Arc::clone(&progress),
+            throttle: Arc::clone(&self.context.live.throttle),
+            late_indexes: LateIndexes::none(&config.target),
+        };
+        if snapshot.run(cancel).await? == Copied::Cancelled {
             return Ok(None);
         }
         let end = server::end_position(Side::Source, self.read, from).await?;

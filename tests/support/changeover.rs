@@ -395,9 +395,14 @@ impl Changeover {
 
     /// Waits until no session of the proxy is on the source, and returns how many there are.
     pub async fn wait_all_moved(&self) -> usize {
-        until("every session on the target", Duration::from_secs(20), async || {
+        self.wait_all_on("target").await
+    }
+
+    /// Waits until every session of the proxy is on that side, and returns how many there are.
+    pub async fn wait_all_on(&self, side: &str) -> usize {
+        until(&format!("every session on the {side}"), Duration::from_secs(20), async || {
             let rows = self.admin("SHOW SESSIONS").await;
-            let left: Vec<&Record> = rows.iter().filter(|row| row["backend"] != "target").collect();
+            let left: Vec<&Record> = rows.iter().filter(|row| row["backend"] != side).collect();
             if left.is_empty() { Ok(rows.len()) } else { Err(format!("{left:?}")) }
         })
         .await

@@ -28,6 +28,7 @@ use crate::schema::objects;
 use crate::schema::selection::Selection;
 use crate::server::{self, ServerInfo};
 use crate::snapshot::journal::ChunkJournal;
+use crate::snapshot::late_indexes::LateIndexes;
 use crate::spool::fetch::FetchConfig;
 use crate::spool::history::GTIDS_ON;
 use crate::spool::{self, Spool};
@@ -408,5 +409,6 @@ async fn prepare(
 async fn forget_former(config: &Config, target: &mut mysql_async::Conn) -> Result<()> {
     apply::checkpoint::forget(target, &config.migration.name).await?;
     ChunkJournal::discard(&config.state_dir)?;
+    LateIndexes::discard(&config.state_dir)?;
     forget_spools(&config.state_dir, |folder| folder == Leg::FIRST.spool_folder())
 }

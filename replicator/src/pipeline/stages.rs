@@ -20,6 +20,7 @@ use crate::schema::history::History;
 use crate::schema::selection::Selection;
 use crate::schema::table::SchemaSet;
 use crate::server::{self, ServerInfo};
+use crate::snapshot::late_indexes::LateIndexes;
 use crate::snapshot::{ChunkSource, Copied, Snapshot, SnapshotProgress};
 use crate::spool::Spool;
 use crate::state::{Proven, Stage, StoredPosition};
@@ -204,16 +205,16 @@ impl Stages {
             true => SchemaSet::default(),
             false => self.tables.clone(),
         };
-        let copied = Snapshot::run(
+        let snapshot = Snapshot {
             config,
-            ChunkSource::configured(config, &self.start),
-            &in_chunks,
-            &config.state_dir,
-            Arc::clone(&self.snapshot),
-            Arc::clone(&self.context.live.throttle),
-            cancel.clone(),
-        );
-        if copied.await? == Copied::Cancelled {
+            from: ChunkSource::configured(config, &self.start),
+            tables: &in_chunks,
+            state_dir: &config.state_dir,
+            progress: Arc::clone(&self.snapshot),
+            throttle: Arc::clone(&self.context.live.throttle),
+            late_indexes: self.late_indexes(&in_chunks).await?,
+        };
+        if snapshot.run(cancel.clone()).await? == Copied::Cancelled {
             return Ok(None);
         }
         let mut conn = server::connect(Side::Source, &config.source).await?;
@@ -226,6 +227,19 @@ impl Stages {
         config::failpoint::hit("migration.copied");
         tracing::info!(area = "migration", "the copy is complete; what it could see ends at {end}");
         Ok(Some(end))
+    }
+
+    /// Indexes of these tables that come after the rows. What was taken off comes back, whatever is configured by now.
+    async fn late_indexes(&self, tables: &SchemaSet) -> Result<LateIndexes> {
+        let config = &self.context.config;
+        if let Some(known) = LateIndexes::recall(&config.target, &config.state_dir)? {
+            return Ok(known);
+        }
+        // OceanBase builds indexes on its own, beside the rows.
+        if !config.snapshot.late_indexes || self.write.version.ocean_base {
+            return Ok(LateIndexes::none(&config.target));
+        }
+        LateIndexes::take_off(&config.target, tables, &config.state_dir).await
     }
 
     /// P1. A table without transactions shows a row before the binlog has it, so these are locked for the moment of

@@ -167,7 +167,11 @@ impl TablePlan {
             None
         } else {
             let rows = if chunk_rows > 0 { chunk_rows } else { cuts.rows };
-            let upto = bound(source, &self.table, cuts.last.as_deref(), rows).await?;
+            // Of a table that seems to be no more than a chunk nothing is asked: were it larger, it would be one all the same.
+            let upto = match cuts.next == 0 && (1..rows / 2).contains(&self.table.rows_estimate) {
+                true => None,
+                false => bound(source, &self.table, cuts.last.as_deref(), rows).await?,
+            };
             // Under the table's lock, since the journal takes a table's chunks in their order.
             journal.lock().await.cut(&self.table.name, cuts.next, upto.as_deref())?;
             let range = KeyRange { table: self.table.clone(), after: cuts.last.take(), upto: upto.clone() };

@@ -152,7 +152,7 @@ fn stored(table: &TableSchema) -> impl Iterator<Item = &Column> {
 /// Copies a cell, escaping what would end a field or a line. A cell that needs none is copied whole.
 fn write_field(out: &mut BytesMut, cell: &[u8]) {
     let mut rest = cell;
-    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\t' | b'\n' | b'\\')) {
+    while let Some(at) = memchr::memchr3(b'\t', b'\n', b'\\', rest) {
         let (plain, special) = rest.split_at(at);
         out.put_slice(plain);
         let Some((&byte, after)) = special.split_first() else { return };

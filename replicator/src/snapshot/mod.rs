@@ -11,6 +11,7 @@ mod chunk_source;
 mod chunker;
 mod encode;
 pub mod journal;
+pub(crate) mod late_indexes;
 mod limit;
 mod loader;
 pub mod progress;
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::chunker::Planner;
 use self::journal::ChunkJournal;
+use self::late_indexes::LateIndexes;
 use self::limit::RateLimit;
 use self::worker::{Pace, Worker};
 use crate::error::{Error, Result};
@@ -50,31 +52,41 @@ pub enum Copied {
     Cancelled,
 }
 
-/// The copy.
+/// The copy of some tables.
 #[derive(Debug)]
-pub struct Snapshot;
+pub(crate) struct Snapshot<'a> {
+    pub(crate) config: &'a Config,
+    /// Knows P0: the journal holds to it, since only what is replayed from there makes the copy right.
+    pub(crate) from: ChunkSource,
+    /// Those without a row key are passed over; all of them exist on the target.
+    pub(crate) tables: &'a SchemaSet,
+    /// Where the chunk journal is.
+    pub(crate) state_dir: &'a Path,
+    pub(crate) progress: Arc<SnapshotProgress>,
+    /// Waited for between two chunks.
+    pub(crate) throttle: Arc<Throttle>,
+    /// Indexes that come after the rows.
+    pub(crate) late_indexes: LateIndexes,
+}
 
-impl Snapshot {
+impl Snapshot<'_> {
     /// What the journal of a copy that is complete says of it; copies nothing.
-    pub fn recall(state_dir: &Path, start: &ReplicationPosition, progress: &SnapshotProgress) -> Result<()> {
+    pub(crate) fn recall(
+        state_dir: &Path,
+        start: &ReplicationPosition,
+        progress: &SnapshotProgress,
+    ) -> Result<()> {
         let (_, chunks) = ChunkJournal::open(state_dir, &start.to_string())?;
         progress.recall(&chunks);
         Ok(())
     }
 
-    /// Copies every table of `tables` that has a row key to the target, where they exist, going on where the journal in `state_dir`
-    /// says. `from` knows P0: the journal holds to it, since only what is replayed from there makes the copy right.
+    /// Copies every row, and builds the indexes that come late, going on where the chunk journal says.
     ///
-    /// Between two chunks it waits for `throttle`. Transient errors are tried again for about a minute a chunk; the first error that is left ends all readers.
-    pub(crate) async fn run(
-        config: &Config,
-        from: ChunkSource,
-        tables: &SchemaSet,
-        state_dir: &Path,
-        progress: Arc<SnapshotProgress>,
-        throttle: Arc<Throttle>,
-        cancel: CancellationToken,
-    ) -> Result<Copied> {
+    /// Transient errors are tried again for about a minute a chunk; the first error that is left ends all readers.
+    pub(crate) async fn run(self, cancel: CancellationToken) -> Result<Copied> {
+        let Self { config, from, tables, state_dir, progress, throttle, late_indexes } = self;
+        let late_indexes = Arc::new(late_indexes);
         let (journal, chunks) = ChunkJournal::open(state_dir, &from.start.to_string())?;
         let journal = Arc::new(Mutex::new(journal));
         let of = |table: &_| progress.of(table);
@@ -90,7 +102,7 @@ impl Snapshot {
                 from.clone(),
                 planner.clone(),
                 journal.clone(),
-                pace.clone(),
+                (pace.clone(), Arc::clone(&late_indexes)),
                 stop.clone(),
             );
             workers.spawn(worker.run());
@@ -101,6 +113,14 @@ impl Snapshot {
             if let Err(error) = ended {
                 stop.cancel();
                 failed.get_or_insert(error);
+            }
+        }
+        if failed.is_none() {
+            // Those of tables that an earlier run had copied, and of any whose copy was given up.
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(Copied::Cancelled),
+                built = late_indexes.build_all() => built?,
             }
         }
         match failed {

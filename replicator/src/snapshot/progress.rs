@@ -30,6 +30,8 @@ pub enum CopyPhase {
     Waiting,
     /// Some chunks were.
     Copying,
+    /// All of its rows are on the target, and its secondary indexes are being built.
+    Indexing,
     /// All of it is on the target.
     Copied,
 }
@@ -41,6 +43,7 @@ impl CopyPhase {
         match self {
             CopyPhase::Waiting => "waiting",
             CopyPhase::Copying => "copying",
+            CopyPhase::Indexing => "indexing",
             CopyPhase::Copied => "copied",
         }
     }
@@ -140,7 +143,7 @@ impl TableProgress {
     #[must_use]
     pub fn rows_estimate(&self) -> u64 {
         match self.phase() {
-            CopyPhase::Copied => self.rows_copied(),
+            CopyPhase::Indexing | CopyPhase::Copied => self.rows_copied(),
             _ => self.rows_estimate.load(Ordering::Relaxed).max(self.rows_copied()),
         }
     }
@@ -151,6 +154,7 @@ impl TableProgress {
         match self.phase.load(Ordering::Relaxed) {
             0 => CopyPhase::Waiting,
             1 => CopyPhase::Copying,
+            2 => CopyPhase::Indexing,
             _ => CopyPhase::Copied,
         }
     }
@@ -163,13 +167,17 @@ impl TableProgress {
         self.rows_copied.fetch_add(rows, Ordering::Relaxed);
     }
 
-    pub(super) fn completed(&self) {
+    pub(super) fn indexing(&self) {
         self.phase.fetch_max(2, Ordering::Relaxed);
+    }
+
+    pub(super) fn completed(&self) {
+        self.phase.fetch_max(3, Ordering::Relaxed);
     }
 
     /// Sets what the journal knows.
     pub(super) fn resume(&self, rows: u64, begun: bool, complete: bool) {
         self.rows_copied.store(rows, Ordering::Relaxed);
-        self.phase.store(if complete { 2 } else { u8::from(begun) }, Ordering::Relaxed);
+        self.phase.store(if complete { 3 } else { u8::from(begun) }, Ordering::Relaxed);
     }
 }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::chunk_source::ChunkSource;
 use super::chunker::{Chunk, Planner, SharedJournal, was_changed_on};
 use super::encode::Form;
+use super::late_indexes::LateIndexes;
 use super::limit::RateLimit;
 use super::loader::{form_of, load_chunk, prepare};
 use super::reader::{ReadTotals, read_chunk};
@@ -43,6 +44,7 @@ pub(super) struct Worker {
     planner: Arc<Planner>,
     journal: SharedJournal,
     pace: Pace,
+    late_indexes: Arc<LateIndexes>,
     stop: CancellationToken,
     source: Option<Conn>,
     /// With how rows travel to it, and the largest packet that it takes.
@@ -55,7 +57,7 @@ impl Worker {
         from: ChunkSource,
         planner: Arc<Planner>,
         journal: SharedJournal,
-        pace: Pace,
+        (pace, late_indexes): (Pace, Arc<LateIndexes>),
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -65,6 +67,7 @@ impl Worker {
             planner,
             journal,
             pace,
+            late_indexes,
             stop,
             source: None,
             target: None,
@@ -110,6 +113,7 @@ impl Worker {
                 }
             }
             if chunk.plan.finished(rows, bytes, begun.elapsed()).await {
+                self.build_late_indexes(&chunk).await?;
                 chunk.plan.progress.completed();
                 tracing::info!(
                     area = "snapshot",
@@ -120,6 +124,22 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    async fn build_late_indexes(&mut self, chunk: &Chunk) -> Result<()> {
+        let name = &chunk.range.table.name;
+        let late = Arc::clone(&self.late_indexes);
+        if !late.are_owed_to(name) {
+            return Ok(());
+        }
+        chunk.plan.progress.indexing();
+        let mut attempt = 0;
+        loop {
+            match late.build(name).await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.pause(error, &mut attempt).await?,
+            }
+        }
     }
 
     async fn next_chunk(&mut self) -> Result<Option<Chunk>> {

@@ -41,6 +41,9 @@ pub(super) struct Watch {
 #[derive(Debug)]
 struct State {
     reached: Option<ReplicationPosition>,
+    /// A watch ahead of the cutover hadn't read that far when the side was left: what comes up to there was written while it
+    /// still served.
+    served_until: Option<BinlogPosition>,
     /// Tables without transactions: what changes them can't be marked as ours.
     unmarked: HashSet<TableName>,
     kept: Kept,
@@ -77,6 +80,7 @@ impl Watch {
         let seen = reached.as_ref().map(|reached| reached.coordinates.clone()).unwrap_or_default();
         let state = State {
             reached,
+            served_until: None,
             unmarked: HashSet::new(),
             kept,
             total: 0,
@@ -128,6 +132,7 @@ impl Watch {
     /// Where to go on, on a server of that family.
     pub(super) fn reached(&self, flavor: Flavor) -> Result<ReplicationPosition> {
         let mut state = lock(&self.state);
+        state.served_until = None;
         if let Some(reached) = &state.reached {
             return Ok(reached.clone());
         }
@@ -147,7 +152,8 @@ impl Watch {
         let mut state = lock(&self.state);
         let flavor = state.reached.as_ref().map(|reached| reached.gtids.flavor());
         let flavor = flavor.ok_or_else(|| Error::bug("stray writes", "a watch without a begin"))?;
-        let at = parse_position(flavor, since)?.coordinates;
+        let left_at = parse_position(flavor, since)?;
+        let at = left_at.coordinates.clone();
         let mut book = Book::new(self.side, since);
         let kept = std::mem::replace(&mut state.kept, Kept::Left(book.clone()));
         let mut tables = Vec::new();
@@ -165,6 +171,9 @@ impl Watch {
                 state.found(self.side, &sighting, &end, new);
             }
         }
+        if state.reached.as_ref().is_some_and(|reached| reached.coordinates < at) {
+            (state.reached, state.served_until) = (Some(left_at), Some(at));
+        }
         book.reached = state.reached.as_ref().map(StoredPosition::from);
         book.write(state_dir)?;
         (state.found_unwritten, state.moved, state.written_at) = (false, false, Instant::now());
@@ -175,6 +184,9 @@ impl Watch {
     /// What the tail has read: `end` is where the log stands behind it. Returns the tables that something stray was found in.
     pub(super) fn note(&self, seen: Seen, end: &BinlogPosition) -> Vec<TableName> {
         let mut state = lock(&self.state);
+        if state.served_until.as_ref().is_some_and(|until| end <= until) {
+            return Vec::new();
+        }
         let gtid = match &seen {
             Seen::Nothing => None,
             Seen::Ended(gtid) => gtid.clone(),
@@ -386,5 +398,61 @@ pub(super) fn request(verifier: &Verifier, tables: &[TableName]) {
             drop(verifier.request(None));
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::collections::BTreeMap;
+
+    use super::super::sight::Written;
+    use super::*;
+
+    const SINCE: &str = "0-1-4 (b.1:40)";
+
+    fn position(gtids: &str, offset: u64) -> ReplicationPosition {
+        parse_position(Flavor::MariaDb, &format!("{gtids} (b.1:{offset})")).unwrap()
+    }
+
+    fn writes(watch: &Watch, sequence: u64) -> usize {
+        let written = Written { rows: 1, ..Written::default() };
+        let gtid = Some(format!("0-1-{sequence}").parse().unwrap());
+        let written = BTreeMap::from([(TableName::new("shop", "a"), written)]);
+        let end = BinlogPosition { file: "b.1".to_owned(), offset: sequence * 10 };
+        let tables = watch.note(Seen::Stray(Sighting { gtid, written }), &end);
+        watch.advance(&end);
+        tables.len()
+    }
+
+    #[test]
+    fn what_was_written_while_the_side_served_is_not_stray() {
+        let folder = tempfile::tempdir().unwrap();
+        let all_seen = Watch::ahead(Side::Source, position("0-1-1", 10));
+        for sequence in 2..=5 {
+            assert_eq!(writes(&all_seen, sequence), 0, "nobody knows yet");
+        }
+        assert_eq!(all_seen.settle(SINCE, folder.path()).unwrap().len(), 1);
+        assert_eq!((writes(&all_seen, 6), all_seen.open()), (1, 2));
+
+        // Its connection was slower than the cutover.
+        let late = Watch::ahead(Side::Source, position("0-1-1", 10));
+        assert_eq!(writes(&late, 2), 0);
+        assert_eq!(late.settle(SINCE, folder.path()).unwrap(), []);
+        assert_eq!((writes(&late, 3), writes(&late, 4), late.said()), (0, 0, None));
+        assert_eq!((writes(&late, 5), writes(&late, 6), late.open()), (1, 1, 2));
+    }
+
+    #[test]
+    fn a_late_watch_begins_where_the_side_was_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let late = Watch::ahead(Side::Source, position("0-1-1", 10));
+        late.settle(SINCE, folder.path()).unwrap();
+        // It connects only now, or again, or after a restart.
+        assert_eq!(late.reached(Flavor::MariaDb).unwrap(), position("0-1-4", 40));
+        let book = Book::of(folder.path(), Side::Source, SINCE).unwrap();
+        let restarted = Watch::left(Side::Source, book);
+        assert_eq!(restarted.reached(Flavor::MariaDb).unwrap(), position("0-1-4", 40));
+        assert_eq!((writes(&restarted, 5), writes(&late, 5)), (1, 1));
     }
 }
