@@ -62,7 +62,7 @@ impl Story {
             Walk::MySql => (Engine::MySql97, &[][..]),
             Walk::Offsets => (Engine::MySql97, GTIDS_OFF),
         };
-        let pair = Pair::start_with(engine, 3_000, flags).await?;
+        let pair = Pair::start_with(engine, 15_000, flags).await?;
         for server in [&pair.source, &pair.target] {
             let more = if engine == Engine::MariaDb { ", DELETE HISTORY" } else { "" };
             server
@@ -87,7 +87,7 @@ impl Story {
         pair.source.run(&[&event]).await;
         let mut settings = pair
             .settings()
-            .with("snapshot.chunk_rows", "500")
+            .with("snapshot.chunk_rows", "1000")
             .with("migration.accounts", "true")
             .with("migration.exclude_tables", "[\"shop.in_the_way\"]");
         if walk == Walk::MySql {

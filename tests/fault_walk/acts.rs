@@ -104,11 +104,15 @@ pub const ACTS: &[(Act, &[Group])] = &[
             &["snapshot.whole.loaded"],
             &["snapshot.whole.copied"],
             &["snapshot.whole.defined"],
+            &["file.late-indexes.json.before"],
+            &["file.late-indexes.json.written"],
+            &["snapshot.indexes.noted"],
             &["snapshot.journal.begun"],
             &["snapshot.chunk.partly"],
             &["snapshot.chunk.cut"],
             &["snapshot.chunk.committed"],
             &["snapshot.chunk.journalled"],
+            &["snapshot.indexes.built"],
             &["migration.copied"],
         ],
     ),
@@ -251,7 +255,10 @@ fn walks(place: &str) -> &'static [Walk] {
         | "file.binlog-files.written"
         | "activation.scheduler_on"
         | "activation.scheduler_off" => &[Walk::Offsets],
-        "cutover.behind.unlock"
+        // What is noted and not yet taken off stays, so nothing is built behind a death there.
+        "file.late-indexes.json.written" | "snapshot.indexes.noted" => &[Walk::Offsets],
+        "snapshot.indexes.built"
+        | "cutover.behind.unlock"
         | "cutover.behind.lock again"
         | "fence.accounts.altered"
         | "migration.abandoned" => &[Walk::MySql],
