@@ -126,6 +126,8 @@ pairs! {
     mysql56_to_mariadb: MySql56 to MariaDb, THERE_AND_BACK;
     mysql56_to_mysql56: MySql56 to MySql56, THERE_AND_BACK;
     mysql56_to_seekdb: MySql56 to Seekdb, ONCE;
+    mysql97_to_seekdb: MySql97 to Seekdb, ONCE;
+    mariadb_to_seekdb: MariaDb to Seekdb, ONCE;
     mysql97_to_mariadb: MySql97 to MariaDb, THERE_AND_BACK;
     // Rows go this way; sessions of a 9.7 have settings that a 5.6 hasn't got.
     mysql97_to_mysql56: MySql97 to MySql56, &[];
