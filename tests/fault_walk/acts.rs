@@ -75,8 +75,6 @@ pub const ACTS: &[(Act, &[Group])] = &[
     (
         Act::Start,
         &[
-            &["file.migration.json.before"],
-            &["file.migration.json.written"],
             &["migration.begun"],
             &["checkpoint.made"],
             &["checkpoint.forgotten"],
@@ -133,7 +131,14 @@ pub const ACTS: &[(Act, &[Group])] = &[
         Act::Large,
         &[&["spool.cut"], &["apply.large.sent"], &["apply.large.committed"], &["spool.segment.removed"]],
     ),
-    (Act::Pause, &[&["migration.paused", "migration.resumed"]]),
+    (
+        Act::Pause,
+        &[
+            &["file.migration.json.before"],
+            &["file.migration.json.written"],
+            &["migration.paused", "migration.resumed"],
+        ],
+    ),
     (Act::Stand, &[&["migration.stood"]]),
     (Act::Fail, &[&["migration.failed"]]),
     (
