@@ -174,7 +174,6 @@ pub const ACTS: &[(Act, &[Group])] = &[
             &["cutover.behind.close"],
             &["cutover.behind.drain"],
             &["cutover.behind.kill"],
-            &["fence.accounts.altered"],
             &["cutover.behind.fence", "cutover.again.unfence"],
             &["cutover.behind.position"],
             &["cutover.behind.wait"],
@@ -219,6 +218,7 @@ pub const ACTS: &[(Act, &[Group])] = &[
     (
         Act::Turn,
         &[
+            &["fence.accounts.altered"],
             &["file.activation.json.before"],
             &["file.activation.json.written"],
             &["activation.kept"],
