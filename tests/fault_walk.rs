@@ -170,14 +170,16 @@ impl Story {
 
     async fn pause(&mut self) {
         self.act(Act::Pause, async |changeover| {
-            let paused = changeover
-                .try_admin("SHOW MIGRATION STATUS")
-                .await
-                .is_ok_and(|rows| rows[0]["phase"] == "paused");
+            let status = changeover.try_admin("SHOW MIGRATION STATUS").await;
+            let paused = status.is_ok_and(|rows| rows[0]["phase"] == "paused");
             let statement = if paused { "RESUME MIGRATION" } else { "PAUSE MIGRATION" };
             drop(changeover.try_admin(statement).await);
         })
         .await;
+        self.changeover.start_again_plain().await;
+        if self.changeover.status_of("phase").await == "paused" {
+            self.changeover.admin("RESUME MIGRATION").await;
+        }
     }
 
     /// The target has something of that name already.

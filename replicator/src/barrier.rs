@@ -95,10 +95,11 @@ impl Barrier<'_> {
             definitions.pending = None;
             self.history.write(&definitions)?;
             failpoint::hit("ddl.defined");
-            let tables = definitions.names();
-            self.context.update(|state| state.tables = tables)?;
-            failpoint::hit("ddl.shown");
         }
+        // Also where a crash came between the two files.
+        let tables = definitions.names();
+        self.context.update(|state| state.tables = tables)?;
+        failpoint::hit("ddl.shown");
         let mut conn = server::connect(Side::Target, self.leg.to(&self.context.config)).await?;
         checkpoint::step_over(&mut conn, self.origin, meta).await?;
         drop(conn.disconnect().await);

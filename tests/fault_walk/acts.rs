@@ -75,8 +75,6 @@ pub const ACTS: &[(Act, &[Group])] = &[
     (
         Act::Start,
         &[
-            &["file.migration.json.before"],
-            &["file.migration.json.written"],
             &["migration.begun"],
             &["checkpoint.made"],
             &["checkpoint.forgotten"],
@@ -108,10 +106,10 @@ pub const ACTS: &[(Act, &[Group])] = &[
             &["file.late-indexes.json.written"],
             &["snapshot.indexes.noted"],
             &["snapshot.journal.begun"],
-            &["snapshot.chunk.partly"],
             &["snapshot.chunk.cut"],
             &["snapshot.chunk.committed"],
             &["snapshot.chunk.journalled"],
+            &["snapshot.chunk.partly"],
             &["snapshot.indexes.built"],
             &["migration.copied"],
         ],
@@ -133,18 +131,19 @@ pub const ACTS: &[(Act, &[Group])] = &[
         Act::Large,
         &[&["spool.cut"], &["apply.large.sent"], &["apply.large.committed"], &["spool.segment.removed"]],
     ),
-    (Act::Pause, &[&["migration.paused", "migration.resumed"]]),
+    (
+        Act::Pause,
+        &[
+            &["file.migration.json.before"],
+            &["file.migration.json.written"],
+            &["migration.paused", "migration.resumed"],
+        ],
+    ),
     (Act::Stand, &[&["migration.stood"]]),
     (Act::Fail, &[&["migration.failed"]]),
     (
         Act::Define,
-        &[
-            &["ddl.intended"],
-            &["ddl.applied"],
-            &["ddl.defined"],
-            &["ddl.shown"],
-            &["checkpoint.stepped_over"],
-        ],
+        &[&["ddl.intended"], &["ddl.applied"], &["ddl.defined", "ddl.shown"], &["checkpoint.stepped_over"]],
     ),
     (Act::CopyAnew, &[&["recopy.dropped"], &["snapshot.journal.removed"], &["recopy.copied"]]),
     (Act::Repair, &[&["repair.before_commit"], &["repair.committed"]]),

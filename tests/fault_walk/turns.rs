@@ -190,7 +190,13 @@ impl Story {
 
     async fn die_in_turn(&mut self, from: &str, act: Act, group: Group) {
         for (at, place) in group.iter().enumerate() {
-            let answers = self.changeover.start_to_die(place).await;
+            let mut answers = self.changeover.start_to_die(place).await;
+            if at == 0 && !answers && act != Act::Turn {
+                // It was reached by what the death before has left to do; here it is to be by a move of its own.
+                self.changeover.start_again_plain().await;
+                answers = self.changeover.start_to_die(place).await;
+                assert!(answers, "{:?}: it dies at {place} before it listens", self.walk);
+            }
             if at > 0 {
                 // What a restart does: nobody has to ask for it.
                 self.die(place, async |_| {}).await;

@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, OptsBuilder, Row, SslOpts, Value};
+use mysql_async::{Conn, Opts, OptsBuilder, Row, SslOpts, Value};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -20,6 +20,9 @@ use super::{Engine, Server, accounts};
 pub const ADMIN: &str = "admin";
 /// Its password.
 pub const ADMIN_PASSWORD: &str = "admin-Secret_3";
+
+/// After this time without a word nobody is there.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// A row of an admin statement by column name; NULL is the empty text.
 pub type Record = BTreeMap<String, String>;
@@ -283,7 +286,7 @@ impl Changeover {
         let tls = self.settings.0.get("proxy.tls").filter(|mode| mode.contains("required"));
         let tls = tls.map(|_| SslOpts::default().with_danger_accept_invalid_certs(true));
         let opts = OptsBuilder::from_opts(opts).ssl_opts(tls);
-        let mut conn = Conn::new(opts).await.map_err(|error| error.to_string())?;
+        let mut conn = connect(opts).await.map_err(|error| error.to_string())?;
         let rows: Vec<Row> = conn.query(sql).await.map_err(|error| error.to_string())?;
         conn.disconnect().await.map_err(|error| error.to_string())?;
         Ok(rows.into_iter().map(record).collect())
@@ -420,6 +423,15 @@ impl Drop for Changeover {
             }
         }
         self.kill_9();
+    }
+}
+
+/// A connection to a process that may die at any moment. The kernel can take one for established whose listener goes away just
+/// then; nobody ever says anything on it.
+pub async fn connect(opts: impl Into<Opts>) -> Result<Conn, mysql_async::Error> {
+    match tokio::time::timeout(SILENCE, Conn::new(opts.into())).await {
+        Ok(connected) => connected,
+        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
     }
 }
 

@@ -9,6 +9,7 @@ use mysql_async::{Conn, Error, Opts, Params, Statement};
 use tokio_util::sync::CancellationToken;
 
 use super::{Entry, Fate, Shared};
+use crate::support::changeover::connect;
 use crate::support::seed::{ACCOUNTS, GAUGES};
 use crate::support::writers::think;
 
@@ -70,7 +71,7 @@ struct Session {
 impl Session {
     /// Half of the writers work with autocommit off, a third each in another character set.
     async fn open(id: u32, opts: &Opts, shared: &Arc<Shared>) -> Result<Self, Trouble> {
-        let mut conn = Conn::new(opts.clone()).await?;
+        let mut conn = connect(opts.clone()).await?;
         let names = ["utf8mb4", "utf8mb4 COLLATE utf8mb4_bin", "latin1"][id as usize % 3];
         let mode = ["", "STRICT_ALL_TABLES", "STRICT_TRANS_TABLES,ANSI_QUOTES,NO_ZERO_DATE"][id as usize % 3];
         for sql in [
