@@ -22,7 +22,8 @@
 //! A bound is a byte 0 (no bound: the last chunk) or 1, a count byte and so many values; a value is a tag byte (0
 //! to 6: the variants of [`Value`] in order) and a number, the bits of a float, or a text.
 //!
-//! Kinds 3 and 4 are fsynced before anybody relies on them; kind 2 isn't, since a chunk that is forgotten is only cut again.
+//! Kinds 3 and 4 are fsynced before anybody relies on them ([`Written::settle`]), several readers' together; kind 2 isn't, since a
+//! chunk that is forgotten is only cut again.
 //! A torn record at the end is cut off on opening, a damaged one before the end is an error: what follows it could
 //! be believed only by guessing.
 
@@ -30,11 +31,14 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use config::{TableName, failpoint};
 
 use crate::error::{Error, Result};
+use crate::handle::lock;
 use crate::value::Value;
 
 const FILE: &str = "chunks.journal";
@@ -62,11 +66,73 @@ pub type Chunks = BTreeMap<TableName, Vec<JournalledChunk>>;
 /// The open journal.
 #[derive(Debug)]
 pub struct ChunkJournal {
+    disk: Arc<Disk>,
+    buffer: Vec<u8>,
+}
+
+/// The file, and how much of it is known to be on the disk.
+#[derive(Debug)]
+struct Disk {
     path: PathBuf,
     file: File,
-    buffer: Vec<u8>,
-    /// A write failed and may have left half a record: nothing may follow it.
-    broken: bool,
+    /// Records written.
+    written: AtomicU64,
+    /// Records that are on the disk.
+    synced: Mutex<u64>,
+    /// A write failed and may have left half a record, or an fsync did: nothing may follow it.
+    broken: AtomicBool,
+}
+
+/// A record that is written, and that nobody may rely on yet.
+#[derive(Debug)]
+#[must_use]
+pub struct Written {
+    disk: Arc<Disk>,
+    /// Its number.
+    record: u64,
+    place: &'static str,
+}
+
+impl Written {
+    /// Returns when it is on the disk. Who comes while another waits for the disk shares the next fsync with all that came
+    /// meanwhile, so that readers don't wait for one another's.
+    ///
+    /// # Errors
+    /// An fsync failed, this one or one before it.
+    pub fn settle(self) -> Result<()> {
+        self.disk.sync(self.record)?;
+        failpoint::hit(self.place);
+        Ok(())
+    }
+}
+
+impl Disk {
+    fn sync(&self, record: u64) -> Result<()> {
+        let mut synced = lock(&self.synced);
+        if *synced >= record {
+            return Ok(());
+        }
+        self.usable()?;
+        let written = self.written.load(Ordering::Acquire);
+        if let Err(error) = self.file.sync_data() {
+            // The kernel may have dropped the pages: what a second fsync says means nothing.
+            self.broken.store(true, Ordering::Release);
+            return Err(io_error(&self.path, "syncing", &error));
+        }
+        *synced = written;
+        Ok(())
+    }
+
+    fn usable(&self) -> Result<()> {
+        if !self.broken.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(Error::definite(
+            None,
+            self.path.display().to_string(),
+            "the chunk journal couldn't be written before; it is read again at the next start",
+        ))
+    }
 }
 
 impl ChunkJournal {
@@ -96,18 +162,24 @@ impl ChunkJournal {
         })?;
         file.set_len(good as u64).map_err(failed)?;
         file.seek(SeekFrom::End(0)).map_err(failed)?;
-        let mut journal = Self { path: path.clone(), file, buffer: Vec::new(), broken: false };
+        let disk = Disk {
+            path: path.clone(),
+            file,
+            written: AtomicU64::new(0),
+            synced: Mutex::new(0),
+            broken: AtomicBool::new(false),
+        };
+        let mut journal = Self { disk: Arc::new(disk), buffer: Vec::new() };
         match content.start {
             None => {
                 journal.buffer.extend_from_slice(MAGIC);
-                journal.append(|payload| {
+                let begun = journal.append("snapshot.journal.begun", |payload| {
                     payload.push(1);
                     write_text(payload, start.as_bytes());
                 })?;
-                journal.sync()?;
                 // The name has to survive as well.
                 File::open(state_dir).and_then(|folder| folder.sync_all()).map_err(failed)?;
-                failpoint::hit("snapshot.journal.begun");
+                begun.settle()?;
             }
             Some(found) if found == start => {}
             Some(_) => {
@@ -137,51 +209,45 @@ impl ChunkJournal {
         Ok(())
     }
 
-    /// Notes where a chunk ends. It is on disk with the next [`Self::done`].
+    /// Notes where a chunk ends. It is on disk with the next record that is settled.
     pub fn cut(&mut self, table: &TableName, number: u64, upto: Option<&[Value]>) -> Result<()> {
-        self.append(|payload| {
+        let cut = self.append("snapshot.chunk.cut", |payload| {
             payload.push(2);
             write_chunk(payload, table, number);
             write_bound(payload, upto);
         })?;
-        failpoint::hit("snapshot.chunk.cut");
+        failpoint::hit(cut.place);
         Ok(())
     }
 
-    /// Notes that a chunk is committed on the target up to a bound of its own; on disk when this returns.
-    pub fn partly_done(&mut self, table: &TableName, number: u64, rows: u64, bound: &[Value]) -> Result<()> {
-        self.append(|payload| {
+    /// Notes that a chunk is committed on the target up to a bound of its own.
+    pub fn partly_done(
+        &mut self,
+        table: &TableName,
+        number: u64,
+        rows: u64,
+        bound: &[Value],
+    ) -> Result<Written> {
+        self.append("snapshot.chunk.partly", |payload| {
             payload.push(4);
             write_chunk(payload, table, number);
             payload.extend_from_slice(&rows.to_le_bytes());
             write_bound(payload, Some(bound));
-        })?;
-        self.sync()?;
-        failpoint::hit("snapshot.chunk.partly");
-        Ok(())
+        })
     }
 
-    /// Notes that a chunk is committed on the target; on disk when this returns.
-    pub fn done(&mut self, table: &TableName, number: u64, rows: u64) -> Result<()> {
-        self.append(|payload| {
+    /// Notes that a chunk is committed on the target.
+    pub fn done(&mut self, table: &TableName, number: u64, rows: u64) -> Result<Written> {
+        self.append("snapshot.chunk.journalled", |payload| {
             payload.push(3);
             write_chunk(payload, table, number);
             payload.extend_from_slice(&rows.to_le_bytes());
-        })?;
-        self.sync()?;
-        failpoint::hit("snapshot.chunk.journalled");
-        Ok(())
+        })
     }
 
     /// Writes one record with one call, so that a crash tears at most the last one.
-    fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
-        if self.broken {
-            return Err(Error::definite(
-                None,
-                self.path.display().to_string(),
-                "the chunk journal couldn't be written before; it is read again at the next start",
-            ));
-        }
+    fn append(&mut self, place: &'static str, write: impl FnOnce(&mut Vec<u8>)) -> Result<Written> {
+        self.disk.usable()?;
         let begin = self.buffer.len();
         self.buffer.extend_from_slice(&[0; HEAD_BYTES]);
         write(&mut self.buffer);
@@ -190,17 +256,14 @@ impl ChunkJournal {
         let crc = crc32fast::hash(payload).to_le_bytes();
         let head = length.into_iter().chain(crc);
         self.buffer.iter_mut().skip(begin).zip(head).for_each(|(slot, byte)| *slot = byte);
-        let written = self.file.write_all(&self.buffer);
+        let written = (&self.disk.file).write_all(&self.buffer);
         self.buffer.clear();
-        self.broken = written.is_err();
-        written.map_err(|e| io_error(&self.path, "writing", &e))
-    }
-
-    fn sync(&mut self) -> Result<()> {
-        let synced = self.file.sync_data();
-        // After a failed fsync the kernel may have dropped the pages: what a second one says means nothing.
-        self.broken |= synced.is_err();
-        synced.map_err(|e| io_error(&self.path, "syncing", &e))
+        if let Err(error) = written {
+            self.disk.broken.store(true, Ordering::Release);
+            return Err(io_error(&self.disk.path, "writing", &error));
+        }
+        let record = self.disk.written.fetch_add(1, Ordering::AcqRel) + 1;
+        Ok(Written { disk: Arc::clone(&self.disk), record, place })
     }
 }
 
@@ -401,8 +464,10 @@ mod tests {
         assert!(chunks.is_empty());
         journal.cut(&table(), 0, Some(&bound)).unwrap();
         journal.cut(&table(), 1, None).unwrap();
-        journal.done(&table(), 1, 7).unwrap();
-        journal.partly_done(&table(), 0, 5, &bound).unwrap();
+        let done = journal.done(&table(), 1, 7).unwrap();
+        let partly = journal.partly_done(&table(), 0, 5, &bound).unwrap();
+        partly.settle().unwrap();
+        done.settle().unwrap();
         drop(journal);
         let (_, chunks) = ChunkJournal::open(folder.path(), "0-1-5").unwrap();
         let expected = vec![
@@ -417,11 +482,29 @@ mod tests {
     }
 
     #[test]
+    fn one_fsync_is_for_all_that_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, _) = ChunkJournal::open(folder.path(), "p").unwrap();
+        journal.cut(&table(), 0, Some(&[Value::Int(1)])).unwrap();
+        journal.cut(&table(), 1, None).unwrap();
+        let (first, second) = (journal.done(&table(), 0, 7).unwrap(), journal.done(&table(), 1, 7).unwrap());
+        let synced = |journal: &ChunkJournal| *lock(&journal.disk.synced);
+        assert_eq!(synced(&journal), 1, "the start alone");
+        first.settle().unwrap();
+        assert_eq!(synced(&journal), 5);
+        second.settle().unwrap();
+        // Behind an fsync that failed nothing is believed.
+        let third = journal.done(&table(), 2, 7).unwrap();
+        journal.disk.broken.store(true, Ordering::Release);
+        assert!(third.settle().is_err() && journal.done(&table(), 3, 7).is_err());
+    }
+
+    #[test]
     fn a_torn_tail_is_cut_at_every_byte() {
         let folder = tempfile::tempdir().unwrap();
         let (mut journal, _) = ChunkJournal::open(folder.path(), "p").unwrap();
         journal.cut(&table(), 0, None).unwrap();
-        journal.done(&table(), 0, 7).unwrap();
+        journal.done(&table(), 0, 7).unwrap().settle().unwrap();
         let bytes = std::fs::read(folder.path().join(FILE)).unwrap();
         let mut seen = Vec::new();
         for length in 0..=bytes.len() {
@@ -444,7 +527,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (mut journal, _) = ChunkJournal::open(folder.path(), "p").unwrap();
         journal.cut(&table(), 0, None).unwrap();
-        journal.done(&table(), 0, 7).unwrap();
+        journal.done(&table(), 0, 7).unwrap().settle().unwrap();
         let mut bytes = std::fs::read(folder.path().join(FILE)).unwrap();
         bytes[MAGIC.len() + HEAD_BYTES] ^= 1;
         std::fs::write(folder.path().join(FILE), &bytes).unwrap();

@@ -241,15 +241,15 @@ impl Worker {
     }
 
     async fn journalled(&self, chunk: &Chunk, totals: &ReadTotals) -> Result<()> {
-        let mut journal = self.journal.clone().lock_owned().await;
-        let (table, number, rows) = (chunk.range.table.name.clone(), chunk.number, totals.rows);
-        let stopped_at = totals.stopped_at.clone();
-        // An fsync takes as long as the disk likes, and the runtime's threads are few.
-        let write = move || match stopped_at {
-            Some(bound) => journal.partly_done(&table, number, rows, &bound),
-            None => journal.done(&table, number, rows),
+        let (table, number, rows) = (&chunk.range.table.name, chunk.number, totals.rows);
+        let mut journal = self.journal.lock().await;
+        let written = match &totals.stopped_at {
+            Some(bound) => journal.partly_done(table, number, rows, bound)?,
+            None => journal.done(table, number, rows)?,
         };
-        tokio::task::spawn_blocking(write)
+        drop(journal);
+        // An fsync takes as long as the disk likes, and the runtime's threads are few.
+        tokio::task::spawn_blocking(move || written.settle())
             .await
             .unwrap_or_else(|e| Err(Error::bug("copy", format!("the journal's writer ended: {e}"))))
     }
