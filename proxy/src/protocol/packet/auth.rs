@@ -40,7 +40,9 @@ impl AuthSwitchRequest {
         let mut out = vec![Self::MARKER];
         put_nul_bytes(&mut out, &self.plugin);
         out.extend_from_slice(&self.data);
-        out.push(0);
+        if self.plugin != ED25519 {
+            out.push(0);
+        }
         out
     }
 }
@@ -87,7 +89,9 @@ mod tests {
         fn every_byte_of_an_ed25519_scramble_counts(mut data in proptest::collection::vec(any::<u8>(), 31)) {
             data.push(0);
             let payload = [&b"\xFEclient_ed25519\0"[..], &data].concat();
-            prop_assert_eq!(AuthSwitchRequest::parse(&payload).unwrap().data, data);
+            let packet = AuthSwitchRequest::parse(&payload).unwrap();
+            prop_assert_eq!(packet.encode(), payload);
+            prop_assert_eq!(packet.data, data);
         }
 
         #[test]
