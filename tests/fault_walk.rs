@@ -110,17 +110,13 @@ impl Story {
 
     /// The same once it is started.
     async fn die(&mut self, place: &str, ask: impl AsyncFn(&Changeover)) {
-        let mut ended = None;
-        let began = Instant::now();
-        while ended.is_none() {
-            let phase = self.changeover.try_admin("SHOW MIGRATION STATUS").await;
-            assert!(began.elapsed() < LIMIT * 3, "{:?}: {place} was never reached; {phase:?}", self.walk);
+        let ended = until(&format!("{:?} to die at {place}", self.walk), LIMIT, async || {
+            let status = self.changeover.try_admin("SHOW MIGRATION STATUS").await;
             ask(&self.changeover).await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            ended = self.changeover.ended();
-        }
-        let signal = ended.and_then(|status| status.signal());
-        assert_eq!(signal, Some(6), "{:?}: it ended before {place}: {ended:?}", self.walk);
+            self.changeover.ended().ok_or_else(|| format!("{status:?}"))
+        })
+        .await;
+        assert_eq!(ended.signal(), Some(6), "{:?}: it ended before {place}: {ended:?}", self.walk);
         self.died += 1;
         println!("{:?}, {:.1?}: died at {place}", self.walk, self.began.elapsed());
     }

@@ -122,6 +122,8 @@ macro_rules! pairs {
 }
 
 pairs! {
+    mariadb_to_mariadb: MariaDb to MariaDb, THERE_AND_BACK;
+    mysql97_to_mysql97: MySql97 to MySql97, THERE_AND_BACK;
     mysql56_to_mysql97: MySql56 to MySql97, THERE_AND_BACK;
     mysql56_to_mariadb: MySql56 to MariaDb, THERE_AND_BACK;
     mysql56_to_mysql56: MySql56 to MySql56, THERE_AND_BACK;

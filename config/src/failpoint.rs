@@ -69,6 +69,7 @@ pub const PLACES: &[&str] = &[
     "snapshot.chunk.partly",
     "snapshot.chunk.journalled",
     "snapshot.indexes.noted",
+    "snapshot.indexes.dropped",
     "snapshot.indexes.built",
     "snapshot.whole.loaded",
     "snapshot.whole.copied",

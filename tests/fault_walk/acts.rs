@@ -105,6 +105,7 @@ pub const ACTS: &[(Act, &[Group])] = &[
             &["file.late-indexes.json.before"],
             &["file.late-indexes.json.written"],
             &["snapshot.indexes.noted"],
+            &["snapshot.indexes.dropped"],
             &["snapshot.journal.begun"],
             &["snapshot.chunk.cut"],
             &["snapshot.chunk.committed"],
@@ -257,7 +258,8 @@ fn walks(place: &str) -> &'static [Walk] {
         // What is noted and not yet taken off stays: one walk dies there once, and builds nothing.
         "file.late-indexes.json.written" => &[Walk::Offsets],
         "snapshot.indexes.noted" => &[Walk::MariaDb],
-        "snapshot.indexes.built"
+        "snapshot.indexes.dropped"
+        | "snapshot.indexes.built"
         | "cutover.behind.unlock"
         | "cutover.behind.lock again"
         | "fence.accounts.altered"

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder, Row, SslOpts, Value};
@@ -153,18 +153,14 @@ impl Changeover {
         command.args(["serve", "--config"]).arg(file).env("RUST_LOG", "info");
         command.envs(self.environment.iter().cloned());
         self.process = Some(Process::start(&command, &self.log_path()).unwrap());
-        let began = Instant::now();
-        loop {
+        until("the admin port to answer", Duration::from_secs(30), async || {
             match self.try_admin("SHOW MIGRATION STATUS").await {
-                Ok(_) => return true,
-                Err(_) if self.ended().is_some() => return false,
-                Err(error) => {
-                    let patient = began.elapsed() < Duration::from_secs(30);
-                    assert!(patient, "the admin port doesn't answer: {error}");
-                }
+                Ok(_) => Ok(true),
+                Err(_) if self.ended().is_some() => Ok(false),
+                Err(error) => Err(error),
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        })
+        .await
     }
 
     /// Restarts it with these variables in place of those of its last start.
@@ -204,14 +200,10 @@ impl Changeover {
 
     /// Waits for its end, by a failpoint or by itself.
     pub async fn wait_end(&mut self) -> ExitStatus {
-        let began = Instant::now();
-        loop {
-            if let Some(status) = self.ended() {
-                return status;
-            }
-            assert!(began.elapsed() < Duration::from_secs(60), "changeover didn't end");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until("its end", Duration::from_secs(60), async || {
+            self.ended().ok_or_else(|| "changeover runs".to_owned())
+        })
+        .await
     }
 
     /// Bytes of memory that it holds.

@@ -1,6 +1,5 @@
 //! Waiting for a condition, with a deadline. Nothing in these tests waits for a time.
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 /// What takes a second on a quiet machine may take some on a busy one. A deadline only says when hope ends, so it costs
@@ -12,11 +11,11 @@ const COUNTS_MAX: Duration = Duration::from_secs(5);
 
 /// Asks again until `probe` answers `Ok`. Panics with what was waited for and the last word of
 /// `why_not` when the deadline, of a quiet machine, has passed [`PATIENCE`] times.
-pub async fn until<T, F, Fut>(what: &str, deadline: Duration, mut probe: F) -> T
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Result<T, String>>,
-{
+pub async fn until<T>(
+    what: &str,
+    deadline: Duration,
+    mut probe: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
     let (deadline, mut waited, mut looked) = (deadline * PATIENCE, Duration::ZERO, Instant::now());
     loop {
         let why_not = match probe().await {

@@ -166,6 +166,9 @@ impl Coordinator {
     /// reached doesn't hold the start up: it is tried again in the background.
     pub async fn recover(self: &Arc<Self>) {
         let state = self.state();
+        if let Some((id, side, before)) = state.fence_left.clone() {
+            self.unfence_later(id, side, before);
+        }
         if matches!(self.replication.status().phase, Phase::Finished | Phase::Abandoned) {
             // FINISH or ABANDON MIGRATION may not have come to its end.
             if let Err(refused) = self.release_other_side(&state).await {
@@ -173,9 +176,6 @@ impl Coordinator {
             }
             self.replication.unwatch();
             return;
-        }
-        if let Some((id, side, before)) = state.fence_left {
-            self.unfence_later(id, side, before);
         }
         if let Some((side, before)) = state.fenced {
             // The fence of a server that was restarted while we were away comes first (invariant 2).

@@ -103,6 +103,7 @@ impl LateIndexes {
         let mut conn = prepared(target).await?;
         for (name, indexes) in &owed {
             drop_all(&mut conn, name, indexes).await?;
+            config::failpoint::hit("snapshot.indexes.dropped");
         }
         drop(conn.disconnect().await);
         Ok(Self { target: target.clone(), owed })
