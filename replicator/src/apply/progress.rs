@@ -119,8 +119,15 @@ impl AppliedProgress {
         u64::try_from(u128::from(rows.saturating_sub(then)) * 1000 / elapsed_ms).unwrap_or(u64::MAX)
     }
 
-    /// Publishes a step. Positions only go forward within a run; a run that begins may say where the last one
-    /// ended. Called by the apply stage alone.
+    /// Publishes where a run begins. That may be behind what the run before it had published: the checkpoint's last
+    /// low water may not have been written down any more, and transactions above it are known by their numbers alone
+    /// until the run comes past them. Called by the apply stage alone.
+    pub(super) fn begin(&self, applied: Applied) {
+        self.sample(&applied);
+        self.state.send_replace(Some(applied));
+    }
+
+    /// Publishes a step of the run that has begun last. Called by the apply stage alone.
     pub(super) fn publish(&self, applied: Applied) {
         self.sample(&applied);
         self.state.send_modify(|state| {
@@ -192,6 +199,19 @@ mod tests {
         waiter.await.unwrap();
         // One who comes later doesn't wait at all.
         progress.wait_for_coordinates(&wanted).await;
+    }
+
+    #[test]
+    fn a_run_may_begin_behind_what_was_published() {
+        let progress = AppliedProgress::new();
+        let now = Instant::now();
+        progress.begin(applied(0, 4, 0, now));
+        progress.publish(applied(7, 700, 7, now));
+        // The server died before the low water was written down: 1 to 7 are known to be applied by their numbers.
+        progress.begin(applied(0, 4, 7, now));
+        assert_eq!(progress.current().map(|applied| applied.low_water), Some(0));
+        progress.publish(applied(7, 700, 7, now));
+        assert_eq!(progress.current().map(|applied| applied.low_water), Some(7));
     }
 
     #[test]

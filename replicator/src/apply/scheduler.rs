@@ -122,7 +122,7 @@ impl Scheduler {
             persisted_at: Instant::now(),
             conn: None,
         };
-        scheduler.publish();
+        scheduler.progress.begin(scheduler.applied());
         scheduler
     }
 
@@ -453,14 +453,18 @@ impl Scheduler {
     }
 
     fn publish(&self) {
+        self.progress.publish(self.applied());
+    }
+
+    fn applied(&self) -> Applied {
         let low = self.mark.low();
-        self.progress.publish(Applied {
+        Applied {
             low_water: low.seq,
             position: low.position.clone(),
             committed_at_us: low.committed_at_us,
             rows: self.rows,
             at: Instant::now(),
-        });
+        }
     }
 
     /// Writes the low water down where it moved since. A connection that fails is left for the next time: what
