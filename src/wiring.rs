@@ -118,6 +118,10 @@ impl Replication for ReplicatorPort {
         Box::pin(async { self.0.way_back().await.map_err(port_error) })
     }
 
+    fn prepared(&self) -> PortFuture<'_, String> {
+        Box::pin(async { self.0.prepared().await.map_err(port_error) })
+    }
+
     fn hold(&self) -> PortFuture<'_, ()> {
         Box::pin(async { self.0.hold().await.map_err(port_error) })
     }

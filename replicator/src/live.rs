@@ -1,6 +1,6 @@
 //! What SHOW MIGRATION STATUS and SHOW MIGRATION TABLES are made of. Every reader is cheap: no query, no await.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,13 +9,14 @@ use config::{BinlogPosition, Config, TableName};
 use tokio::sync::watch;
 
 use crate::apply::progress::AppliedProgress;
+use crate::binlog::xid::Xid;
 use crate::error::Error;
 use crate::handle::lock;
 use crate::lag::LagClock;
 use crate::leg::Leg;
 use crate::schema::table::{SchemaSet, TableSchema};
 use crate::snapshot::progress::{CopyPhase, SnapshotProgress};
-use crate::spool::{Spool, SpoolProgress};
+use crate::spool::{Prepared, Spool, SpoolProgress};
 use crate::state::{MigrationState, Stage, StoredPosition};
 use crate::throttle::Throttle;
 use crate::verify::{self, Verifier, VerifyPhase};
@@ -44,6 +45,7 @@ struct View {
     tables: SchemaSet,
     snapshot: Arc<SnapshotProgress>,
     spool: Option<watch::Receiver<SpoolProgress>>,
+    prepared: Option<Prepared>,
     verifier: Option<Arc<Verifier>>,
     copied_at: Option<BinlogPosition>,
     sealed_at: Option<ReplicationPosition>,
@@ -107,9 +109,15 @@ impl Live {
         view.tables = tables.clone();
         view.snapshot = Arc::clone(&snapshot);
         view.spool = Some(spool.progress());
+        view.prepared = Some(spool.prepared());
         view.lag = LagClock::behind_bytes(spool.released_bytes());
         view.copied.clear();
         snapshot
+    }
+
+    /// XA transactions with changes for this migration that are prepared on the side that is read, as far as it is fetched.
+    pub(crate) fn prepared(&self) -> BTreeSet<Xid> {
+        lock(&self.view).prepared.as_ref().map(Prepared::now).unwrap_or_default()
     }
 
     /// Definitions have changed: these are the tables from here on.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use config::progress::{Phase, ReplicationPosition};
-use config::{Config, Side, TableName, failpoint};
+use config::{Config, Flavor, Side, TableName, failpoint};
 use mysql_async::Conn;
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +60,10 @@ impl Recopy<'_> {
         drop_tables(&mut to, names).await?;
         failpoint::hit("recopy.dropped");
         let (start, mut found) = standing_definitions(config, read, &mut from, Some(names)).await?;
+        if read.version.flavor == Flavor::MariaDb {
+            // It has XA COMMIT in its log for a moment before a read sees what that committed.
+            server::xa::settle_before_copy(Side::Source, &mut from).await?;
+        }
         found.tables.retain(|table| names.contains(&table.schema.name));
         if let Some(table) = found.tables.iter().find(|table| !table.problems.is_empty()) {
             let problem = table.problems.first().map_or("", String::as_str);

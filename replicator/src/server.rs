@@ -2,6 +2,7 @@
 
 mod position;
 mod prepared;
+pub(crate) mod xa;
 
 use std::time::Duration;
 

@@ -69,6 +69,13 @@ pub(crate) struct MigrationState {
     /// The source doesn't log whole rows: each table is copied as it is at one position. From stage `copying` on.
     #[serde(default)]
     pub(crate) at_one_position: bool,
+    /// Every XA transaction with changes for this migration is prepared behind where the present leg starts, or was ended
+    /// before a row was copied. From stage `copying` on. False: the account may not ask what is prepared.
+    #[serde(default)]
+    pub(crate) knows_prepared: bool,
+    /// The source's end once those prepared before the start had ended: what a replica has to have applied before it is read.
+    #[serde(default)]
+    pub(crate) settled_at: Option<StoredPosition>,
     /// What was proven equal where the present leg starts; empty for the first one.
     #[serde(default)]
     pub(crate) proven: Vec<Proven>,
@@ -87,6 +94,9 @@ fn first_leg() -> Leg {
 pub(crate) struct NextLeg {
     /// Where the side that it reads ended, behind the closed gate and with nobody applying to it.
     pub(crate) start: StoredPosition,
+    /// As in [`MigrationState`].
+    #[serde(default)]
+    pub(crate) knows_prepared: bool,
     /// What the verdict of that cutover rests on.
     pub(crate) proven: Vec<Proven>,
 }
@@ -115,6 +125,8 @@ impl MigrationState {
             start: None,
             copied_at: None,
             at_one_position: false,
+            knows_prepared: false,
+            settled_at: None,
             sealed_at: None,
             leg: Leg::FIRST,
             proven: Vec::new(),
@@ -139,6 +151,8 @@ impl MigrationState {
         self.stage = Stage::Replaying;
         self.copied_at = Some(next.start.clone());
         self.start = Some(next.start);
+        self.knows_prepared = next.knows_prepared;
+        self.settled_at = None;
         self.proven = next.proven;
         self.paused = false;
         self.paused_by = None;

@@ -149,6 +149,9 @@ impl Replication for Fake {
         Ok(())
     }
     fn unwatch(&self) {}
+    fn prepared(&self) -> PortFuture<'_, String> {
+        Box::pin(async { Ok("no XA transaction is left prepared".into()) })
+    }
     fn hold(&self) -> PortFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }

@@ -65,10 +65,11 @@ pub(super) async fn all(of: &Coordinator, asked: Asked) -> Found {
     }
     rows.extend(refusals.into_iter().map(|why| row("replication", Err(why))));
     let fenced = of.fenced();
-    let (there, header, fence, accounts, acts, back) = tokio::join!(
+    let (there, header, fence, prepared, accounts, acts, back) = tokio::join!(
         writable(of, to),
         takes_header(of, to),
         fence(of, from),
+        asked_of_replication(of.replication.prepared()),
         survey(&of.routes, &of.registry, fenced.as_ref(), WITHIN),
         asked_of_replication(of.replication.prepare_activation(to)),
         asked_of_replication(of.replication.way_back()),
@@ -77,6 +78,7 @@ pub(super) async fn all(of: &Coordinator, asked: Asked) -> Found {
     rows.push(row(to.as_str(), there));
     rows.extend(header.err().map(|why| row(to.as_str(), Err(why))));
     rows.push(row("fence", fence));
+    rows.push(row("xa", prepared));
     rows.push(row("accounts", said_of_accounts(accounts, to)));
     rows.push(row("activate", acts));
     rows.push(row("reverse", said_of_way_back(back, asked, to)));

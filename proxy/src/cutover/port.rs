@@ -73,6 +73,9 @@ pub trait Replication: Send + Sync + 'static {
     /// Whether the side that rows are applied to will be followed, once it serves, into the other one: false where the
     /// configuration doesn't want it. `Err` says why it can't be.
     fn way_back(&self) -> PortFuture<'_, bool>;
+    /// What is known of XA transactions that are prepared on the serving side, in a sentence. `Err` where some are and don't end: a
+    /// swap would leave them behind. `verdict` looks again.
+    fn prepared(&self) -> PortFuture<'_, String>;
     /// Ends the present direction, behind the fence: nothing is applied any more. `turn_back` undoes it.
     fn hold(&self) -> PortFuture<'_, ()>;
     /// What `activate` will make on `side`, in a sentence. Called before a cutover begins, so that its pause needn't read it.

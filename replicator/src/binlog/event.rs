@@ -1,6 +1,7 @@
 //! Event headers, checksums, and the bodies of the small events.
 
 use super::cursor::{Cursor, Malformed};
+use super::xid::Xid;
 
 /// Length of every event's common header.
 pub(crate) const HEADER_BYTES: usize = 19;
@@ -270,9 +271,10 @@ impl<'a> Query<'a> {
     }
 }
 
-/// True where an XA_PREPARE event commits at once (XA COMMIT … ONE PHASE).
-pub(crate) fn xa_prepare_commits(body: &[u8]) -> Result<bool, Malformed> {
-    Ok(Cursor::new(body).u8()? != 0)
+/// Body of XA_PREPARE: whether it commits at once (XA COMMIT … ONE PHASE), and what it is called.
+pub(crate) fn parse_xa_prepare(body: &[u8]) -> Result<(bool, Xid), Malformed> {
+    let mut cursor = Cursor::new(body);
+    Ok((cursor.u8()? != 0, Xid::read(&mut cursor)?))
 }
 
 #[cfg(test)]

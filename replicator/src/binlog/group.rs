@@ -2,26 +2,25 @@
 //!
 //! A pure state machine. What it doesn't understand it refuses (invariant 5).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use config::{Gtid, TableName};
 
 use super::context::StatementContext;
 use super::cursor::Malformed;
-use super::event::{EventHeader, FLAG_IGNORABLE, Query, RowsShape, kind, xa_prepare_commits};
+use super::event::{EventHeader, FLAG_IGNORABLE, Query, RowsShape, kind, parse_xa_prepare};
 use super::gtid::{self, GtidEvent};
 use super::rows::RowsHead;
 use super::statement::{SchemaNames, Statement, classify, kind_of};
 use super::table_map::TableMap;
 use super::transaction::DdlStatement;
+use super::xid::Xid;
 use crate::schema::ddl::{Change, is_readable_in};
 use crate::schema::selection::Selection;
 
 /// The table id of a rows event that holds no rows and only ends a statement.
 const DUMMY_TABLE_ID: u64 = 0x00ff_ffff;
-/// Prepared XA transactions remembered, none of which has rows for us.
-const PREPARED_MAX: usize = 10_000;
 
 /// What an event means for the spool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +42,22 @@ pub(crate) struct Closed {
     pub(crate) committed_at_us: u64,
     /// A statement that changes a definition.
     pub(crate) ddl: Option<DdlStatement>,
+    pub(crate) xa: Xa,
+}
+
+/// Which part of a transaction in two phases a group is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Xa {
+    /// None: it is whole and committed.
+    No,
+    /// An XA transaction that is committed at once.
+    OnePhase(Xid),
+    /// What was kept is prepared: whether it is ever committed isn't known yet.
+    Prepared(Xid),
+    /// What was prepared under this name is committed.
+    Committed(Xid),
+    /// What was prepared under this name is rolled back.
+    RolledBack(Xid),
 }
 
 /// A transaction whose end hasn't been seen.
@@ -54,8 +69,8 @@ struct Open {
     begun: bool,
     kept: bool,
     ddl: Option<DdlStatement>,
-    /// The name of the XA transaction that it prepares.
-    xa: Option<String>,
+    /// XA_PREPARE ends it.
+    xa: bool,
     /// Table ids, and whether the table belongs to the migration.
     tables: HashMap<u64, bool>,
 }
@@ -68,7 +83,6 @@ pub(crate) struct Grouper {
     /// Each transaction begins with its GTID. MySQL 5.6 without GTIDs writes nothing in that place.
     has_gtids: bool,
     open: Option<Open>,
-    prepared: HashSet<String>,
 }
 
 impl Grouper {
@@ -78,12 +92,17 @@ impl Grouper {
             Some(schemas) => SchemaNames::new(schemas.iter().map(String::as_str)),
             None => SchemaNames::all(),
         };
-        Self { names, selection, has_gtids, open: None, prepared: HashSet::new() }
+        Self { names, selection, has_gtids, open: None }
     }
 
     /// True between the event that begins a transaction and the one that ends it.
     pub(crate) fn is_open(&self) -> bool {
         self.open.is_some()
+    }
+
+    /// True where whether the open transaction is committed may be said only later, by a group of its own.
+    pub(crate) fn is_xa(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.xa)
     }
 
     /// The transaction that is open.
@@ -114,7 +133,7 @@ impl Grouper {
             )),
             kind::QUERY => self.query(header, body, false),
             kind::MARIADB_QUERY_COMPRESSED => self.query(header, body, true),
-            kind::XID => self.close(),
+            kind::XID => self.close(Xa::No),
             kind::XA_PREPARE => self.xa_prepare(body),
             kind::TABLE_MAP => self.table_map(body),
             rows if RowsShape::of(rows).is_some() => self.rows(body),
@@ -159,7 +178,7 @@ impl Grouper {
             begun: event.standalone == Some(false),
             kept: false,
             ddl: None,
-            xa: None,
+            xa: event.begins_xa,
             tables: HashMap::new(),
         });
         Ok(Step::Ignore)
@@ -174,10 +193,13 @@ impl Grouper {
         })
     }
 
-    fn close(&mut self) -> Result<Step, Malformed> {
-        self.opened()?;
-        let Some(open) = self.open.take() else { return Ok(Step::Ignore) };
-        Ok(Step::Close(Closed { gtid: open.gtid, committed_at_us: open.committed_at_us, ddl: open.ddl }))
+    fn close(&mut self, xa: Xa) -> Result<Step, Malformed> {
+        let open = self.opened()?;
+        if open.xa && open.kept && xa == Xa::No {
+            return Err(Malformed::new("an XA transaction that holds changes ends without being prepared"));
+        }
+        let Some(Open { gtid, committed_at_us, ddl, .. }) = self.open.take() else { return Ok(Step::Ignore) };
+        Ok(Step::Close(Closed { gtid, committed_at_us, ddl, xa }))
     }
 
     /// A crash of the source can leave a transaction without its end; it was rolled back there.
@@ -196,6 +218,7 @@ impl Grouper {
                 gtid: Gtid::Anonymous,
                 committed_at_us: u64::from(header.timestamp) * 1_000_000,
                 standalone: None,
+                begins_xa: false,
             })?;
         }
         let open = self.opened()?;
@@ -204,33 +227,23 @@ impl Grouper {
                 open.begun = true;
                 Ok(Step::Ignore)
             }
-            Statement::Nothing => {
-                let sql = String::from_utf8_lossy(&query.sql);
-                if let Some(name) = xa_named(&sql) {
-                    open.begun = true;
-                    open.xa = Some(name);
-                }
+            Statement::XaStart => {
+                (open.begun, open.xa) = (true, true);
                 Ok(Step::Ignore)
             }
-            Statement::Commit => self.close(),
-            Statement::Rollback if open.kept => Err(rolled_back()),
-            Statement::Rollback => self.close(),
-            Statement::RollbackToSavepoint if open.kept => Err(rolled_back()),
+            Statement::Nothing => Ok(Step::Ignore),
+            Statement::Commit => self.close(Xa::No),
+            // The second half of an XA transaction is a group of its own.
+            Statement::Rollback | Statement::RollbackToSavepoint | Statement::XaRollback(_) if open.kept => {
+                Err(rolled_back())
+            }
+            Statement::Rollback => self.close(Xa::No),
             Statement::RollbackToSavepoint => Ok(Step::Ignore),
-            Statement::XaCommit(name) => {
-                if !self.prepared.remove(&name) {
-                    return Err(Malformed::new(
-                        "an XA transaction is committed whose changes were prepared before they could be seen \
-                         here; XA transactions in two phases aren't understood yet: begin the migration again while \
-                         none is prepared (XA RECOVER)",
-                    ));
-                }
-                self.close()
+            Statement::XaCommit(_) if open.kept => {
+                Err(Malformed::new("an XA transaction is committed by a group that holds changes of its own"))
             }
-            Statement::XaRollback(name) => {
-                self.prepared.remove(&name);
-                self.close()
-            }
+            Statement::XaCommit(name) => self.close(Xa::Committed(Xid::parse(&name)?)),
+            Statement::XaRollback(name) => self.close(Xa::RolledBack(Xid::parse(&name)?)),
             Statement::RowChange => Err(not_row_format(&kind_of(&String::from_utf8_lossy(&query.sql)))),
             Statement::Unrelated => self.statement_ended(None),
             Statement::Ddl => self.statement_ended(Some(DdlStatement {
@@ -250,26 +263,16 @@ impl Grouper {
         if open.ddl.is_none() {
             open.ddl = ddl;
         }
-        if open.begun { Ok(Step::Ignore) } else { self.close() }
+        if open.begun { Ok(Step::Ignore) } else { self.close(Xa::No) }
     }
 
     fn xa_prepare(&mut self, body: &[u8]) -> Result<Step, Malformed> {
+        let (commits, xid) = parse_xa_prepare(body)?;
         let open = self.opened()?;
-        if xa_prepare_commits(body)? {
-            return self.close();
+        if !open.xa {
+            return Err(Malformed::new("an XA transaction is prepared that wasn't begun as one"));
         }
-        if open.kept {
-            return Err(Malformed::new(
-                "an XA transaction in two phases changes tables of the migration, which isn't understood yet: move \
-                 these tables while no application uses XA, or exclude them",
-            ));
-        }
-        let name = open.xa.take().unwrap_or_default();
-        if self.prepared.len() >= PREPARED_MAX {
-            return Err(Malformed::new("more XA transactions are prepared than can be remembered"));
-        }
-        self.prepared.insert(name);
-        self.close()
+        self.close(if commits { Xa::OnePhase(xid) } else { Xa::Prepared(xid) })
     }
 
     fn table_map(&mut self, body: &[u8]) -> Result<Step, Malformed> {
@@ -311,14 +314,6 @@ impl Grouper {
             None => Err(Malformed::new("rows of a table that was not named before them")),
         }
     }
-}
-
-/// The name in XA START, or in XA END: MariaDB puts XA START into its GTID event.
-fn xa_named(sql: &str) -> Option<String> {
-    let mut words = sql.split_whitespace();
-    let (xa, verb) = (words.next()?, words.next()?);
-    let framing = ["START", "BEGIN", "END"].iter().any(|word| verb.eq_ignore_ascii_case(word));
-    (xa.eq_ignore_ascii_case("XA") && framing).then(|| words.collect::<Vec<_>>().join(" "))
 }
 
 fn not_row_format(what: &str) -> Malformed {
@@ -431,8 +426,10 @@ mod tests {
         check(&[(kind::INCIDENT, vec![])], "incident");
         check(&[gtid.clone(), map.clone(), (kind::QUERY, query("", "ROLLBACK"))], "rolled back");
         check(&[gtid.clone(), map.clone(), (kind::QUERY, query("", "ROLLBACK TO `a`"))], "rolled back");
-        check(&[gtid.clone(), map, rows, (kind::XA_PREPARE, vec![0; 9])], "XA");
-        check(&[gtid, (kind::QUERY, query("", "XA COMMIT X'78',X'',1"))], "XA");
+        check(&[gtid.clone(), map.clone(), rows, xa_prepare(false)], "wasn't begun");
+        check(&[gtid.clone(), map.clone(), (kind::QUERY, query("", "XA COMMIT X'78',X'',1"))], "of its own");
+        check(&[gtid.clone(), map, (kind::QUERY, query("", "XA ROLLBACK X'78',X'',1"))], "rolled back");
+        check(&[gtid, (kind::QUERY, query("", "XA COMMIT 'x'"))], "isn't written as");
     }
 
     #[test]
@@ -481,18 +478,49 @@ mod tests {
         assert_eq!(last(&events).unwrap(), Step::Abort);
     }
 
+    fn xa_prepare(one_phase: bool) -> (u8, Vec<u8>) {
+        let mut body = vec![u8::from(one_phase), 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        body.push(b'x');
+        (kind::XA_PREPARE, body)
+    }
+
     #[test]
-    fn xa_transactions_of_others_pass() {
-        let events = [
-            (kind::MARIADB_GTID, mariadb_gtid(5, 64)),
+    fn both_phases_are_told_apart() {
+        let xid = Xid::parse("X'78',X'',1").unwrap();
+        let xa_of = |step: &Result<Step, Malformed>| match step {
+            Ok(Step::Close(closed)) => closed.xa.clone(),
+            other => panic!("{other:?}"),
+        };
+        let rows = [
+            (kind::TABLE_MAP, fixture::table_map("shop")),
+            (kind::WRITE_ROWS_V1, fixture::write_rows(&[1], 1)),
             (kind::QUERY, query("", "XA END X'78',X'',1")),
-            (kind::XA_PREPARE, vec![0; 9]),
-            (kind::MARIADB_GTID, mariadb_gtid(6, 128)),
-            (kind::QUERY, query("", "XA COMMIT X'78',X'',1")),
         ];
-        let steps = steps(&events);
-        assert!(is_close(steps[2].as_ref().unwrap(), false));
-        assert!(is_close(steps[4].as_ref().unwrap(), false));
+        // MariaDB says that it is one in its GTID event, MySQL by XA START.
+        let mariadb = vec![(kind::MARIADB_GTID, mariadb_gtid(5, 64))];
+        let mysql = vec![(kind::GTID, vec![0; 25]), (kind::QUERY, query("", "XA START X'78',X'',1"))];
+        for (begin, one_phase) in [(&mariadb, false), (&mysql, false), (&mysql, true)] {
+            let mut grouper = grouper();
+            for (kind, body) in begin {
+                assert_eq!(grouper.event(&header(*kind), body).unwrap(), Step::Ignore);
+            }
+            for ((kind, body), kept) in rows.iter().zip([true, true, false]) {
+                assert!(grouper.is_xa());
+                let step = grouper.event(&header(*kind), body).unwrap();
+                assert_eq!(step == Step::Keep, kept);
+            }
+            let (kind, body) = xa_prepare(one_phase);
+            let expected = if one_phase { Xa::OnePhase(xid.clone()) } else { Xa::Prepared(xid.clone()) };
+            assert_eq!(xa_of(&grouper.event(&header(kind), &body)), expected);
+            assert!(!grouper.is_xa() && !grouper.is_open());
+        }
+        for (word, expected) in
+            [("COMMIT", Xa::Committed(xid.clone())), ("ROLLBACK", Xa::RolledBack(xid.clone()))]
+        {
+            let sql = format!("XA {word} X'78',X'',1");
+            let events = [(kind::MARIADB_GTID, mariadb_gtid(6, 128)), (kind::QUERY, query("", &sql))];
+            assert_eq!(xa_of(&last(&events)), expected);
+        }
     }
 
     proptest! {

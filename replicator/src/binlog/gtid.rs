@@ -20,6 +20,8 @@ pub(crate) struct GtidEvent {
     /// MariaDB only: true where a statement of its own is the whole group; false where the event is its BEGIN.
     /// MySQL writes BEGIN where there is one.
     pub(crate) standalone: Option<bool>,
+    /// MariaDB only: it begins an XA transaction that XA_PREPARE ends. MySQL writes XA START where there is one.
+    pub(crate) begins_xa: bool,
 }
 
 /// GTID (33) of MySQL.
@@ -41,6 +43,7 @@ pub(crate) fn parse_mysql(header: &EventHeader, body: &[u8]) -> Result<GtidEvent
         gtid: Gtid::MySql { uuid, tag: String::new(), number },
         committed_at_us,
         standalone: None,
+        begins_xa: false,
     })
 }
 
@@ -92,6 +95,7 @@ pub(crate) fn parse_mysql_tagged(header: &EventHeader, body: &[u8]) -> Result<Gt
         },
         committed_at_us: committed_at_us.unwrap_or(u64::from(header.timestamp) * 1_000_000),
         standalone: None,
+        begins_xa: false,
     })
 }
 
@@ -136,6 +140,7 @@ pub(crate) fn parse_mariadb(header: &EventHeader, body: &[u8]) -> Result<GtidEve
         gtid: Gtid::MariaDb { domain, server: header.server_id, sequence },
         committed_at_us: u64::from(header.timestamp) * 1_000_000,
         standalone: Some(standalone),
+        begins_xa: flags & FL_PREPARED_XA != 0,
     })
 }
 

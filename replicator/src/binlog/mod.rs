@@ -25,3 +25,4 @@ pub(crate) mod stream;
 pub(crate) mod table_map;
 mod temporal;
 pub mod transaction;
+pub(crate) mod xid;

@@ -16,8 +16,10 @@ pub(crate) enum Statement {
     Rollback,
     /// Undoes a part of the group.
     RollbackToSavepoint,
-    /// SAVEPOINT, XA START, XA END: nothing to do.
+    /// SAVEPOINT, XA END: nothing to do.
     Nothing,
+    /// XA START: opens a group that XA_PREPARE closes.
+    XaStart,
     /// XA COMMIT of what was prepared before, with the text that names it.
     XaCommit(String),
     /// XA ROLLBACK of what was prepared before.
@@ -96,7 +98,8 @@ pub(crate) fn classify(default_schema: &[u8], sql: &[u8], schemas: &SchemaNames)
         ("COMMIT", _) => Statement::Commit,
         ("ROLLBACK", "TO") => Statement::RollbackToSavepoint,
         ("ROLLBACK", _) => Statement::Rollback,
-        ("SAVEPOINT" | "RELEASE", _) | ("XA", "START" | "BEGIN" | "END") => Statement::Nothing,
+        ("SAVEPOINT" | "RELEASE", _) | ("XA", "END") => Statement::Nothing,
+        ("XA", "START" | "BEGIN") => Statement::XaStart,
         ("XA", "COMMIT") => Statement::XaCommit(xa_name(&head)),
         ("XA", "ROLLBACK") => Statement::XaRollback(xa_name(&head)),
         (
@@ -232,7 +235,7 @@ mod tests {
         check("ROLLBACK", Statement::Rollback);
         check("ROLLBACK TO `a`", Statement::RollbackToSavepoint);
         check("SAVEPOINT `a`", Statement::Nothing);
-        check("XA START X'78',X'',1", Statement::Nothing);
+        check("XA START X'78',X'',1", Statement::XaStart);
         check("XA END X'78',X'',1", Statement::Nothing);
         check("XA COMMIT X'78',X'',1", Statement::XaCommit("X'78',X'',1".to_owned()));
         check("XA ROLLBACK X'78',X'',1", Statement::XaRollback("X'78',X'',1".to_owned()));

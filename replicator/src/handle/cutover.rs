@@ -1,16 +1,24 @@
 //! What a cutover asks of replication, in either direction.
 
+use std::time::Duration;
+
 use config::progress::{Phase, ReplicationPosition, StrayWrites, Verdict};
-use config::{Side, failpoint};
+use config::{FencePolicy, Side, failpoint};
 use mysql_async::Conn;
 
 use super::Replicator;
 use crate::binlog::stream::WENT_BACK;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::convert;
+use crate::server::xa::{self, Settled};
 use crate::server::{self, ServerInfo};
 use crate::state::{NextLeg, Stage, StoredPosition};
 use crate::{activation, leg, live, pipeline, preflight};
+
+/// An XA transaction that is on its way ends its second phase within this time.
+const SETTLES: Duration = Duration::from_secs(1);
+/// The same behind a drained gate, where the application has none on its way any more.
+const SETTLES_IN_PAUSE: Duration = Duration::from_millis(100);
 
 impl Replicator {
     /// A cutover prepares to leave the side that is followed: it is watched from what is applied of it on.
@@ -161,13 +169,88 @@ impl Replicator {
         let Some(verifier) = self.context.live.verifier() else {
             return Ok(Verdict::Unknown { why: "the verifier hasn't begun".to_owned() });
         };
-        let (verdict, raised, ()) = tokio::join!(
+        let (verdict, raised, (), prepared) = tokio::join!(
             verifier.verdict_standing_still(),
             self.raise_auto_increment(),
-            self.refresh_activation()
+            self.refresh_activation(),
+            self.nothing_prepared(SETTLES_IN_PAUSE)
         );
         raised?;
+        prepared?;
         Ok(verdict)
+    }
+
+    /// Says what is known of XA transactions that are prepared on the side that serves: whoever comes to end one of them behind a
+    /// swap would find the other server, which has never heard of it. Those that end within a moment don't matter.
+    ///
+    /// # Errors
+    /// Some don't, or that side can't be asked.
+    pub async fn prepared(&self) -> Result<String> {
+        if self.state().is_none() {
+            return Ok("nothing was started yet".to_owned());
+        }
+        self.nothing_prepared(SETTLES).await
+    }
+
+    async fn nothing_prepared(&self, within: Duration) -> Result<String> {
+        let side = self.context.leg().reads();
+        // On a server that goes on serving others theirs are no business of ours.
+        let alone = self.context.config.cutover.fence == FencePolicy::ReadOnly;
+        let listed = if alone { self.settle(side, within).await? } else { Settled::Unknown };
+        let many = match listed {
+            Settled::Gone => return Ok(format!("no XA transaction is left prepared on the {side}")),
+            Settled::Left(many) => many,
+            Settled::Unknown => self.left_parked(within).await,
+        };
+        if many > 0 {
+            return Err(Error::definite(
+                side,
+                "XA RECOVER",
+                format!(
+                    "{many} XA transaction(s) are prepared and neither committed nor rolled back, and behind the swap nobody could \
+                     end them any more: see XA RECOVER, and end them with XA COMMIT or XA ROLLBACK"
+                ),
+            ));
+        }
+        let why = if alone {
+            format!("the account may not ask the {side} (MySQL: GRANT XA_RECOVER_ADMIN)")
+        } else {
+            "the server goes on serving others".to_owned()
+        };
+        Ok(format!(
+            "{why}: only XA transactions that changed tables of the migration are seen, and none is left prepared"
+        ))
+    }
+
+    /// Asks that side on the connection that is kept for it.
+    async fn settle(&self, side: Side, within: Duration) -> Result<Settled> {
+        let [source, target] = &self.asking;
+        let mut kept = if side == Side::Source { source.lock().await } else { target.lock().await };
+        if let Some((mut conn, info)) = kept.take() {
+            // One that broke meanwhile is dialled again.
+            if let Ok(settled) = xa::settle(side, &mut conn, within).await {
+                *kept = Some((conn, info));
+                return Ok(settled);
+            }
+        }
+        let (mut conn, info) = self.dial(side).await?;
+        let settled = xa::settle(side, &mut conn, within).await?;
+        *kept = Some((conn, info));
+        Ok(settled)
+    }
+
+    /// How many of those that were fetched and are prepared haven't ended within that time. Behind the final position that is
+    /// all of them.
+    async fn left_parked(&self, within: Duration) -> usize {
+        let live = &self.context.live;
+        let deadline = tokio::time::Instant::now() + within;
+        let mut open = live.prepared();
+        while !open.is_empty() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let now = live.prepared();
+            open.retain(|xid| now.contains(xid));
+        }
+        open.len()
     }
 
     /// Where it fails, [`Self::activate`] looks for itself.
@@ -276,13 +359,30 @@ impl Replicator {
     /// That side can't be asked, somebody has written there, or the state can't be written.
     pub async fn start_reverse(&self) -> Result<ReplicationPosition> {
         let side = self.context.leg().writes();
-        let start = self.end_of(side).await?;
+        let (start, knows_prepared) = self.start_with_nothing_prepared(side).await?;
         self.context.strays.alone_until(side, &start).await?;
         let proven = self.context.live.verifier().map(|verifier| verifier.proven()).unwrap_or_default();
-        let next = NextLeg { start: StoredPosition::from(&start), proven };
+        let next = NextLeg { start: StoredPosition::from(&start), knows_prepared, proven };
         self.context.update(|state| state.next = Some(next))?;
         failpoint::hit("migration.next");
         Ok(start)
+    }
+
+    /// Where that side ends, with nothing prepared behind it by others: what they commit later would begin before it. False: the
+    /// account may not ask.
+    async fn start_with_nothing_prepared(&self, side: Side) -> Result<(ReplicationPosition, bool)> {
+        const TRIES: usize = 20;
+        for _ in 0..TRIES {
+            let start = self.end_of(side).await?;
+            match self.settle(side, Duration::ZERO).await? {
+                Settled::Gone => return Ok((start, true)),
+                Settled::Unknown => return Ok((start, false)),
+                Settled::Left(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+        let what = "XA transactions of others are prepared there all the time, so what they commit couldn't be followed back; end \
+                    them (XA RECOVER), or say CUTOVER WITHOUT ROLLBACK";
+        Err(Error::definite(side, "XA RECOVER", what))
     }
 
     /// The cutover was undone before its journal entry: the leg that [`Self::hold`] ended goes on. Idempotent.

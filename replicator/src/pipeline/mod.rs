@@ -171,7 +171,7 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     let selection = Selection::new(&config.migration, read.folds_names);
     let (definitions, start) = match state.start {
         Some(start) => (definitions_of(context, leg, &history, (&read, &write)).await?, start.read()?),
-        None => prepare(context, &read, &write, &history).await?,
+        None => prepare(context, &read, &write, &history, cancel).await?,
     };
     same_gtid_mode(leg.reads(), &start, &read)?;
     let tables = definitions.schema_set(&selection)?;
@@ -185,6 +185,7 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
         identity: read.identity.clone(),
         selection: selection.clone(),
         server_id: replica_server_id(),
+        knows_prepared: context.state()?.knows_prepared,
     };
     let snapshot = context.live.begin(leg, &tables, &spool);
     let context = Arc::clone(context);
@@ -353,6 +354,7 @@ async fn prepare(
     source: &ServerInfo,
     target: &ServerInfo,
     history: &History,
+    cancel: &CancellationToken,
 ) -> Result<(Definitions, ReplicationPosition)> {
     let config = &context.config;
     context.live.set_phase(Phase::Preparing);
@@ -388,8 +390,14 @@ async fn prepare(
     failpoint::hit("accounts.granted");
     conversions.extend(accounts.rows());
     context.live.set_conversions(conversions);
-    from.disconnect().await.ok();
     to.disconnect().await.ok();
+    // Behind the start position, and before a row is read.
+    let knows_prepared = tokio::select! {
+        known = server::xa::settle_before_copy(Side::Source, &mut from) => known?,
+        () = cancel.cancelled() => return Err(Error::transient(Side::Source, "XA RECOVER", "the migration is paused")),
+    };
+    let settled_at = server::end_position(Side::Source, source, &mut from).await?;
+    from.disconnect().await.ok();
     let definitions = Definitions::begin(&discovery);
     history.write(&definitions)?;
     let tables = definitions.names();
@@ -398,6 +406,8 @@ async fn prepare(
         state.tables = tables;
         state.at_one_position = at_one_position;
         state.start = Some(StoredPosition::from(&start));
+        state.knows_prepared = knows_prepared;
+        state.settled_at = Some(StoredPosition::from(&settled_at));
     })?;
     failpoint::hit("migration.prepared");
     tracing::info!(area = "migration", "{} tables prepared; start position {start}", discovery.tables.len());

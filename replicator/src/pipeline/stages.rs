@@ -205,9 +205,13 @@ impl Stages {
             true => SchemaSet::default(),
             false => self.tables.clone(),
         };
+        let readable_from = match self.context.state()?.settled_at {
+            Some(settled_at) => settled_at.read()?,
+            None => self.start.clone(),
+        };
         let snapshot = Snapshot {
             config,
-            from: ChunkSource::configured(config, &self.start),
+            from: ChunkSource::configured(config, &self.start, readable_from),
             tables: &in_chunks,
             state_dir: &config.state_dir,
             progress: Arc::clone(&self.snapshot),

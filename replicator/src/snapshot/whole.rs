@@ -6,7 +6,9 @@
 //!
 //! # How the position is known
 //!
-//! - MariaDB takes a consistent snapshot and its binlog coordinates under the lock that orders commits. Nobody waits.
+//! - MariaDB takes a consistent snapshot and its binlog coordinates under the lock that orders commits. Nobody waits. XA COMMIT
+//!   isn't ordered by that lock: its group is in the binlog a moment before a snapshot sees its rows. So where one may have been
+//!   under way (something was prepared just before, or XA COMMIT was said meanwhile) it is done as on MySQL.
 //! - MySQL has nothing like it. The table is read-locked for a moment: granted, the lock says that no transaction which
 //!   wrote the table is open, or between its binlog and its engine. Under it another session begins its consistent read
 //!   and the end of the binlog is asked for. Whatever changed the table is in both or in neither. The wait for the lock
@@ -117,8 +119,12 @@ async fn stand(
     loop {
         attempt += 1;
         let stood = match source.version.flavor {
-            Flavor::MariaDb => stand_mariadb(table, reader).await,
-            Flavor::MySql => stand_mysql(config, source, table, reader).await,
+            Flavor::MariaDb => match stand_mariadb(table, reader).await {
+                Ok(None) => stand_locked(config, source, table, reader).await,
+                Ok(Some(at)) => Ok(at),
+                Err(error) => Err(error),
+            },
+            Flavor::MySql => stand_locked(config, source, table, reader).await,
         };
         match stood {
             Err(error) if error.kind == ErrorKind::Transient && attempt < ATTEMPTS => {
@@ -131,13 +137,27 @@ async fn stand(
     }
 }
 
-async fn stand_mariadb(table: &TableSchema, reader: &mut Conn) -> Result<BinlogPosition> {
+/// `None` where an XA transaction may be in the binlog up to there and not in the read.
+async fn stand_mariadb(table: &TableSchema, reader: &mut Conn) -> Result<Option<BinlogPosition>> {
+    let before = xa_commits(table, reader).await?;
+    let prepared = server::xa::prepared(Side::Source, reader).await?;
     let at = server::consistent_snapshot_mariadb(Side::Source, reader).await?;
+    // Whatever was under way then was prepared, or its XA COMMIT was counted since.
+    if prepared.is_none_or(|prepared| !prepared.is_empty()) || xa_commits(table, reader).await? != before {
+        reader.query_drop("ROLLBACK").await.map_err(|error| failed(table, &error))?;
+        return Ok(None);
+    }
     hold_definition(table, reader).await?;
-    Ok(at)
+    Ok(Some(at))
 }
 
-async fn stand_mysql(
+/// How often XA COMMIT was begun on the server.
+async fn xa_commits(table: &TableSchema, reader: &mut Conn) -> Result<Option<(String, u64)>> {
+    let asked = reader.query_first("SHOW GLOBAL STATUS LIKE 'Com_xa_commit'").await;
+    asked.map_err(|error| failed(table, &error))
+}
+
+async fn stand_locked(
     config: &BackendConfig,
     source: &ServerInfo,
     table: &TableSchema,
@@ -155,8 +175,8 @@ async fn stand_mysql(
                 Side::Source,
                 table.name.to_string(),
                 format!(
-                    "the table has no key, so it is locked for a moment to be copied at a known position, and a \
-                     transaction that wrote it stays open ({}); it is tried again",
+                    "the table is locked for a moment to be copied at a known position, and a transaction that wrote it stays \
+                     open, or prepared (XA RECOVER) ({}); it is tried again",
                     error.message
                 ),
             ),

@@ -7,12 +7,14 @@ use config::{BackendConfig, BinlogPosition, Side};
 use tokio_util::sync::CancellationToken;
 
 use super::history::{self, BinlogFiles};
+use super::parking::Ending;
 use super::writer::SpoolWriter;
 use crate::binlog::cursor::Malformed;
 use crate::binlog::event::{EventHeader, HEADER_BYTES, kind};
-use crate::binlog::group::{Closed, Grouper, Step};
+use crate::binlog::group::{Closed, Grouper, Step, Xa};
 use crate::binlog::payload::Payload;
 use crate::binlog::stream::{BinlogStream, Fetched, Part};
+use crate::binlog::transaction::DdlStatement;
 use crate::error::{Error, ErrorKind, Result};
 use crate::leg::Leg;
 use crate::schema::selection::Selection;
@@ -23,6 +25,11 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// A source without GTIDs that has sent nothing else for so many heartbeats is asked whether it is still the same.
 const HEARTBEATS_MAX: u32 = 10;
+
+/// Said where nobody could ask what was prepared before the migration began.
+const UNKNOWN: &str = "an XA transaction is committed that was prepared before the migration began, so its changes can't be \
+    followed: GRANT XA_RECOVER_ADMIN to the service account (MySQL), so that Changeover can wait until none is left, or begin \
+    the migration again while none is prepared (XA RECOVER)";
 
 /// What to fetch.
 #[derive(Debug, Clone)]
@@ -37,6 +44,9 @@ pub struct FetchConfig {
     pub selection: Selection,
     /// A server id that no other replica of the source uses.
     pub server_id: u32,
+    /// Every XA transaction with changes for this migration is prepared behind where the leg starts, so one that isn't here has
+    /// none.
+    pub knows_prepared: bool,
 }
 
 /// Fills the spool until it is cancelled (Ok) or meets what an operator has to see (Err). Broken connections and
@@ -55,6 +65,7 @@ pub async fn run(config: FetchConfig, mut writer: SpoolWriter, cancel: Cancellat
         pass_over: None,
         heartbeats: 0,
         behind_at: None,
+        knows_prepared: config.knows_prepared,
     };
     let result = tokio::select! {
         () = cancel.cancelled() => Ok(()),
@@ -82,6 +93,8 @@ struct Fetch {
     heartbeats: u32,
     /// The source's binlog had gone on behind here when it was asked, and the dump hadn't.
     behind_at: Option<BinlogPosition>,
+    /// See [`FetchConfig::knows_prepared`].
+    knows_prepared: bool,
 }
 
 impl Fetch {
@@ -269,6 +282,7 @@ impl Fetch {
     ) -> Result<()> {
         match self.grouper.event(header, body).map_err(damaged)? {
             Step::Ignore => return Ok(()),
+            Step::Keep if self.grouper.is_xa() => writer.keep_aside(header, body).await?,
             Step::Keep => {
                 if !writer.is_open()
                     && let Some((gtid, committed_at_us)) = self.grouper.open_gtid()
@@ -277,7 +291,7 @@ impl Fetch {
                 }
                 writer.event(header, body, end).await?;
             }
-            Step::Close(closed) => self.close(closed, end.clone(), writer).await?,
+            Step::Close(closed) => self.close(closed, end.clone(), writer, damaged).await?,
             Step::Abort => {
                 tracing::warn!(
                     area = "spool",
@@ -289,9 +303,43 @@ impl Fetch {
         writer.make_room().await
     }
 
-    async fn close(&mut self, closed: Closed, end: BinlogPosition, writer: &mut SpoolWriter) -> Result<()> {
+    async fn close(
+        &mut self,
+        closed: Closed,
+        end: BinlogPosition,
+        writer: &mut SpoolWriter,
+        damaged: &(dyn Fn(Malformed) -> Error + Sync),
+    ) -> Result<()> {
         self.coordinates = None;
-        let Closed { gtid, committed_at_us, ddl } = closed;
+        let Closed { gtid, committed_at_us, ddl, xa } = closed;
+        let of = Ending { gtid, committed_at_us, end, file: &self.file };
+        match xa {
+            Xa::No => self.close_whole(of, ddl, writer).await,
+            Xa::OnePhase(xid) => writer.commit_aside(xid, of).await,
+            Xa::Prepared(xid) => {
+                writer.park(xid, !self.knows_prepared).await?;
+                writer.skip(of.gtid, of.committed_at_us, of.end)
+            }
+            Xa::Committed(xid) => {
+                if writer.commit_parked(&xid, of.clone()).await? {
+                    return Ok(());
+                }
+                if !self.knows_prepared {
+                    return Err(damaged(Malformed::new(UNKNOWN)));
+                }
+                writer.skip(of.gtid, of.committed_at_us, of.end)
+            }
+            Xa::RolledBack(xid) => writer.roll_back_parked(&xid, of).await,
+        }
+    }
+
+    async fn close_whole(
+        &self,
+        of: Ending<'_>,
+        ddl: Option<DdlStatement>,
+        writer: &mut SpoolWriter,
+    ) -> Result<()> {
+        let Ending { gtid, committed_at_us, end, .. } = of;
         match ddl {
             Some(ddl) => {
                 // CREATE TABLE … SELECT: the table is copied, rows and all, when the statement comes up.

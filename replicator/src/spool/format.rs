@@ -59,6 +59,8 @@ pub(super) mod kind {
     pub(in crate::spool) const COORDINATES: u8 = 5;
     pub(in crate::spool) const DDL: u8 = 6;
     pub(in crate::spool) const DURABLE: u8 = 7;
+    /// In files of prepared transactions alone.
+    pub(in crate::spool) const PREPARED: u8 = 8;
 }
 
 /// The first record of a segment.
@@ -264,7 +266,7 @@ fn read_meta(cursor: &mut Cursor<'_>) -> Result<Meta, Malformed> {
     Ok(Meta { seq, gtid, committed_at_us: cursor.u64()? })
 }
 
-fn write_string(out: &mut Vec<u8>, text: &[u8]) {
+pub(super) fn write_string(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(text);
 }
@@ -275,7 +277,7 @@ fn read_string(cursor: &mut Cursor<'_>) -> Result<String, Malformed> {
     text.map(str::to_owned).map_err(|_| Malformed::new("a record holds a text that isn't valid UTF-8"))
 }
 
-fn read_bytes(cursor: &mut Cursor<'_>) -> Result<Bytes, Malformed> {
+pub(super) fn read_bytes(cursor: &mut Cursor<'_>) -> Result<Bytes, Malformed> {
     let length = cursor.u32()? as usize;
     cursor.take(length).map(Bytes::copy_from_slice)
 }

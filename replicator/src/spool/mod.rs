@@ -9,6 +9,8 @@
 pub mod fetch;
 mod format;
 pub(crate) mod history;
+mod parked;
+mod parking;
 pub mod reader;
 mod recovery;
 mod segment;
@@ -17,7 +19,7 @@ mod store;
 mod tests;
 pub mod writer;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -25,8 +27,10 @@ use std::time::SystemTime;
 use config::progress::ReplicationPosition;
 use tokio::sync::{Notify, watch};
 
+use self::parked::Parked;
 use self::recovery::Segment;
 use self::writer::SpoolWriter;
+use crate::binlog::xid::Xid;
 use crate::error::{Error, Result};
 use crate::schema::table::SchemaSet;
 
@@ -64,9 +68,21 @@ struct Shared {
     segment_bytes: u64,
     /// Oldest first; the last one is being written and its size isn't kept up to date here.
     segments: Mutex<VecDeque<Segment>>,
+    /// What is prepared on the source.
+    parked: Arc<Mutex<Parked>>,
     /// A segment was removed.
     freed: Notify,
     progress: watch::Sender<SpoolProgress>,
+}
+
+/// Which XA transactions are prepared, now and later.
+#[derive(Debug, Clone)]
+pub(crate) struct Prepared(Arc<Mutex<Parked>>);
+
+impl Prepared {
+    pub(crate) fn now(&self) -> BTreeSet<Xid> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).prepared.keys().cloned().collect()
+    }
 }
 
 impl Spool {
@@ -79,8 +95,13 @@ impl Spool {
     ) -> Result<(Self, SpoolWriter)> {
         let (owned, start) = (dir.to_owned(), start.clone());
         let segment_bytes = SEGMENT_BYTES.min((max_bytes / 8).max(4096));
-        let opened = tokio::task::spawn_blocking(move || store::open(&owned, &start)).await;
-        let (store, recovered) =
+        let opened = tokio::task::spawn_blocking(move || {
+            let (store, recovered) = store::open(&owned, &start)?;
+            let parked = parked::open(&owned, recovered.next_seq)?;
+            Ok((store, recovered, parked))
+        })
+        .await;
+        let (store, recovered, parked) =
             opened.map_err(|_| Error::bug("spool", "opening it ended without a result"))??;
         if recovered.cut_bytes > 0 {
             tracing::info!(
@@ -103,6 +124,7 @@ impl Spool {
             max_bytes,
             segment_bytes,
             segments: Mutex::new(recovered.segments.clone().into()),
+            parked: Arc::new(Mutex::new(parked)),
             freed: Notify::new(),
             progress,
         });
@@ -126,7 +148,14 @@ impl Spool {
     pub fn disk_bytes(&self) -> u64 {
         let segments = self.shared.segments.lock().unwrap_or_else(PoisonError::into_inner);
         let end = self.shared.progress.borrow().durable_bytes;
-        segments.front().map_or(0, |oldest| end.saturating_sub(oldest.base_bytes))
+        let parked = self.shared.parked.lock().unwrap_or_else(PoisonError::into_inner).bytes;
+        parked + segments.front().map_or(0, |oldest| end.saturating_sub(oldest.base_bytes))
+    }
+
+    /// The XA transactions that are prepared on the source and hold changes for this migration, as far as they are fetched.
+    #[must_use]
+    pub(crate) fn prepared(&self) -> Prepared {
+        Prepared(Arc::clone(&self.shared.parked))
     }
 
     /// Bytes ever written whose space was given back.

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use super::format::{Header, MAGIC, Record};
+use super::parked::{Action, Files};
 use super::recovery::{Recovered, Segment, recover};
 use super::segment::{io_error, segment_path, sync_dir};
 use crate::error::{Error, Result};
@@ -29,6 +30,8 @@ pub(super) enum Command {
     Truncate { offset: u64 },
     /// Begin a segment.
     Roll(Header),
+    /// Something about prepared transactions.
+    Aside(Action),
 }
 
 /// What is in the spool once everything before it is durable.
@@ -47,6 +50,7 @@ pub(super) struct Store {
     file: File,
     path: PathBuf,
     offset: u64,
+    files: Files,
     /// Held as long as it lives: a second writer would destroy the spool.
     _lock: File,
 }
@@ -72,7 +76,8 @@ pub(super) fn open(dir: &Path, start: &ReplicationPosition) -> Result<(Store, Re
     let last = recovered.segments.last().ok_or_else(|| Error::bug("spool", "it has no segment"))?;
     let path = segment_path(dir, last.number);
     let file = open_segment(&path)?;
-    Ok((Store { dir: dir.to_owned(), file, path, offset: last.bytes, _lock: lock }, recovered))
+    let files = Files::default();
+    Ok((Store { dir: dir.to_owned(), file, path, offset: last.bytes, files, _lock: lock }, recovered))
 }
 
 fn make(dir: &Path, start: &ReplicationPosition) -> Result<Recovered> {
@@ -190,6 +195,7 @@ impl Store {
                 self.file = open_segment(&self.path)?;
                 self.publish(shared, published)?;
             }
+            Command::Aside(action) => self.files.execute(&self.dir, action)?,
         }
         Ok(())
     }

@@ -365,3 +365,222 @@ async fn a_transaction_that_comes_twice_is_refused() {
     let error = writer.skip(gtid(101), 0, position(3000)).unwrap_err();
     assert!(error.message.contains("second time"), "{error}");
 }
+
+/// XA transactions, as the fetcher hands them to the writer.
+mod xa {
+    use super::*;
+    use crate::binlog::xid::Xid;
+    use crate::spool::parking::Ending;
+
+    fn xid(name: &str) -> Xid {
+        Xid::new(1, name.as_bytes(), b"").unwrap()
+    }
+
+    fn ending(seq: u64) -> Ending<'static> {
+        Ending {
+            gtid: gtid(100 + seq),
+            committed_at_us: 0,
+            end: position(1000 * (seq + 1)),
+            file: "bin.000001",
+        }
+    }
+
+    /// Keeps so many rows aside, each of so many bytes.
+    async fn rows(writer: &mut SpoolWriter, events: u32, value_bytes: u16) {
+        writer.keep_aside(&header(kind::TABLE_MAP), &fixture::table_map("shop")).await.unwrap();
+        for event in 0..events {
+            let body = fixture::write_rows(&[event], value_bytes);
+            writer.keep_aside(&header(kind::WRITE_ROWS), &body).await.unwrap();
+        }
+    }
+
+    /// What is prepared in transaction `seq`.
+    async fn prepare(writer: &mut SpoolWriter, seq: u64, name: &str, events: u32) {
+        rows(writer, events, 10).await;
+        park(writer, seq, name).await;
+    }
+
+    async fn park(writer: &mut SpoolWriter, seq: u64, name: &str) {
+        writer.park(xid(name), false).await.unwrap();
+        let of = ending(seq);
+        writer.skip(of.gtid, 0, of.end).unwrap();
+    }
+
+    fn files(dir: &Path) -> Vec<String> {
+        let names = fs::read_dir(dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with("xa-")).collect();
+        names.sort();
+        names
+    }
+
+    async fn until_durable(spool: &Spool, writer: &mut SpoolWriter, seq: u64) {
+        writer.flush().await.unwrap();
+        spool.progress().wait_for(|progress| progress.last_seq >= seq).await.unwrap();
+        writer.flush().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_prepared_is_read_where_it_is_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, mut writer) = open(dir.path(), 1 << 30).await;
+        prepare(&mut writer, 1, "a", 2).await;
+        prepare(&mut writer, 2, "b", 3).await;
+        transaction(&mut writer, 3, 1, 1).await;
+        prepare(&mut writer, 4, "undone", 4).await;
+        assert!(writer.commit_parked(&xid("b"), ending(5)).await.unwrap());
+        writer.roll_back_parked(&xid("undone"), ending(6)).await.unwrap();
+        assert!(writer.commit_parked(&xid("a"), ending(7)).await.unwrap());
+        assert!(!writer.commit_parked(&xid("a"), ending(8)).await.unwrap(), "twice");
+        assert!(!writer.commit_parked(&xid("undone"), ending(8)).await.unwrap(), "it was rolled back");
+        // In one phase.
+        rows(&mut writer, 5, 10).await;
+        writer.commit_aside(xid("one"), ending(8)).await.unwrap();
+        until_durable(&spool, &mut writer, 8).await;
+        let items = read_to(&mut spool.reader(1, fixture::tables()).unwrap(), 8).await.unwrap();
+        assert_eq!(
+            items,
+            [
+                "1 0-1-101 bin.000001:2000 skip",
+                "2 0-1-102 bin.000001:3000 skip",
+                "3 0-1-103 bin.000001:4000 rows 1",
+                "4 0-1-104 bin.000001:5000 skip",
+                "5 0-1-105 bin.000001:6000 rows 3",
+                "6 0-1-106 bin.000001:7000 skip",
+                "7 0-1-107 bin.000001:8000 rows 2",
+                "8 0-1-108 bin.000001:9000 rows 5",
+            ]
+        );
+        assert!(spool.prepared().now().is_empty());
+        writer.close().await.unwrap();
+        assert_eq!(files(dir.path()), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn what_is_prepared_survives_and_what_has_ended_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, mut writer) = open(dir.path(), 1 << 30).await;
+        prepare(&mut writer, 1, "a", 1).await;
+        prepare(&mut writer, 2, "b", 2).await;
+        assert!(writer.commit_parked(&xid("a"), ending(3)).await.unwrap());
+        writer.flush().await.unwrap();
+        // Half of another one, as a killed process leaves it.
+        rows(&mut writer, 900, 1000).await;
+        drop((spool, writer));
+        let (spool, mut writer) = open(dir.path(), 1 << 30).await;
+        assert_eq!(spool.prepared().now().into_iter().collect::<Vec<_>>(), [xid("b")]);
+        assert_eq!(files(dir.path()), ["xa-0000000002.prepared"]);
+        assert!(!writer.commit_parked(&xid("a"), ending(4)).await.unwrap());
+        assert!(writer.commit_parked(&xid("b"), ending(4)).await.unwrap());
+        until_durable(&spool, &mut writer, 4).await;
+        let items = read_to(&mut spool.reader(3, fixture::tables()).unwrap(), 4).await.unwrap();
+        assert_eq!(items, ["3 0-1-103 bin.000001:4000 rows 1", "4 0-1-104 bin.000001:5000 rows 2"]);
+    }
+
+    /// A crash between the file's last name and the end record: the transaction comes again, under another number if need be.
+    #[tokio::test]
+    async fn an_end_that_was_lost_comes_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, mut writer) = open(dir.path(), 1 << 30).await;
+        prepare(&mut writer, 1, "a", 6).await;
+        until_durable(&spool, &mut writer, 1).await;
+        writer.close().await.unwrap();
+        drop(spool);
+        fs::rename(dir.path().join("xa-0000000001.prepared"), dir.path().join("xa-0000000001.as-2")).unwrap();
+        let (spool, mut writer) = open(dir.path(), 1 << 30).await;
+        transaction(&mut writer, 2, 1, 1).await;
+        assert!(writer.commit_parked(&xid("a"), ending(3)).await.unwrap());
+        until_durable(&spool, &mut writer, 3).await;
+        let items = read_to(&mut spool.reader(2, fixture::tables()).unwrap(), 3).await.unwrap();
+        assert_eq!(items, ["2 0-1-102 bin.000001:3000 rows 1", "3 0-1-103 bin.000001:4000 rows 6"]);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_used_again_means_the_last_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, mut writer) = open(dir.path(), 1 << 30).await;
+        prepare(&mut writer, 1, "x", 1).await;
+        assert!(writer.commit_parked(&xid("x"), ending(2)).await.unwrap());
+        prepare(&mut writer, 3, "x", 2).await;
+        // Its end was never seen, which no server does.
+        prepare(&mut writer, 4, "x", 3).await;
+        assert!(writer.commit_parked(&xid("x"), ending(5)).await.unwrap());
+        prepare(&mut writer, 6, "x", 4).await;
+        // One with nothing of ours.
+        park(&mut writer, 7, "x").await;
+        assert!(!writer.commit_parked(&xid("x"), ending(8)).await.unwrap());
+        // Where nobody could ask what was prepared before, that one is remembered too.
+        writer.park(xid("x"), true).await.unwrap();
+        assert!(writer.commit_parked(&xid("x"), ending(8)).await.unwrap());
+        until_durable(&spool, &mut writer, 8).await;
+        let items = read_to(&mut spool.reader(1, fixture::tables()).unwrap(), 8).await.unwrap();
+        let ends: Vec<&str> = items.iter().map(|item| item.rsplit_once("00 ").unwrap().1).collect();
+        assert_eq!(ends, ["skip", "rows 1", "skip", "skip", "rows 3", "skip", "skip", "skip"]);
+    }
+
+    #[tokio::test]
+    async fn large_ones_go_by_in_pieces() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, mut writer) = open(dir.path(), 1 << 30).await;
+        rows(&mut writer, 3000, 1000).await;
+        let many: Vec<u32> = (0..50).collect();
+        let large = fixture::write_rows(&many, 60_000);
+        writer.keep_aside(&header(kind::WRITE_ROWS), &large).await.unwrap();
+        park(&mut writer, 1, "a").await;
+        assert!(writer.commit_parked(&xid("a"), ending(2)).await.unwrap());
+        rows(&mut writer, 3000, 1000).await;
+        writer.commit_aside(xid("one"), ending(3)).await.unwrap();
+        // One that breaks off leaves nothing.
+        rows(&mut writer, 3000, 1000).await;
+        writer.abort().await.unwrap();
+        until_durable(&spool, &mut writer, 3).await;
+        let items = read_to(&mut spool.reader(2, fixture::tables()).unwrap(), 3).await.unwrap();
+        assert_eq!(items, ["2 0-1-102 bin.000001:3000 rows 3050", "3 0-1-103 bin.000001:4000 rows 3000"]);
+        writer.close().await.unwrap();
+        assert_eq!(files(dir.path()), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn damage_is_refused_and_nothing_of_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, mut writer) = open(dir.path(), 1 << 30).await;
+        rows(&mut writer, 3000, 1000).await;
+        park(&mut writer, 1, "a").await;
+        until_durable(&spool, &mut writer, 1).await;
+        let path = dir.path().join("xa-0000000001.prepared");
+        let mut bytes = fs::read(&path).unwrap();
+        let last = bytes.len() - 100_000;
+        bytes[last] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let error = writer.commit_parked(&xid("a"), ending(2)).await.unwrap_err();
+        assert!(error.message.contains("damaged"), "{error}");
+        writer.close().await.unwrap();
+        drop(spool);
+        let (spool, _writer) = open(dir.path(), 1 << 30).await;
+        assert_eq!(spool.progress().borrow().last_seq, 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_prepared_counts_as_the_spool_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, mut writer) = open(dir.path(), 200_000).await;
+        rows(&mut writer, 50, 1000).await;
+        park(&mut writer, 1, "a").await;
+        until_durable(&spool, &mut writer, 1).await;
+        assert!(spool.disk_bytes() > 50_000);
+        let mut number = 1;
+        let error = loop {
+            writer.keep_aside(&header(kind::TABLE_MAP), &fixture::table_map("shop")).await.unwrap();
+            for _ in 0..50 {
+                let body = fixture::write_rows(&[1], 1000);
+                writer.keep_aside(&header(kind::WRITE_ROWS), &body).await.unwrap();
+            }
+            number += 1;
+            park(&mut writer, number, &number.to_string()).await;
+            if let Err(error) = writer.flush().await {
+                break error;
+            }
+        };
+        assert!(error.message.contains("XA RECOVER") && error.message.contains("spool_max_gb"), "{error}");
+        assert!(number <= 4, "{number}");
+    }
+}

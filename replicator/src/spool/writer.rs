@@ -1,6 +1,7 @@
 //! Appends whole transactions and says what is durable.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use config::progress::ReplicationPosition;
 use config::{BinlogPosition, Gtid};
@@ -9,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::Shared;
 use super::format::{Header, Meta, Record, kind, write_record, write_record_head};
+use super::parking::Half;
 use super::recovery::{Recovered, Segment};
 use super::store::{self, Command, Published, Store};
 use crate::binlog::event::{EventHeader, HEADER_BYTES, write_event_header};
@@ -16,18 +18,20 @@ use crate::binlog::transaction::DdlStatement;
 use crate::error::{Error, Result};
 
 /// Events of one record; a larger one has a record of its own.
-const CHUNK_BYTES: usize = 256 * 1024;
+pub(super) const CHUNK_BYTES: usize = 256 * 1024;
 /// Handed to the thread at once.
-const GROUP_BYTES: usize = 512 * 1024;
+pub(super) const GROUP_BYTES: usize = 512 * 1024;
 /// Groups that wait for the thread.
 const GROUPS_MAX: usize = 4;
+/// How often space is looked for where the spool is full.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A `durable` record is worth its space after so many bytes.
 const MARK_BYTES: u64 = 64 * 1024;
 
 /// The end of the spool that is written. One at a time; the files' thread ends with it.
 #[derive(Debug)]
 pub struct SpoolWriter {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     commands: Option<mpsc::Sender<Command>>,
     thread: Option<JoinHandle<Result<()>>>,
     /// The newest segment; its size is what was handed to the thread.
@@ -36,6 +40,8 @@ pub struct SpoolWriter {
     /// Events of the open transaction that are no record yet.
     chunk: Vec<u8>,
     open: Option<Open>,
+    /// What is kept aside of a transaction that may end in two phases.
+    pub(super) half: Option<Half>,
     /// Offset behind the last whole transaction, where it is not handed over yet.
     boundary: Option<u64>,
     next_seq: u64,
@@ -66,6 +72,7 @@ impl SpoolWriter {
             pending: Vec::with_capacity(GROUP_BYTES + CHUNK_BYTES),
             chunk: Vec::with_capacity(CHUNK_BYTES),
             open: None,
+            half: None,
             boundary: None,
             next_seq: recovered.next_seq,
             position: recovered.position.clone(),
@@ -92,6 +99,11 @@ impl SpoolWriter {
                 progress.heard_at = std::time::SystemTime::now();
             }
         });
+    }
+
+    /// The number that the next transaction gets.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.next_seq
     }
 
     fn offset(&self) -> u64 {
@@ -219,6 +231,7 @@ impl SpoolWriter {
 
     /// The open transaction came in half and will come again: nothing of it stays.
     pub(super) async fn abort(&mut self) -> Result<()> {
+        self.forget_aside().await?;
         self.chunk.clear();
         let Some(start) = self.open.as_ref().map(|open| open.start) else { return Ok(()) };
         if let Some(kept) = start.checked_sub(self.segment.bytes) {
@@ -326,13 +339,15 @@ impl SpoolWriter {
     fn used_bytes(&self) -> u64 {
         let segments = self.shared.segments.lock().unwrap_or_else(PoisonError::into_inner);
         let oldest = segments.front().map_or(0, |segment| segment.base_bytes);
-        (self.segment.base_bytes + self.segment.bytes).saturating_sub(oldest)
+        drop(segments);
+        self.parked().bytes + (self.segment.base_bytes + self.segment.bytes).saturating_sub(oldest)
     }
 
     /// Waits while the spool is as large as it may become.
-    async fn wait_for_space(&mut self) -> Result<()> {
+    pub(super) async fn wait_for_space(&mut self) -> Result<()> {
         let shared = Arc::clone(&self.shared);
         loop {
+            self.sweep().await?;
             let freed = shared.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
@@ -349,32 +364,43 @@ impl SpoolWriter {
                     "the spool is full (apply.spool_max_gb): the source is not read until the target has applied more"
                 );
             }
-            freed.await;
+            // That what was prepared is in the spool for good frees space too, and nobody says it.
+            drop(tokio::time::timeout(LOOK_EVERY, freed).await);
         }
     }
 
     /// A transaction that alone is larger than the spool would wait for ever: it can't be applied before its end is
-    /// known.
+    /// known. So would one that meets what is prepared, whose end isn't read while this waits.
     fn refuse_what_never_fits(&self) -> Result<()> {
-        let Some(open) = &self.open else { return Ok(()) };
-        let bytes = self.segment.bytes.saturating_sub(open.start);
-        if bytes + self.shared.segment_bytes * 2 < self.shared.max_bytes {
+        let open = self.open.as_ref().map_or(0, |open| self.segment.bytes.saturating_sub(open.start));
+        let (prepared, parked, ended) = {
+            let parked = self.parked();
+            let ended = parked.taken.iter().any(|(seq, _)| *seq < self.next_seq);
+            (parked.prepared.len(), parked.bytes, ended)
+        };
+        // What has ended goes as soon as that is durable.
+        if ended || open + parked + self.shared.segment_bytes * 2 < self.shared.max_bytes {
             return Ok(());
         }
-        Err(Error::definite(
-            None,
-            self.shared.dir.display().to_string(),
-            format!(
-                "transaction {} of the source is larger than the spool may become ({} bytes): raise \
+        let max = self.shared.max_bytes;
+        let what = match &self.open {
+            Some(open) if parked == 0 => format!(
+                "transaction {} of the source is larger than the spool may become ({max} bytes): raise \
                  apply.spool_max_gb and restart",
-                open.meta.gtid, self.shared.max_bytes
+                open.meta.gtid
             ),
-        ))
+            _ => format!(
+                "the XA transactions that are prepared on the source ({prepared}), or being prepared, take {parked} bytes, too \
+                 much of what the spool may take ({max} bytes): end some of them there (XA RECOVER lists them), or raise \
+                 apply.spool_max_gb and restart"
+            ),
+        };
+        Err(Error::definite(None, self.shared.dir.display().to_string(), what))
     }
 
     /// Room for one command. It is waited for before anything is changed, so that a caller that goes away while it
     /// waits leaves the books as they are.
-    async fn room(&mut self) -> Result<mpsc::OwnedPermit<Command>> {
+    pub(super) async fn room(&mut self) -> Result<mpsc::OwnedPermit<Command>> {
         if let Some(commands) = self.commands.clone()
             && let Ok(room) = commands.reserve_owned().await
         {

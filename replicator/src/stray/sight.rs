@@ -191,7 +191,7 @@ impl Sight {
         }
         let open = self.open.get_or_insert_with(Open::default);
         match classify(query.schema, &query.sql, &self.names) {
-            Statement::Begin | Statement::Nothing => open.begun = true,
+            Statement::Begin | Statement::XaStart | Statement::Nothing => open.begun = true,
             Statement::RollbackToSavepoint => {}
             // What a rollback leaves in the log is of tables without transactions, and stays.
             Statement::Commit | Statement::Rollback | Statement::XaRollback(_) => return self.close(tables),
