@@ -112,6 +112,34 @@ const WORK: &[&str] = &[
     "INSERT INTO t VALUES (301, 301, 'xa')",
     "XA END 'undone'",
     "XA ROLLBACK 'undone'",
+    // In two phases, under a name that is used again, with nothing of ours, with much.
+    "XA START 'two', 'branch', 7",
+    "INSERT INTO t VALUES (310, 310, 'xa')",
+    "UPDATE t SET name = 'xa too' WHERE id = 300",
+    "XA END 'two', 'branch', 7",
+    "XA PREPARE 'two', 'branch', 7",
+    "XA COMMIT 'two', 'branch', 7",
+    "XA START 'two', 'branch', 7",
+    "DELETE FROM t",
+    "XA END 'two', 'branch', 7",
+    "XA PREPARE 'two', 'branch', 7",
+    "XA ROLLBACK 'two', 'branch', 7",
+    "CREATE TABLE elsewhere.x (id INT PRIMARY KEY) ENGINE=InnoDB",
+    "XA START 'two', 'branch', 7",
+    "INSERT INTO elsewhere.x VALUES (1)",
+    "XA END 'two', 'branch', 7",
+    "XA PREPARE 'two', 'branch', 7",
+    "XA COMMIT 'two', 'branch', 7",
+    "XA START X'00ff27'",
+    "INSERT INTO lumps VALUES (3, REPEAT(x'00ff27', 900000), '[]')",
+    "INSERT INTO t SELECT 20000 + id, NULL, REPEAT(name, 2) FROM t WHERE id < 200",
+    "XA END X'00ff27'",
+    "XA PREPARE X'00ff27'",
+    "XA COMMIT X'00ff27'",
+    "XA START 'many'",
+    "UPDATE lumps SET body = CONCAT(body, '!')",
+    "XA END 'many'",
+    "XA COMMIT 'many' ONE PHASE",
 ];
 
 async fn at_work(server: &Server, schema: &str) -> Conn {
@@ -219,27 +247,11 @@ struct Stop {
     words: &'static [&'static str],
 }
 
-const STOPS: &[Stop] = &[
-    Stop {
-        what: "statement",
-        statements: &[
-            "SET SESSION binlog_format = STATEMENT",
-            "UPDATE t SET name = 'secret-Value' WHERE id = 1",
-        ],
-        words: &["binlog_format", "ROW", "UPDATE"],
-    },
-    Stop {
-        what: "xa",
-        statements: &[
-            "XA START 'two'",
-            "INSERT INTO t VALUES (50, 50, 'xa')",
-            "XA END 'two'",
-            "XA PREPARE 'two'",
-            "XA COMMIT 'two'",
-        ],
-        words: &["XA", "two phases"],
-    },
-];
+const STOPS: &[Stop] = &[Stop {
+    what: "statement",
+    statements: &["SET SESSION binlog_format = STATEMENT", "UPDATE t SET name = 'secret-Value' WHERE id = 1"],
+    words: &["binlog_format", "ROW", "UPDATE"],
+}];
 
 async fn stops(engine: Engine) {
     let Some((source, target)) = servers(engine, &[]).await else { return };

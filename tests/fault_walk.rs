@@ -164,6 +164,24 @@ impl Story {
         self.run_while_dead(&["TRUNCATE TABLE shop.lumps"]).await;
     }
 
+    /// Each death has a transaction of its own.
+    async fn xa(&mut self) {
+        for (number, group) in due(self.walk, Act::Xa) {
+            let statements = [
+                format!("XA START '{number}'"),
+                format!("INSERT INTO shop.keyless VALUES ({number})"),
+                format!("UPDATE shop.bulk SET k = k + 1 WHERE id = {number}"),
+                format!("XA END '{number}'"),
+                format!("XA PREPARE '{number}'"),
+                format!("XA COMMIT '{number}'"),
+            ];
+            self.run_while_dead(&statements.each_ref().map(String::as_str)).await;
+            for place in group {
+                self.die_at(place, async |_| {}).await;
+            }
+        }
+    }
+
     async fn pause(&mut self) {
         self.act(Act::Pause, async |changeover| {
             let status = changeover.try_admin("SHOW MIGRATION STATUS").await;
@@ -300,6 +318,7 @@ async fn walk(walk: Walk) {
     drop(story.changeover.try_admin("START MIGRATION").await);
     story.changeover.wait_phase(&["following"]).await;
     story.large().await;
+    story.xa().await;
     story.pause().await;
     story.stand().await;
     story.fail().await;

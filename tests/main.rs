@@ -52,3 +52,4 @@ mod throttled;
 mod torture;
 mod types;
 mod way_back;
+mod xa;

@@ -60,10 +60,6 @@ impl Recopy<'_> {
         drop_tables(&mut to, names).await?;
         failpoint::hit("recopy.dropped");
         let (start, mut found) = standing_definitions(config, read, &mut from, Some(names)).await?;
-        if read.version.flavor == Flavor::MariaDb {
-            // It has XA COMMIT in its log for a moment before a read sees what that committed.
-            server::xa::settle_before_copy(Side::Source, &mut from).await?;
-        }
         found.tables.retain(|table| names.contains(&table.schema.name));
         if let Some(table) = found.tables.iter().find(|table| !table.problems.is_empty()) {
             let problem = table.problems.first().map_or("", String::as_str);
@@ -126,6 +122,10 @@ impl Recopy<'_> {
         let names: Vec<TableName> = names.iter().filter(|name| !is_whole(name)).cloned().collect();
         if names.is_empty() {
             return Ok(Some(0));
+        }
+        if self.read.version.flavor == Flavor::MariaDb {
+            // It has XA COMMIT in its log for a moment before a read sees what that committed.
+            server::xa::settle_before_copy(Side::Source, from).await?;
         }
         let folder = config.state_dir.join(FOLDER);
         let io = |error: std::io::Error| {

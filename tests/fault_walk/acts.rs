@@ -28,6 +28,8 @@ pub enum Act {
     Tail,
     /// A transaction of more than a segment of the spool.
     Large,
+    /// An XA transaction in two phases.
+    Xa,
     /// PAUSE and RESUME MIGRATION.
     Pause,
     /// A definition that the target refuses.
@@ -131,6 +133,16 @@ pub const ACTS: &[(Act, &[Group])] = &[
     (
         Act::Large,
         &[&["spool.cut"], &["apply.large.sent"], &["apply.large.committed"], &["spool.segment.removed"]],
+    ),
+    (
+        Act::Xa,
+        &[
+            &["spool.xa.before"],
+            &["spool.xa.parked"],
+            &["spool.xa.taken", "spool.xa.put_back"],
+            &["spool.xa.ended"],
+            &["spool.xa.removed"],
+        ],
     ),
     (
         Act::Pause,

@@ -27,7 +27,7 @@ pub async fn create(server: &Server, schema: &str) {
              CREATE VIEW, SHOW VIEW, CREATE ROUTINE, ALTER ROUTINE, EXECUTE, LOCK TABLES, RELOAD, PROCESS, \
              REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO changeover@'%'",
             "GRANT SYSTEM_VARIABLES_ADMIN, SESSION_VARIABLES_ADMIN, CONNECTION_ADMIN, SET_ANY_DEFINER, \
-             ALLOW_NONEXISTENT_DEFINER ON *.* TO changeover@'%'",
+             ALLOW_NONEXISTENT_DEFINER, XA_RECOVER_ADMIN ON *.* TO changeover@'%'",
         ],
         Engine::MySql56 => &[
             "CREATE USER changeover@'%' IDENTIFIED BY 'service-Secret_1'",

@@ -71,11 +71,12 @@ impl Writers {
         .await;
     }
 
-    /// Stops them and waits for their end.
-    pub async fn close(mut self) {
+    /// Stops them and waits for their end. Returns how many transactions were committed.
+    pub async fn close(mut self) -> u64 {
         self.turns.stop.store(true, Ordering::SeqCst);
         while let Some(writer) = self.tasks.join_next().await {
             writer.unwrap();
         }
+        self.turns.committed.load(Ordering::SeqCst)
     }
 }

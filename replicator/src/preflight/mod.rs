@@ -27,7 +27,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::schema::convert::Dialects;
 use crate::schema::discover::{Discovery, discover};
 use crate::schema::selection::Selection;
-use crate::server::{ServerInfo, connect, end_position, inspect, show_replication, start_position};
+use crate::server::{ServerInfo, connect, end_position, inspect, show_replication, start_position, xa};
 
 /// Looks at both servers. An unreachable server is a finding, not an error. `resuming` allows a target that
 /// holds what this very migration has put there.
@@ -69,11 +69,15 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
             Err(error) => findings.error("the source's schema", &error),
         }
         findings.all(source.grants.judge_source(config, &source.info, &schemas));
+        findings.xa(Side::Source, source).await;
     }
     // Of one server under two names there is only that to say.
     if let Some(target) = target.as_mut().filter(|_| !one_server) {
         findings.all(settings::judge_target(&target.settings, target.info.version.ocean_base));
         findings.0.extend(judge_fence(config, target.info.version, Side::Target));
+        if config.migration.reverse && !target.info.version.ocean_base {
+            findings.xa(Side::Target, target).await;
+        }
         if let (Some(found), Some(dialects)) = (&discovery, dialects) {
             findings.all(target.grants.judge_target(config, target.info.version.flavor, found));
             if let Some(source) = &source {
@@ -363,6 +367,29 @@ impl Findings {
             }
             Err(error) => self.error("triggers and events", &error),
         }
+    }
+
+    /// What is prepared on a server that is followed, or will be.
+    async fn xa(&mut self, side: Side, server: &mut Backend) {
+        let (severity, message) = match xa::prepared(side, &mut server.conn).await {
+            Ok(None) => (
+                Severity::Warning,
+                "The account may not ask which XA transactions are prepared: one that was before this server is followed, and is \
+                 committed after it, would stop the migration, and a cutover can't say what it would leave behind. Where \
+                 applications use XA, GRANT XA_RECOVER_ADMIN ON *.* to it."
+                    .to_owned(),
+            ),
+            Ok(Some(prepared)) if !prepared.is_empty() && side == Side::Source => (
+                Severity::Note,
+                format!(
+                    "{} XA transaction(s) are prepared now (XA RECOVER): the copy begins when those that are then have ended.",
+                    prepared.len()
+                ),
+            ),
+            Ok(_) => return,
+            Err(error) => return self.error("XA transactions", &error),
+        };
+        self.add(severity, format!("{side}, XA"), message);
     }
 
     /// A question that couldn't be answered can't be taken for a yes.
