@@ -30,7 +30,7 @@ pub(crate) enum Step {
     /// The event belongs to the open transaction and is kept.
     Keep,
     /// The open transaction ends with this event.
-    Close(Closed),
+    Close(Box<Closed>),
     /// The open transaction never ended on the source: what was kept of it is dropped.
     Abort,
 }
@@ -199,7 +199,7 @@ impl Grouper {
             return Err(Malformed::new("an XA transaction that holds changes ends without being prepared"));
         }
         let Some(Open { gtid, committed_at_us, ddl, .. }) = self.open.take() else { return Ok(Step::Ignore) };
-        Ok(Step::Close(Closed { gtid, committed_at_us, ddl, xa }))
+        Ok(Step::Close(Box::new(Closed { gtid, committed_at_us, ddl, xa })))
     }
 
     /// A crash of the source can leave a transaction without its end; it was rolled back there.

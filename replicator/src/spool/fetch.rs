@@ -291,7 +291,7 @@ impl Fetch {
                 }
                 writer.event(header, body, end).await?;
             }
-            Step::Close(closed) => self.close(closed, end.clone(), writer, damaged).await?,
+            Step::Close(closed) => self.close(*closed, end.clone(), writer, damaged).await?,
             Step::Abort => {
                 tracing::warn!(
                     area = "spool",
