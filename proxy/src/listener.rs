@@ -37,7 +37,7 @@ use crate::route::gate::{Gate, Permit};
 use crate::route::table::{Route, RouteTable};
 use crate::session::registry::{Greeted, Order, SessionRegistry};
 use crate::session::task::{Session, Shared};
-use crate::session::{Connection, DIAL_TIMEOUT, Servers, is_transient};
+use crate::session::{Connection, DIAL_TIMEOUT, Servers, Turns, is_transient};
 use crate::tls::{RsaKey, Tls};
 
 /// Backends are asked so often whether they still greet as they did.
@@ -115,7 +115,8 @@ impl Proxy {
         });
         let door = FrontDoor::new(keys.tls, keys.rsa, Keeper::Backend(Arc::new(hashes)));
         let move_every = NonZeroU32::new(config.proxy.move_every);
-        let shared = Shared { gate, routes, registry, door, servers: Servers::default(), move_every };
+        let (servers, turns) = (Servers::default(), Turns::default());
+        let shared = Shared { gate, routes, registry, door, servers, turns, move_every };
         let workers = workers(&config.proxy)?;
         let listener = Listener::bind(&config.proxy, shared, workers).await?;
         let address = listener.address;

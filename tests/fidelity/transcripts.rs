@@ -30,6 +30,10 @@ async fn started(engine: Engine) -> Option<(Pair, Changeover)> {
             "GRANT ALL ON shop.* TO raw@'%'",
             "CREATE TABLE shop.lines (a VARCHAR(50) PRIMARY KEY)",
             "CREATE PROCEDURE shop.both_ways(IN a INT, OUT b INT) BEGIN SELECT a; SELECT a + 1; SET b = a + 2; END",
+            "CREATE PROCEDURE shop.looped() BEGIN DECLARE i INT; DECLARE c CURSOR FOR SELECT id FROM shop.bulk WHERE id < 4; \
+             OPEN c; FETCH c INTO i; SELECT i; FETCH c INTO i; SELECT i, 'second'; CLOSE c; END",
+            "CREATE FUNCTION shop.first_id() RETURNS INT DETERMINISTIC READS SQL DATA BEGIN DECLARE i INT; \
+             DECLARE c CURSOR FOR SELECT id FROM shop.bulk WHERE id < 4; OPEN c; FETCH c INTO i; RETURN i; END",
         ])
         .await;
     let changeover = pair.changeover().await;
@@ -199,6 +203,32 @@ fn statements(engine: Engine) -> Vec<Case> {
             "CALL in text",
             LONG_PASSWORD,
             vec![query("CALL both_ways(1, @b)"), query("SELECT @b, 'after'")],
+            b"after",
+        ),
+        case(
+            "results while a routine's cursor is open",
+            LONG_PASSWORD,
+            vec![
+                query("CALL looped()"),
+                query("SELECT first_id(), first_id() + 1"),
+                prepare("CALL looped()"),
+                execute(id, 0, b""),
+                execute(id, 1, b""),
+                query("SELECT 'after'"),
+            ],
+            b"after",
+        ),
+        case(
+            "a function's cursor beside one that the client asks for",
+            LONG_PASSWORD,
+            vec![
+                prepare("SELECT first_id(), id FROM bulk WHERE id < 5 ORDER BY id"),
+                execute(id, 0, b""),
+                execute(id, 1, b""),
+                about(0x1C, id, &9_u32.to_le_bytes()),
+                about(0x1A, id, b""),
+                query("SELECT 'after'"),
+            ],
             b"after",
         ),
         case(

@@ -128,6 +128,8 @@ pub struct Exchange {
     sequence: u8,
     /// The rows are OUT parameters. MySQL's EOF behind them says that nothing follows, but their OK does.
     out_params: bool,
+    /// The client has asked for a cursor.
+    asks_for_cursor: bool,
     /// The present packet is one to be read whole.
     keeping: bool,
     kept: Vec<u8>,
@@ -146,6 +148,7 @@ impl Exchange {
             continuation: false,
             sequence: 0,
             out_params: false,
+            asks_for_cursor: false,
             keeping: false,
             kept: Vec::new(),
             outcome: Outcome::default(),
@@ -167,11 +170,17 @@ impl Exchange {
             Reply::Stream => Expect::Stream,
         };
         (self.place, self.continuation, self.keeping) = (Place::Header(0), false, false);
-        self.out_params = false;
+        (self.out_params, self.asks_for_cursor) = (false, false);
         self.kept.clear();
         let mut tracks = std::mem::take(&mut self.outcome.tracks);
         tracks.clear();
         self.outcome = Outcome { tracks, ..Outcome::default() };
+    }
+
+    /// The COM_STMT_EXECUTE whose answer this is asks for a cursor. Only then a result may be without its rows: routines
+    /// have cursors of their own, and MariaDB sets the same flag while one of those is open.
+    pub fn expect_cursor(&mut self) {
+        self.asks_for_cursor = true;
     }
 
     /// What was said so far.
@@ -349,8 +358,11 @@ impl Exchange {
             Expect::ColumnsEof => {
                 self.eof(payload);
                 self.out_params = self.has_status(StatusFlags::PS_OUT_PARAMS);
-                // With a cursor the rows are fetched later.
-                if self.has_status(StatusFlags::CURSOR_EXISTS) { self.end_of_result() } else { Expect::Rows }
+                // With a cursor the rows are fetched later, and it is the only result.
+                let is_cursor = self.asks_for_cursor
+                    && self.has_status(StatusFlags::CURSOR_EXISTS)
+                    && !self.has_status(StatusFlags::MORE_RESULTS);
+                if is_cursor { self.end_of_result() } else { Expect::Rows }
             }
             Expect::Rows | Expect::Fields if first == Some(EOF) => {
                 self.end_of_rows(payload);

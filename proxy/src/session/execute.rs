@@ -21,6 +21,9 @@ const BEHIND_ID: usize = 5;
 /// COM_STMT_EXECUTE: behind flags and iteration count, too.
 const BEHIND_ITERATIONS: usize = 10;
 
+/// The types of cursors among an execute's flags: read-only, for update, scrollable.
+const CURSOR_TYPES: u8 = 0x07;
+
 /// Where an execute says the types of its parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Types {
@@ -100,6 +103,11 @@ fn skip_types(reader: &mut Reader<'_>, count: u64, named: bool) -> Result<Vec<u8
         }
     }
     Ok(kinds)
+}
+
+/// True where the payload of a COM_STMT_EXECUTE wants a cursor in place of rows.
+pub(super) fn asks_for_cursor(payload: &[u8]) -> bool {
+    payload.get(BEHIND_ID).is_some_and(|flags| flags & CURSOR_TYPES != 0)
 }
 
 /// 1243, in the words of the server that would have said it: the statement isn't there under this id.

@@ -23,7 +23,9 @@ pub mod state;
 mod surroundings;
 pub mod task;
 mod tokens;
+mod turns;
 mod user_variables;
 
 pub(crate) use connection::{Connection, DIAL_TIMEOUT, is_transient};
 pub(crate) use surroundings::Servers;
+pub(crate) use turns::Turns;

@@ -6,9 +6,9 @@
 //! come just before a statement of the client's that asks no such thing, or after a while of silence.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -40,12 +40,6 @@ const RETRY: Duration = Duration::from_millis(20);
 const REDIAL: Duration = Duration::from_millis(500);
 /// Moves are tried so often before the session is given up.
 const ATTEMPTS: u32 = 3;
-/// So many sessions dial, ask for their state, and are restored, at the same time while they are prepared. A thousand at
-/// once would take the machine, and the servers, away from the statements that go on meanwhile.
-const AT_ONCE: usize = 16;
-static DIALLING: Semaphore = Semaphore::const_new(AT_ONCE);
-static ASKING: Semaphore = Semaphore::const_new(AT_ONCE);
-static RESTORING: Semaphore = Semaphore::const_new(AT_ONCE);
 /// A silent session that found all turns taken looks again after this and up to twice as long, each at its own moment.
 const TURN_AGAIN: Duration = Duration::from_millis(50);
 
@@ -168,7 +162,8 @@ impl Session {
             self.look_at = Some(silent_at.max(Instant::now() + RETRY));
             return Ok(());
         }
-        let Ok(_turn) = ASKING.try_acquire() else {
+        let shared = Arc::clone(&self.shared);
+        let Some(_turn) = shared.turns.ask.take(shared.registry.len()) else {
             let own_moment = Duration::from_millis(u64::from(self.registered.entry.id % 50));
             self.look_at = Some(Instant::now() + TURN_AGAIN + own_moment);
             return Ok(());
@@ -241,13 +236,13 @@ impl Session {
     }
 
     fn start_dialling(&mut self, side: config::Side) {
-        let backend = std::sync::Arc::clone(self.shared.routes.backend(side));
+        let shared = Arc::clone(&self.shared);
+        let backend = Arc::clone(shared.routes.backend(side));
         let (login, credential) = (self.login.clone(), self.credential.clone());
         let mut dial = JoinSet::new();
         // The epoch is the route's after the swap, and is set then.
         dial.spawn(async move {
-            // A closed semaphore would be no reason not to dial.
-            let _turn = DIALLING.acquire().await;
+            let _turn = shared.turns.dial.wait(shared.registry.len()).await;
             Connection::dial(&backend, Epoch(u64::MAX), &login, &credential).await
         });
         self.standby = Standby::Dialling(dial);
@@ -288,7 +283,8 @@ impl Session {
         self.take_restored();
         if matches!(self.standby, Standby::Dialled(_)) && !looks_back && self.state.is_movable() {
             // The client waits: where all turns are taken, the next statement's moment, or a silence, will do.
-            let Ok(_turn) = ASKING.try_acquire() else { return Ok(()) };
+            let shared = Arc::clone(&self.shared);
+            let Some(_turn) = shared.turns.ask.take(shared.registry.len()) else { return Ok(()) };
             return Box::pin(self.restore_ahead()).await;
         }
         match &mut self.until_move {
@@ -305,7 +301,7 @@ impl Session {
     /// route stays what it is.
     async fn move_across(&mut self) -> Result<(), End> {
         let routes = &self.shared.routes;
-        let backend = std::sync::Arc::clone(routes.backend(self.backend.side.other()));
+        let backend = Arc::clone(routes.backend(self.backend.side.other()));
         let route = Route { epoch: self.backend.epoch, backend };
         self.let_go_of_standby().await;
         let dialled = Connection::dial(&route.backend, route.epoch, &self.login, &self.credential).await;
@@ -361,7 +357,7 @@ impl Session {
 
     /// Moves, with a permit held. The last resort is to close the session.
     async fn move_to(&mut self, route: &Route) -> Result<(), End> {
-        let entry = std::sync::Arc::clone(&self.registered.entry);
+        let entry = Arc::clone(&self.registered.entry);
         entry.set_activity(Activity::Moving);
         let mut attempt = 1;
         loop {
@@ -463,7 +459,7 @@ impl Session {
         let Standby::Dialled(connection) = std::mem::replace(&mut self.standby, Standby::None) else {
             return Ok(());
         };
-        let entry = std::sync::Arc::clone(&self.registered.entry);
+        let entry = Arc::clone(&self.registered.entry);
         entry.set_activity(Activity::Moving);
         let versions = self.state.versions;
         let snapshot = self.snapshot(None).await;
@@ -487,11 +483,10 @@ impl Session {
     }
 
     fn start_restoring(&mut self, mut connection: Box<Connection>, snapshot: Snapshot, versions: Versions) {
-        let former = self.origin().keep();
+        let (former, shared) = (self.origin().keep(), Arc::clone(&self.shared));
         let mut restoration = JoinSet::new();
         restoration.spawn(async move {
-            // A closed semaphore would be no reason not to restore.
-            let _turn = RESTORING.acquire().await;
+            let _turn = shared.turns.restore.wait(shared.registry.len()).await;
             match restore(&mut connection, None, &snapshot, former.origin()).await {
                 Ok(()) => Ok(Box::new(Ahead { connection: *connection, snapshot, versions })),
                 Err(error) => Err(Box::new((error, versions))),

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use tracing::debug;
 
 use super::connection::{BackendStatement, Connection};
-use super::execute::{Types, query_text, unknown_statement};
+use super::execute::{Types, asks_for_cursor, query_text, unknown_statement};
 use super::lexer::Effects;
 use super::pins::Pins;
 use super::registry::{Entry, Order};
@@ -78,7 +78,10 @@ impl Session {
             }
             Command::StmtPrepare => Request { unseen: header.continues(), ..state.prepare(argument) },
             Command::StmtExecute | Command::StmtBulkExecute => match self.statement_id(argument) {
-                Some(id) => state.execute(command, id),
+                Some(id) => Request {
+                    asks_for_cursor: command == Command::StmtExecute && asks_for_cursor(payload),
+                    ..state.execute(command, id)
+                },
                 None => Request::plain(command),
             },
             Command::StmtFetch | Command::StmtReset | Command::StmtClose | Command::StmtSendLongData => {
@@ -300,6 +303,9 @@ impl Session {
     /// The answer, from the backend to the client, and what it says.
     async fn relay_answer(&mut self, request: &Request) -> Result<(), End> {
         self.exchange.restart(request.command);
+        if request.asks_for_cursor {
+            self.exchange.expect_cursor();
+        }
         let mut prepared_as = None;
         let mut way_back = WayBack {
             client: &mut self.client,

@@ -81,6 +81,8 @@ pub(crate) struct Request {
     /// COM_INIT_DB's schema, COM_SET_OPTION's option, COM_STMT_PREPARE's text.
     pub(crate) argument: Option<Arc<[u8]>>,
     pub(super) details: Option<Arc<Details>>,
+    /// A COM_STMT_EXECUTE that wants a cursor in place of rows.
+    pub(crate) asks_for_cursor: bool,
     /// Its end wasn't looked at, and anything may stand there.
     pub(crate) unseen: bool,
 }
@@ -105,6 +107,7 @@ impl Request {
             statement: None,
             argument: None,
             details: None,
+            asks_for_cursor: false,
             unseen: false,
         }
     }

@@ -407,7 +407,8 @@ impl SessionState {
             Command::StmtExecute | Command::StmtBulkExecute => {
                 if let Some(id) = id {
                     self.long_data.remove(&id);
-                    let open = outcome.status.is_some_and(|s| s.contains(StatusFlags::CURSOR_EXISTS));
+                    let open = request.asks_for_cursor
+                        && outcome.status.is_some_and(|s| s.contains(StatusFlags::CURSOR_EXISTS));
                     if open && !failed {
                         self.cursors.insert(id);
                     } else {

@@ -172,7 +172,7 @@ fn cursors_and_long_data_pin_until_they_end() {
     let id = prepare(&mut state, "SELECT ?, ?");
     let step = |state: &mut SessionState, command, status: u16| {
         let request = match command {
-            Command::StmtExecute => state.execute(command, id),
+            Command::StmtExecute => Request { asks_for_cursor: true, ..state.execute(command, id) },
             _ => state.about(command, id),
         };
         state.answered(&request, &Outcome { status: Some(StatusFlags(status)), ..ok() }, None);
@@ -186,6 +186,15 @@ fn cursors_and_long_data_pin_until_they_end() {
     assert_eq!(step(&mut state, Command::StmtReset, 2), Pins::NONE);
     assert_eq!(step(&mut state, Command::StmtSendLongData, 2), Pins::LONG_DATA);
     assert_eq!(step(&mut state, Command::StmtClose, 2), Pins::NONE);
+}
+
+#[test]
+fn a_cursor_that_nobody_asked_for_pins_nothing() {
+    let mut state = session();
+    let id = prepare(&mut state, "SELECT has_a_cursor()");
+    let request = state.execute(Command::StmtExecute, id);
+    state.answered(&request, &Outcome { status: Some(StatusFlags(0x42)), ..ok() }, None);
+    assert_eq!(state.pins, Pins::NONE);
 }
 
 #[test]

@@ -28,6 +28,7 @@ use super::request::Request;
 use super::state::{SessionState, Versions};
 use super::surroundings::{Between, Reaches, Servers};
 use super::tokens::Tokens;
+use super::turns::Turns;
 use crate::auth::server::FrontDoor;
 use crate::auth::{Credential, Login};
 use crate::protocol::command::{Command, Reply};
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) door: FrontDoor,
     /// What the servers do to sessions without their doing.
     pub(crate) servers: Servers,
+    /// How many get ready for the other backend at once.
+    pub(crate) turns: Turns,
     /// `proxy.move_every`; `None`: sessions are moved by cutovers only.
     pub(crate) move_every: Option<NonZeroU32>,
 }

@@ -64,6 +64,7 @@ fn session_of(client: Stream, server: Stream) -> Session {
             Keeper::Account { user: "app".to_owned(), password: Secret::default() },
         ),
         servers: Default::default(),
+        turns: Default::default(),
         move_every: None,
     });
     let capabilities = Capabilities::PROTOCOL_41 | Capabilities::MULTI_STATEMENTS;
