@@ -116,8 +116,9 @@ impl Live {
     }
 
     /// XA transactions with changes for this migration that are prepared on the side that is read, as far as it is fetched.
-    pub(crate) fn prepared(&self) -> BTreeSet<Xid> {
-        lock(&self.view).prepared.as_ref().map(Prepared::now).unwrap_or_default()
+    /// `anyway`: others too, where these are noted.
+    pub(crate) fn prepared(&self, anyway: bool) -> BTreeSet<Xid> {
+        lock(&self.view).prepared.as_ref().map(|prepared| prepared.now(anyway)).unwrap_or_default()
     }
 
     /// Definitions have changed: these are the tables from here on.

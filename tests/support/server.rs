@@ -91,6 +91,16 @@ impl Server {
         }
     }
 
+    /// Asks it to end, and waits for that.
+    pub async fn shut_down(&mut self) {
+        self.run(&["SHUTDOWN"]).await;
+        until("the server's end", Duration::from_secs(60), async || {
+            let ended = self.process.as_mut().and_then(Process::ended);
+            ended.map(drop).ok_or_else(|| "it runs".to_owned())
+        })
+        .await;
+    }
+
     /// MySQL takes `--skip-name-resolve=OFF` for what it switches off.
     fn takes_back(&self, flag: &str) -> bool {
         self.flags.iter().any(|own| own.strip_suffix("=OFF") == Some(flag))

@@ -200,7 +200,7 @@ impl Replicator {
         let many = match listed {
             Settled::Gone => return Ok(format!("no XA transaction is left prepared on the {side}")),
             Settled::Left(many) => many,
-            Settled::Unknown => self.left_parked(within).await,
+            Settled::Unknown => self.left_parked(within, alone).await,
         };
         if many > 0 {
             return Err(Error::definite(
@@ -241,13 +241,13 @@ impl Replicator {
 
     /// How many of those that were fetched and are prepared haven't ended within that time. Behind the final position that is
     /// all of them.
-    async fn left_parked(&self, within: Duration) -> usize {
+    async fn left_parked(&self, within: Duration, anyway: bool) -> usize {
         let live = &self.context.live;
         let deadline = tokio::time::Instant::now() + within;
-        let mut open = live.prepared();
+        let mut open = live.prepared(anyway);
         while !open.is_empty() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
-            let now = live.prepared();
+            let now = live.prepared(anyway);
             open.retain(|xid| now.contains(xid));
         }
         open.len()

@@ -80,8 +80,11 @@ struct Shared {
 pub(crate) struct Prepared(Arc<Mutex<Parked>>);
 
 impl Prepared {
-    pub(crate) fn now(&self) -> BTreeSet<Xid> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).prepared.keys().cloned().collect()
+    /// `anyway`: also those that are only noted, without changes of ours.
+    pub(crate) fn now(&self, anyway: bool) -> BTreeSet<Xid> {
+        let parked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = parked.prepared.iter().filter(|(_, file)| anyway || file.is_ours);
+        wanted.map(|(xid, _)| xid.clone()).collect()
     }
 }
 
@@ -152,7 +155,7 @@ impl Spool {
         parked + segments.front().map_or(0, |oldest| end.saturating_sub(oldest.base_bytes))
     }
 
-    /// The XA transactions that are prepared on the source and hold changes for this migration, as far as they are fetched.
+    /// The XA transactions that are prepared on the source, as far as they are fetched.
     #[must_use]
     pub(crate) fn prepared(&self) -> Prepared {
         Prepared(Arc::clone(&self.shared.parked))

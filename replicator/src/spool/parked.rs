@@ -51,6 +51,8 @@ pub(super) struct ParkedFile {
     pub(super) number: u64,
     /// Bytes of it.
     pub(super) bytes: u64,
+    /// It holds changes for this migration.
+    pub(super) is_ours: bool,
 }
 
 /// Which files there are.
@@ -207,9 +209,9 @@ pub(super) fn open(dir: &Path, next_seq: u64) -> Result<Parked> {
             None => {}
         }
         let path = prepared(dir, number);
-        let (xid, bytes) = look(&path)?;
+        let (xid, bytes, is_ours) = look(&path)?;
         parked.bytes += bytes;
-        if let Some(older) = parked.prepared.insert(xid, ParkedFile { number, bytes }) {
+        if let Some(older) = parked.prepared.insert(xid, ParkedFile { number, bytes, is_ours }) {
             parked.forget(&older);
             remove(&prepared(dir, older.number))?;
         }
@@ -227,14 +229,14 @@ fn parse_name(name: &str) -> Option<(u64, Option<u64>)> {
     Some((number.parse().ok()?, seq))
 }
 
-/// The name in a file, and its length. Its events are looked at when they are needed.
-fn look(path: &Path) -> Result<(Xid, u64)> {
+/// The name in a file, its length, and whether there is anything in it. Its events are looked at when they are needed.
+fn look(path: &Path) -> Result<(Xid, u64, bool)> {
     let mut reader = ParkedReader::open(path, None)?;
     let bytes = reader.left + MAGIC.len() as u64;
     loop {
         match reader.step(false)? {
             Some(Part::Events(_)) => {}
-            Some(Part::End(xid)) => return Ok((xid, bytes)),
+            Some(Part::End(xid)) => return Ok((xid, bytes, reader.event_bytes > 0)),
             None => return Err(reader.broken()),
         }
     }
@@ -441,8 +443,9 @@ mod tests {
             let path = prepared(dir.path(), 1);
             let whole = written(&xid(b"x"), &blocks);
             fs::write(&path, &whole).unwrap();
-            prop_assert_eq!(read(&path, &xid(b"x")).unwrap(), blocks);
-            prop_assert_eq!(look(&path).unwrap(), (xid(b"x"), whole.len() as u64));
+            prop_assert_eq!(&read(&path, &xid(b"x")).unwrap(), &blocks);
+            let any = blocks.iter().any(|block| !block.is_empty());
+            prop_assert_eq!(look(&path).unwrap(), (xid(b"x"), whole.len() as u64, any));
             prop_assert!(read(&path, &xid(b"y")).is_err());
             let mut garbled = whole.clone();
             garbled[at.index(whole.len())] ^= flip;

@@ -122,9 +122,9 @@ impl SpoolWriter {
             half.end_chunk();
             write_end(&mut half.pending, &xid, half.event_bytes);
             self.hand_aside(0).await?;
-            if let Some(Half { number: Some(number), bytes, .. }) = self.half.take() {
+            if let Some(Half { number: Some(number), bytes, event_bytes, .. }) = self.half.take() {
                 self.aside(Action::Finish { number }).await?;
-                file = Some(ParkedFile { number, bytes });
+                file = Some(ParkedFile { number, bytes, is_ours: event_bytes > 0 });
             }
         }
         // Under this name nothing else can be prepared any more, whatever became of it.
@@ -221,7 +221,7 @@ impl SpoolWriter {
     /// The connection broke: what is kept of a transaction that isn't prepared yet will come again.
     pub(super) async fn forget_aside(&mut self) -> Result<()> {
         let Some(Half { number: Some(number), bytes, .. }) = self.half.take() else { return Ok(()) };
-        self.parked().forget(&ParkedFile { number, bytes });
+        self.parked().forget(&ParkedFile { number, bytes, is_ours: true });
         self.aside(Action::Discard { number }).await
     }
 

@@ -450,7 +450,7 @@ mod xa {
                 "8 0-1-108 bin.000001:9000 rows 5",
             ]
         );
-        assert!(spool.prepared().now().is_empty());
+        assert!(spool.prepared().now(true).is_empty());
         writer.close().await.unwrap();
         assert_eq!(files(dir.path()), [""; 0]);
     }
@@ -467,7 +467,7 @@ mod xa {
         rows(&mut writer, 900, 1000).await;
         drop((spool, writer));
         let (spool, mut writer) = open(dir.path(), 1 << 30).await;
-        assert_eq!(spool.prepared().now().into_iter().collect::<Vec<_>>(), [xid("b")]);
+        assert_eq!(spool.prepared().now(true).into_iter().collect::<Vec<_>>(), [xid("b")]);
         assert_eq!(files(dir.path()), ["xa-0000000002.prepared"]);
         assert!(!writer.commit_parked(&xid("a"), ending(4)).await.unwrap());
         assert!(writer.commit_parked(&xid("b"), ending(4)).await.unwrap());
