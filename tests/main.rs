@@ -17,6 +17,7 @@ mod ddl;
 mod engines;
 mod events;
 mod fault_walk;
+mod faults;
 mod fenced_accounts;
 mod fences;
 mod fidelity;

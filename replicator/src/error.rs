@@ -79,8 +79,8 @@ impl Error {
     }
 
     /// Classifies a driver error: i/o errors, lost connections, deadlocks (1213), lock wait timeouts (1205), a
-    /// server that shuts down (1053, 1077, 1079) or has too many connections (1040, 1203) are transient, all else
-    /// is definite. The server's text is kept without what stands behind `near`, which may hold literals.
+    /// server that shuts down (1053, 1077, 1079) or has too many connections (1040, 1203) are transient, one that is full
+    /// (1021, 1114) pauses, all else is definite. The server's text is kept without what stands behind `near`, which may hold literals.
     pub fn database(side: Side, place: impl Into<String>, error: &mysql_async::Error) -> Self {
         use mysql_async::Error as E;
         let (kind, message) = match error {
@@ -113,6 +113,7 @@ impl Error {
                     1290 if server.message.contains("read-only") || server.message.contains("read_only") => {
                         ErrorKind::Transient
                     }
+                    code if is_full(code) => ErrorKind::Pause,
                     _ => ErrorKind::Definite,
                 };
                 let (code, state) = (server.code, &server.state);
@@ -124,12 +125,22 @@ impl Error {
                     }
                     text => text,
                 };
-                (kind, format!("the server answered {code} ({state}): {text}"))
+                let remedy = if is_full(code) { FULL } else { "" };
+                (kind, format!("the server answered {code} ({state}): {text}{remedy}"))
             }
             other => (ErrorKind::Definite, other.to_string()),
         };
         Self { kind, side: Some(side), place: place.into(), message }
     }
+}
+
+/// What an operator does about a server that is full.
+const FULL: &str =
+    ". Make room on that server (its disk, or a limit of its tablespaces), then RESUME MIGRATION";
+
+/// The server's disk (1021), or the file of a table (1114), has no more room.
+fn is_full(code: u16) -> bool {
+    matches!(code, 1021 | 1114)
 }
 
 /// Errors whose text holds a value of a row (invariant 8): a duplicate key, a value that doesn't fit its type, a
@@ -157,6 +168,17 @@ fn holds_values(code: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_server_pauses_and_says_what_to_do() {
+        for code in [1021, 1114] {
+            let message = "The table 't' is full".to_owned();
+            let server = mysql_async::ServerError { code, message, state: "HY000".to_owned() };
+            let error = Error::database(Side::Target, "s.t", &mysql_async::Error::Server(server));
+            assert_eq!(error.kind, ErrorKind::Pause);
+            assert!(error.to_string().ends_with("then RESUME MIGRATION"), "{error}");
+        }
+    }
 
     #[test]
     fn values_of_rows_stay_out_of_errors() {

@@ -53,7 +53,11 @@ pub struct Line {
     /// What had come from the server when the client first spoke.
     greeting: AtomicU64,
     spoke: AtomicBool,
+    /// Whether it is one of those that faults meet.
+    named: AtomicBool,
     fault: Mutex<Option<Fault>>,
+    /// Ends it.
+    over: CancellationToken,
 }
 
 impl Line {
@@ -88,6 +92,10 @@ struct Shared {
     at_once: Mutex<Option<Fault>>,
     latest: Mutex<Arc<Line>>,
     hits: AtomicUsize,
+    /// The request whose answer is lost next.
+    unanswered: Mutex<Option<Vec<u8>>>,
+    /// Those that faults meet, as long as they last.
+    named: Mutex<Vec<Arc<Line>>>,
     resumed: watch::Sender<bool>,
 }
 
@@ -111,6 +119,8 @@ impl Hop {
             at_once: Mutex::default(),
             latest: Mutex::default(),
             hits: AtomicUsize::new(0),
+            unanswered: Mutex::default(),
+            named: Mutex::default(),
             resumed: watch::channel(false).0,
         });
         let over = CancellationToken::new();
@@ -149,6 +159,19 @@ impl Hop {
         *self.shared.at_once.lock().unwrap() = None;
     }
 
+    /// Closes every connection that faults meet; how many these were.
+    pub fn cut(&self) -> usize {
+        let lines = std::mem::take(&mut *self.shared.named.lock().unwrap());
+        lines.iter().for_each(|line| line.over.cancel());
+        lines.len()
+    }
+
+    /// The next statement that begins with this is passed on, and its connection closed instead of its answer.
+    pub fn lose_answer_to(&self, sql: &str) {
+        // COM_QUERY.
+        *self.shared.unanswered.lock().unwrap() = Some([b"\x03", sql.as_bytes()].concat());
+    }
+
     /// Faults that have happened.
     pub fn hits(&self) -> usize {
         self.shared.hits.load(SeqCst)
@@ -172,7 +195,7 @@ impl Drop for Hop {
 }
 
 async fn serve(shared: Arc<Shared>, client: TcpStream, over: CancellationToken) {
-    let line = Arc::new(Line::default());
+    let line = Arc::new(Line { over, ..Line::default() });
     *line.fault.lock().unwrap() = shared.at_once.lock().unwrap().take();
     if shared.of.is_none() {
         shared.named(&line);
@@ -181,14 +204,17 @@ async fn serve(shared: Arc<Shared>, client: TcpStream, over: CancellationToken) 
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-    let up = Pump { shared: &shared, line: &line, way: Way::Up, over: &over };
+    let up = Pump { shared: &shared, line: &line, way: Way::Up };
     let down = Pump { way: Way::Down, ..up };
     tokio::join!(up.run(from_client, to_server), down.run(from_server, to_client));
+    shared.named.lock().unwrap().retain(|other| !Arc::ptr_eq(other, &line));
 }
 
 impl Shared {
     fn named(&self, line: &Arc<Line>) {
         *self.latest.lock().unwrap() = Arc::clone(line);
+        line.named.store(true, SeqCst);
+        self.named.lock().unwrap().push(Arc::clone(line));
         let mut fault = line.fault.lock().unwrap();
         if fault.is_none() {
             *fault = self.faults.lock().unwrap().pop_front();
@@ -201,13 +227,12 @@ struct Pump<'a> {
     shared: &'a Shared,
     line: &'a Arc<Line>,
     way: Way,
-    over: &'a CancellationToken,
 }
 
 impl Pump<'_> {
     async fn run(self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
         tokio::select! {
-            () = self.over.cancelled() => {}
+            () = self.line.over.cancelled() => {}
             () = self.pass_on(&mut from, &mut to) => {}
         }
     }
@@ -222,6 +247,7 @@ impl Pump<'_> {
             };
             let mut part = &bytes[..count];
             self.look(part);
+            self.lose_answer(part);
             if let Some(fault) = self.line.fault(self.way) {
                 let left = fault.after.saturating_sub(self.line.passed(self.way));
                 if left <= part.len() as u64 && !dripping {
@@ -264,6 +290,19 @@ impl Pump<'_> {
         }
     }
 
+    /// Nothing more comes down, where this is the request whose answer is to be lost.
+    fn lose_answer(self, part: &[u8]) {
+        if self.way != Way::Up || !self.line.named.load(SeqCst) {
+            return;
+        }
+        let request = part.get(4..).unwrap_or_default();
+        let lost = self.shared.unanswered.lock().unwrap().take_if(|wanted| request.starts_with(wanted));
+        if lost.is_some() {
+            let after = self.line.passed(Way::Down);
+            *self.line.fault.lock().unwrap() = Some(Fault { way: Way::Down, after, what: Break::Close });
+        }
+    }
+
     async fn write(self, to: &mut OwnedWriteHalf, bytes: &[u8]) {
         // Counted first: whoever has seen an answer finds it counted.
         self.line.counter(self.way).fetch_add(bytes.len() as u64, SeqCst);
@@ -288,9 +327,9 @@ impl Pump<'_> {
                 let _ = stream.set_zero_linger();
                 let stream: &TcpStream = to.as_ref();
                 let _ = stream.set_zero_linger();
-                self.over.cancel();
+                self.line.over.cancel();
             }
-            Break::Close | Break::Drip => self.over.cancel(),
+            Break::Close | Break::Drip => self.line.over.cancel(),
         }
         false
     }

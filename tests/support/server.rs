@@ -101,6 +101,12 @@ impl Server {
         .await;
     }
 
+    /// Changes a flag that it was started with, for the next start.
+    pub fn replace_flag(&mut self, name: &str, by: &str) {
+        let flag = self.flags.iter_mut().find(|flag| flag.starts_with(name));
+        by.clone_into(flag.expect("a flag of its start"));
+    }
+
     /// MySQL takes `--skip-name-resolve=OFF` for what it switches off.
     fn takes_back(&self, flag: &str) -> bool {
         self.flags.iter().any(|own| own.strip_suffix("=OFF") == Some(flag))
