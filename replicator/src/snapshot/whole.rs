@@ -7,7 +7,8 @@
 //! # How the position is known
 //!
 //! - MariaDB takes a consistent snapshot and its binlog coordinates under the lock that orders commits. Nobody waits. XA COMMIT
-//!   isn't ordered by that lock: its group is in the binlog a moment before a snapshot sees its rows. So where one may have been
+//!   isn't ordered by that lock: its group is in the binlog a moment before a snapshot sees its rows (so it was in 37 of 6,000
+//!   snapshots of a 10.11 that six sessions kept busy with XA). So where one may have been
 //!   under way (something was prepared just before, or XA COMMIT was said meanwhile) it is done as on MySQL.
 //! - MySQL has nothing like it. The table is read-locked for a moment: granted, the lock says that no transaction which
 //!   wrote the table is open, or between its binlog and its engine. Under it another session begins its consistent read

@@ -11,14 +11,15 @@
 //! | `xa-0000000001.prepared` | prepared, and neither committed nor rolled back |
 //! | `xa-0000000001.as-42` | transaction 42 of the spool is its end. Where the spool has no such transaction, a crash came between: it is prepared as before. Where it has, the file is of no use any more |
 //!
-//! The numbers only tell files apart; of two that hold the same XA transaction the one with the higher number is right, since
-//! an end of the other one came before. A file begins with the eight bytes `CHGXAPRE`. Records follow, as the spool has them
+//! A file may be durable before what was appended in front of it. So it says which transaction of the spool prepared it, and
+//! where the spool hasn't that one, it is removed: it comes again, and behind whatever else comes again, maybe the end of
+//! another one of the same name. Of two that are left with one name the one with the higher number is right. A file begins with the eight bytes `CHGXAPRE`. Records follow, as the spool has them
 //! (`format.rs`):
 //!
 //! | kind | name | payload |
 //! |---|---|---|
 //! | 2 | events | as in the spool, but for the end position, which is put right when they go there |
-//! | 8 | prepared | u32 version (1), u32 format, string global transaction, string branch, u64 bytes of all events |
+//! | 8 | prepared | u32 version (1), u32 format, string global transaction, string branch, u64 bytes of all events, u64 seq of the transaction that prepared it |
 //!
 //! The last one is `prepared`, and nothing stands behind it. A file has its name only when it is whole and durable, so one that
 //! isn't whole is damaged; nothing of it is applied.
@@ -209,7 +210,11 @@ pub(super) fn open(dir: &Path, next_seq: u64) -> Result<Parked> {
             None => {}
         }
         let path = prepared(dir, number);
-        let (xid, bytes, is_ours) = look(&path)?;
+        let (Ended { xid, prepared_by, .. }, bytes, is_ours) = look(&path)?;
+        if prepared_by >= next_seq {
+            remove(&path)?;
+            continue;
+        }
         parked.bytes += bytes;
         if let Some(older) = parked.prepared.insert(xid, ParkedFile { number, bytes, is_ours }) {
             parked.forget(&older);
@@ -229,14 +234,14 @@ fn parse_name(name: &str) -> Option<(u64, Option<u64>)> {
     Some((number.parse().ok()?, seq))
 }
 
-/// The name in a file, its length, and whether there is anything in it. Its events are looked at when they are needed.
-fn look(path: &Path) -> Result<(Xid, u64, bool)> {
+/// What a file says of itself, its length, and whether there is anything in it. Its events are looked at when they are needed.
+fn look(path: &Path) -> Result<(Ended, u64, bool)> {
     let mut reader = ParkedReader::open(path, None)?;
     let bytes = reader.left + MAGIC.len() as u64;
     loop {
         match reader.step(false)? {
             Some(Part::Events(_)) => {}
-            Some(Part::End(xid)) => return Ok((xid, bytes, reader.event_bytes > 0)),
+            Some(Part::End(end)) => return Ok((end, bytes, reader.event_bytes > 0)),
             None => return Err(reader.broken()),
         }
     }
@@ -248,33 +253,44 @@ pub(super) fn head() -> Vec<u8> {
 }
 
 /// The record that ends a file.
-pub(super) fn write_end(out: &mut Vec<u8>, xid: &Xid, event_bytes: u64) {
+pub(super) fn write_end(out: &mut Vec<u8>, ended: &Ended) {
+    let Ended { xid, event_bytes, prepared_by } = ended;
     write_record(out, kind::PREPARED, |out| {
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&xid.format.to_le_bytes());
         write_string(out, &xid.global);
         write_string(out, &xid.branch);
         out.extend_from_slice(&event_bytes.to_le_bytes());
+        out.extend_from_slice(&prepared_by.to_le_bytes());
     });
 }
 
-fn read_end(cursor: &mut Cursor<'_>) -> std::result::Result<(Xid, u64), Malformed> {
+fn read_end(cursor: &mut Cursor<'_>) -> std::result::Result<Ended, Malformed> {
     if cursor.u32()? != VERSION {
         return Err(Malformed::new("it was written by another version of Changeover"));
     }
     let (format, global, branch) = (cursor.u32()?, read_bytes(cursor)?, read_bytes(cursor)?);
-    let event_bytes = cursor.u64()?;
+    let (event_bytes, prepared_by) = (cursor.u64()?, cursor.u64()?);
     if !cursor.is_empty() {
         return Err(Malformed::new("a record is longer than it should be"));
     }
-    Ok((Xid::new(format, &global, &branch)?, event_bytes))
+    Ok(Ended { xid: Xid::new(format, &global, &branch)?, event_bytes, prepared_by })
+}
+
+/// What the last record says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) xid: Xid,
+    pub(super) event_bytes: u64,
+    /// The transaction of the spool that prepared it.
+    pub(super) prepared_by: u64,
 }
 
 /// A part of a file.
 #[derive(Debug)]
 enum Part {
     Events(Bytes),
-    End(Xid),
+    End(Ended),
 }
 
 /// Reads a file, one record after the other, with bounded memory.
@@ -314,7 +330,7 @@ impl ParkedReader {
         }
         match self.step(true)? {
             Some(Part::Events(events)) => Ok(Some(events)),
-            Some(Part::End(xid)) if self.wanted.as_ref().is_none_or(|wanted| *wanted == xid) => {
+            Some(Part::End(end)) if self.wanted.as_ref().is_none_or(|wanted| *wanted == end.xid) => {
                 self.ended = true;
                 Ok(None)
             }
@@ -363,9 +379,8 @@ impl ParkedReader {
             }
             kind::PREPARED => {
                 let mut cursor = Cursor::new(rest_of(&body));
-                let (xid, event_bytes) =
-                    read_end(&mut cursor).map_err(|why| damaged(&self.path, &why.to_string()))?;
-                Ok((self.left == 0 && event_bytes == self.event_bytes).then_some(Part::End(xid)))
+                let end = read_end(&mut cursor).map_err(|why| damaged(&self.path, &why.to_string()))?;
+                Ok((self.left == 0 && end.event_bytes == self.event_bytes).then_some(Part::End(end)))
             }
             _ => Ok(None),
         }
@@ -386,12 +401,17 @@ mod tests {
         Xid::new(1, name, b"").unwrap()
     }
 
-    fn written(xid: &Xid, blocks: &[Vec<u8>]) -> Vec<u8> {
+    fn ended(xid: &Xid, blocks: &[Vec<u8>], prepared_by: u64) -> Ended {
+        let event_bytes = blocks.iter().map(|block| block.len() as u64).sum();
+        Ended { xid: xid.clone(), event_bytes, prepared_by }
+    }
+
+    fn written(xid: &Xid, blocks: &[Vec<u8>], prepared_by: u64) -> Vec<u8> {
         let mut out = head();
         for block in blocks {
             write_record(&mut out, kind::EVENTS, |out| out.extend_from_slice(block));
         }
-        write_end(&mut out, xid, blocks.iter().map(|block| block.len() as u64).sum());
+        write_end(&mut out, &ended(xid, blocks, prepared_by));
         out
     }
 
@@ -408,12 +428,17 @@ mod tests {
     fn what_a_crash_left_is_put_right() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
-        let put = |path: PathBuf, name: &[u8]| fs::write(path, written(&xid(name), &[vec![1; 9]])).unwrap();
-        put(prepared(dir, 1), b"waits");
-        put(taken(dir, 2, 7), b"is in the spool");
-        put(taken(dir, 3, 8), b"isn't");
-        put(prepared(dir, 4), b"twice");
-        put(prepared(dir, 5), b"twice");
+        let put = |path: PathBuf, name: &[u8], by: u64| {
+            fs::write(path, written(&xid(name), &[vec![1; 9]], by)).unwrap();
+        };
+        put(prepared(dir, 1), b"waits", 1);
+        put(taken(dir, 2, 7), b"is in the spool", 2);
+        put(taken(dir, 3, 8), b"isn't", 3);
+        put(prepared(dir, 4), b"twice", 4);
+        put(prepared(dir, 5), b"twice", 5);
+        // What comes again, behind an end of the same name that comes again too.
+        put(prepared(dir, 6), b"isn't", 9);
+        put(taken(dir, 7, 10), b"comes again", 8);
         let parked = open(dir, 8).unwrap();
         let numbers = |parked: &Parked| {
             let mut numbers: Vec<u64> = parked.prepared.values().map(|file| file.number).collect();
@@ -421,11 +446,12 @@ mod tests {
             numbers
         };
         assert_eq!(numbers(&parked), [1, 3, 5]);
-        assert_eq!(parked.next_number, 6);
+        assert_eq!(parked.next_number, 8);
         assert_eq!(parked.prepared[&xid(b"twice")].number, 5);
         let bytes: u64 = fs::read_dir(dir).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum();
         assert_eq!(parked.bytes, bytes);
-        assert_eq!(open(dir, 8).unwrap(), parked, "again it is the same");
+        let again = open(dir, 8).unwrap();
+        assert_eq!((again.prepared, again.bytes), (parked.prepared, parked.bytes), "again it is the same");
         fs::write(dir.join("xa-what.ever"), "").unwrap();
         assert!(open(dir, 8).is_err());
     }
@@ -441,11 +467,11 @@ mod tests {
         ) {
             let dir = tempfile::tempdir().unwrap();
             let path = prepared(dir.path(), 1);
-            let whole = written(&xid(b"x"), &blocks);
+            let whole = written(&xid(b"x"), &blocks, 3);
             fs::write(&path, &whole).unwrap();
             prop_assert_eq!(&read(&path, &xid(b"x")).unwrap(), &blocks);
             let any = blocks.iter().any(|block| !block.is_empty());
-            prop_assert_eq!(look(&path).unwrap(), (xid(b"x"), whole.len() as u64, any));
+            prop_assert_eq!(look(&path).unwrap(), (ended(&xid(b"x"), &blocks, 3), whole.len() as u64, any));
             prop_assert!(read(&path, &xid(b"y")).is_err());
             let mut garbled = whole.clone();
             garbled[at.index(whole.len())] ^= flip;

@@ -9,7 +9,7 @@ use config::{BinlogPosition, Gtid};
 use tokio::sync::oneshot;
 
 use super::format::{kind, write_record, write_record_head};
-use super::parked::{Action, Parked, ParkedFile, ParkedReader, head, prepared, write_end};
+use super::parked::{Action, Ended, Parked, ParkedFile, ParkedReader, head, prepared, write_end};
 use super::segment::damaged;
 use super::store::Command;
 use super::writer::{CHUNK_BYTES, GROUP_BYTES, SpoolWriter};
@@ -87,7 +87,8 @@ impl SpoolWriter {
             half.chunk.extend_from_slice(body);
         }
         self.hand_aside(GROUP_BYTES).await?;
-        self.wait_for_space().await
+        // Whatever waits to be applied has to be there for that.
+        if self.is_full() { self.flush().await } else { Ok(()) }
     }
 
     /// Hands over what waits, where it is as much as that.
@@ -111,16 +112,18 @@ impl SpoolWriter {
         Ok(())
     }
 
-    /// The transaction that is kept aside is prepared. It is durable before anything that is appended from here on. `anyway`:
+    /// The transaction that is kept aside is prepared, by the one that is appended next. It is durable before anything that is appended from here on. `anyway`:
     /// also where nothing of it is ours, so that its second phase is known.
     pub(super) async fn park(&mut self, xid: Xid, anyway: bool) -> Result<()> {
         if self.half.is_none() && anyway {
             self.half = Some(Half::default());
         }
         let mut file = None;
+        let prepared_by = self.next_seq();
         if let Some(half) = &mut self.half {
             half.end_chunk();
-            write_end(&mut half.pending, &xid, half.event_bytes);
+            let end = Ended { xid: xid.clone(), event_bytes: half.event_bytes, prepared_by };
+            write_end(&mut half.pending, &end);
             self.hand_aside(0).await?;
             if let Some(Half { number: Some(number), bytes, event_bytes, .. }) = self.half.take() {
                 self.aside(Action::Finish { number }).await?;

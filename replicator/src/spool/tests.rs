@@ -517,6 +517,30 @@ mod xa {
         assert_eq!(ends, ["skip", "rows 1", "skip", "skip", "rows 3", "skip", "skip", "skip"]);
     }
 
+    /// The next one of its name may be durable before its own end is.
+    #[tokio::test]
+    async fn what_comes_again_is_not_taken_for_what_came_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, mut writer) = open(dir.path(), 1 << 30).await;
+        prepare(&mut writer, 1, "x", 5).await;
+        until_durable(&spool, &mut writer, 1).await;
+        assert!(writer.commit_parked(&xid("x"), ending(2)).await.unwrap());
+        prepare(&mut writer, 3, "x", 7).await;
+        prepare(&mut writer, 4, "y", 9).await;
+        // The files are as far as this; the spool isn't.
+        assert!(writer.commit_parked(&xid("y"), ending(5)).await.unwrap());
+        drop((spool, writer));
+        let (spool, mut writer) = open(dir.path(), 1 << 30).await;
+        assert_eq!(spool.progress().borrow().last_seq, 1);
+        assert_eq!(spool.prepared().now(true).into_iter().collect::<Vec<_>>(), [xid("x")]);
+        assert!(writer.commit_parked(&xid("x"), ending(2)).await.unwrap());
+        // "y" was nothing of ours before, as far as this spool knows.
+        assert!(!writer.commit_parked(&xid("y"), ending(3)).await.unwrap());
+        until_durable(&spool, &mut writer, 2).await;
+        let items = read_to(&mut spool.reader(2, fixture::tables()).unwrap(), 2).await.unwrap();
+        assert_eq!(items, ["2 0-1-102 bin.000001:3000 rows 5"]);
+    }
+
     #[tokio::test]
     async fn large_ones_go_by_in_pieces() {
         let dir = tempfile::tempdir().unwrap();

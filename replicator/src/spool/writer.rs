@@ -343,15 +343,20 @@ impl SpoolWriter {
         self.parked().bytes + (self.segment.base_bytes + self.segment.bytes).saturating_sub(oldest)
     }
 
-    /// Waits while the spool is as large as it may become.
-    pub(super) async fn wait_for_space(&mut self) -> Result<()> {
+    /// The spool is as large as it may become.
+    pub(super) fn is_full(&self) -> bool {
+        self.used_bytes() > self.shared.max_bytes
+    }
+
+    /// Waits while it is.
+    async fn wait_for_space(&mut self) -> Result<()> {
         let shared = Arc::clone(&self.shared);
         loop {
             self.sweep().await?;
             let freed = shared.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            if self.used_bytes() <= shared.max_bytes {
+            if !self.is_full() {
                 self.full = false;
                 return Ok(());
             }
