@@ -70,10 +70,12 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
         }
         findings.all(source.grants.judge_source(config, &source.info, &schemas));
         findings.xa(Side::Source, source).await;
+        findings.0.extend(settings::judge_durability(Side::Source, &source.settings));
     }
     // Of one server under two names there is only that to say.
     if let Some(target) = target.as_mut().filter(|_| !one_server) {
         findings.all(settings::judge_target(&target.settings, target.info.version.ocean_base));
+        findings.0.extend(settings::judge_durability(Side::Target, &target.settings));
         findings.0.extend(judge_fence(config, target.info.version, Side::Target));
         if config.migration.reverse && !target.info.version.ocean_base {
             findings.xa(Side::Target, target).await;

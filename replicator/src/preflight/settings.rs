@@ -167,6 +167,32 @@ pub(super) fn judge_target(settings: &Settings, ocean_base: bool) -> Vec<Finding
     found
 }
 
+/// What a server has acknowledged it must have behind a crash of its machine, or nobody can keep the promise that no acknowledged
+/// write is lost. A crash of the server's process alone loses nothing with any of these settings but 0 of the first.
+pub(super) fn judge_durability(side: Side, settings: &Settings) -> Option<Finding> {
+    let lax: Vec<String> = ["innodb_flush_log_at_trx_commit", "sync_binlog"]
+        .into_iter()
+        .filter(|name| *name != "sync_binlog" || settings.is_on("log_bin"))
+        .filter(|name| settings.is_not(name, "1"))
+        .map(|name| format!("{name} = {}", settings.get(name).unwrap_or_default()))
+        .collect();
+    if lax.is_empty() {
+        return None;
+    }
+    let what = match side {
+        Side::Source => "the two servers may then hold different rows: VERIFY finds them",
+        Side::Target => {
+            "rows that count as copied may then be missing, which the verifier finds; behind a cutover it is the application's"
+        }
+    };
+    let message = format!(
+        "{}: a crash of the server's machine may take acknowledged transactions with it, or leave them out of its binlog; {what}. \
+         Set both to 1 where that matters.",
+        lax.join(", ")
+    );
+    Some(finding(Severity::Note, &format!("{side}, durability"), message))
+}
+
 /// One name must mean one table on both.
 pub(super) fn judge_names(source: &Settings, target: &Settings, moved: &Discovery) -> Option<Finding> {
     let folding = |settings: &Settings| settings.get("lower_case_table_names").map(str::to_owned);
@@ -241,6 +267,28 @@ mod tests {
 
     fn subjects(findings: &[Finding]) -> Vec<String> {
         findings.iter().map(|f| format!("{:?} {}", f.severity, f.subject)).collect()
+    }
+
+    #[test]
+    fn what_a_crash_may_take_is_said() {
+        let check = |flush: &str, sync: &str, log: &str, expected: Option<&str>| {
+            let set = settings(&[
+                ("innodb_flush_log_at_trx_commit", flush),
+                ("sync_binlog", sync),
+                ("log_bin", log),
+            ]);
+            let found = judge_durability(Side::Target, &set).map(|finding| finding.message);
+            assert_eq!(found.as_ref().and_then(|message| message.split(": ").next()), expected);
+        };
+        check("1", "1", "ON", None);
+        check("1", "0", "OFF", None);
+        check("2", "1", "ON", Some("innodb_flush_log_at_trx_commit = 2"));
+        check("0", "100", "ON", Some("innodb_flush_log_at_trx_commit = 0, sync_binlog = 100"));
+        assert_eq!(
+            judge_durability(Side::Source, &settings(&[])),
+            None,
+            "a server without InnoDB's settings"
+        );
     }
 
     #[test]
