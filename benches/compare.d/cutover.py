@@ -23,6 +23,8 @@ from workplace import output_of, workplace
 SCRIPT = Path(__file__).resolve().parent / "write_transactions.lua"
 # sysbench says once a second how long the longest transaction of that second took.
 TICK = re.compile(r"^\[ (\d+)s \] thds: \d+ tps: ([\d.]+) .* lat \(ms,100%\): ([\d.]+) err/s: ([\d.]+) reconn/s: ([\d.]+)")
+# What the script says of a transaction that took long.
+LONG = re.compile(r"^long: ([\d.]+) ([\d.]+)$")
 # Seconds of load before the first cutover, and between one that has ended and the next.
 WARM_UP_S, REST_S = 5, 3
 P50_MAX_MS, WORST_MAX_MS = 50, 250
@@ -51,6 +53,8 @@ class Case:
     whole_ms: list = field(default_factory=list)
     steps: dict = field(default_factory=dict)
     undone: list = field(default_factory=list)
+    # Of the longest transaction of each switch: where it was, and its ms.
+    longest: list = field(default_factory=list)
     errors: float = 0
 
     def beyond_ms(self):
@@ -166,6 +170,17 @@ class Bench:
             time.sleep(REST_S)
         self.case.steps = medians(migration.steps())
         self.take(writers.ticks, spans)
+        self.place(writers.long, spans, migration.moments())
+
+    def place(self, long, spans, moments):
+        """Where the longest transaction of each switch was, seen from the gate."""
+        for began, ended in spans:
+            of_one = next((each for each in moments.values() if began < each.get("close", 0) and each.get("open", 0) < ended), None)
+            during = [(to - since, since, to) for since, to in long if to > began and since < ended + 0.2]
+            if of_one and during:
+                took, since, to = max(during)
+                where = "before" if to < of_one["close"] else "behind" if since > of_one["open"] else "across"
+                self.case.longest.append((where, 1000 * took))
 
     def take(self, ticks, spans):
         """Sorts the seconds into those with a cutover in them and the others."""
@@ -187,7 +202,7 @@ class Writers:
 
     def __init__(self, command, folder, log):
         self.command, self.folder, self.log = command, folder, log
-        self.ticks = []
+        self.ticks, self.long = [], []
 
     def __enter__(self):
         self.process = subprocess.Popen(
@@ -208,7 +223,9 @@ class Writers:
             for line in self.process.stdout:
                 log.write(line)
                 log.flush()
-                if found := TICK.match(line):
+                if found := LONG.match(line):
+                    self.long.append((float(found[1]), float(found[2])))
+                elif found := TICK.match(line):
                     _, tps, ms, errors, reconnects = map(float, found.groups())
                     self.ticks.append((time.monotonic(), tps, ms, errors + reconnects))
 
@@ -262,6 +279,8 @@ def markdown(cases, setting):
         "SHOW CUTOVERS says. *done*: from the statement to its answer, preparation and settling included.",
         "## Steps, median in ms",
         table(["step", *(case.name for case in cases)], steps),
+        "## Where the longest transaction of a switch was: how many, median and worst ms",
+        table(["application", "before the gate closed", "across the closed gate", "behind it"], [placed(case) for case in cases]),
         "## Targets",
         table(["application", "beyond p50 < 50 ms", "beyond worst < 250 ms", "no error"], [verdict(case) for case in cases]),
     ]
@@ -269,6 +288,15 @@ def markdown(cases, setting):
     if undone:
         parts += ["## Undone", "\n".join(undone)]
     return "\n\n".join([*parts, "## Configurations", *configurations(setting)]) + "\n"
+
+
+def placed(case):
+    """One cell for each place."""
+    cells = [case.name]
+    for place in ("before", "across", "behind"):
+        of_it = [ms for where, ms in case.longest if where == place]
+        cells.append(f"{len(of_it)}: {median(of_it):.0f}, {max(of_it):.0f}" if of_it else "")
+    return cells
 
 
 def verdict(case):

@@ -4,6 +4,7 @@ import json
 import re
 import time
 import urllib.request
+from datetime import datetime
 
 from peers import Changeover
 from process import Trouble, run
@@ -47,6 +48,14 @@ class Migration(Changeover):
         url = f"mysql://admin:{PASSWORD}@127.0.0.1:{self.admin_port}"
         printed = run([self.binary, "admin", "--url", url, f"{sql}\\G"], timeout_s)
         return {name: value for name, value in re.findall(r"^ *(\w+): ?(.*)$", printed, re.MULTILINE)}
+
+    def moments(self):
+        """When each step of each cutover was done, in seconds of the monotonic clock: {cutover: {step: s}}."""
+        offset, found = time.time() - time.monotonic(), {}
+        for at, number, step in re.findall(r"^(\S+Z) .*cutover (\d+): ([\w ]+) took \d+ ms", self.log.read_text(errors="replace"), re.MULTILINE):
+            wall = datetime.fromisoformat(at.replace("Z", "+00:00")).timestamp()
+            found.setdefault(int(number), {})[step] = wall - offset
+        return found
 
     def steps(self):
         """Milliseconds of each step of each cutover, out of the log: {cutover: {step: ms}}."""
