@@ -5,7 +5,7 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable;
 
 use crate::support::wait::until;
-use crate::support::{Changeover, Engine, Ledger, Pair};
+use crate::support::{Changeover, Engine, Ledger, Pair, seed};
 
 /// Sessions of the application.
 const WRITERS: u32 = 16;
@@ -197,6 +197,17 @@ async fn too_early_is_refused() {
         }
     })
     .await;
+    let mut app = changeover.app(Some(seed::SCHEMA)).await;
+    app.query_drop("BEGIN").await.unwrap();
+    app.query_drop("UPDATE bulk SET k = k + 1 ORDER BY id LIMIT 1").await.unwrap();
+    until("a dry run that names the transaction", Duration::from_secs(30), async || {
+        let steps = changeover.admin("CUTOVER DRY RUN").await;
+        let note = &steps.iter().find(|row| row["step"] == "drain").unwrap()["note"];
+        let named = note.contains("a transaction is open for") && note.contains("changed rows");
+        if named { Ok(()) } else { Err(note.clone()) }
+    })
+    .await;
+    app.query_drop("ROLLBACK").await.unwrap();
     assert_eq!(changeover.status_of("route").await, "source");
     assert!(changeover.admin("SHOW CUTOVERS").await.is_empty());
 }

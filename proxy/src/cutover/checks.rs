@@ -290,9 +290,16 @@ pub(super) fn listed(names: impl ExactSizeIterator<Item = String>) -> String {
     if more == 0 { named } else { format!("{named} and {more} more") }
 }
 
+/// What is open for at least this long is named.
+const LONG_OPEN_MS: u64 = 1_000;
+
 fn drain(of: &Coordinator) -> Result<String, String> {
     let (held, pinned) = (of.gate.outstanding(), of.registry.pinned());
-    let now = format!("{held} statement(s) or transaction(s) open now, {pinned} session(s) pinned");
+    let mut now = format!("{held} statement(s) or transaction(s) open now, {pinned} session(s) pinned");
+    let long = of.registry.open_since(LONG_OPEN_MS);
+    if !long.is_empty() {
+        now = format!("{now}; the longest: {}", listed(long.iter().map(ToString::to_string)));
+    }
     match of.config.open_transactions {
         OpenTransactions::Abort if pinned > 0 => Err(format!(
             "{now}; a session that is pinned at the drain deadline undoes the cutover. SHOW SESSIONS says what \

@@ -45,6 +45,37 @@ pub struct SessionRow {
     pub mapped: String,
 }
 
+/// Something that a session has open, which a cutover waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OpenWork {
+    /// As in [`SessionRow`].
+    pub(crate) id: u32,
+    /// Account name.
+    pub(crate) user: String,
+    /// Since it began, ms.
+    pub(crate) age_ms: u64,
+    /// Where it is a transaction: whether its last statement changed rows, and how long its client has been silent, ms. `None`: a
+    /// statement.
+    pub(crate) transaction: Option<(bool, u64)>,
+}
+
+impl fmt::Display for OpenWork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |ms: u64| ms / 1000;
+        write!(f, "session {} ({:?}): ", self.id, self.user)?;
+        match self.transaction {
+            None => write!(f, "a statement runs for {} s", seconds(self.age_ms)),
+            Some((wrote, silent_ms)) => write!(
+                f,
+                "a transaction is open for {} s, its last statement {}, {} s ago",
+                seconds(self.age_ms),
+                if wrote { "changed rows" } else { "changed nothing" },
+                seconds(silent_ms)
+            ),
+        }
+    }
+}
+
 /// What a session is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -105,7 +136,11 @@ pub(crate) struct Entry {
     previous: AtomicU64,
     activity: AtomicU8,
     pins: AtomicU32,
-    pub(crate) in_transaction: AtomicBool,
+    in_transaction: AtomicBool,
+    /// When the present transaction began, milliseconds after `born`.
+    transaction_ms: AtomicU64,
+    /// Its last statement changed rows.
+    wrote: AtomicBool,
     pub(crate) holds_permit: AtomicBool,
     pub(crate) work: WorkCell,
     /// Milliseconds after `born`.
@@ -182,7 +217,34 @@ impl Entry {
     }
 
     pub(crate) fn idle_ms(&self) -> u64 {
-        (self.born.elapsed().as_millis() as u64).saturating_sub(self.heard_ms.load(Relaxed))
+        self.since_ms(&self.heard_ms)
+    }
+
+    fn since_ms(&self, then: &AtomicU64) -> u64 {
+        (self.born.elapsed().as_millis() as u64).saturating_sub(then.load(Relaxed))
+    }
+
+    /// A statement was answered; `open`: within a transaction, which goes on.
+    pub(crate) fn set_transaction(&self, open: bool, wrote: bool) {
+        if open && !self.in_transaction.load(Relaxed) {
+            // With the request that was heard last. No other clock is asked for it.
+            self.transaction_ms.store(self.heard_ms.load(Relaxed), Relaxed);
+        }
+        self.in_transaction.store(open, Relaxed);
+        self.wrote.store(wrote, Relaxed);
+    }
+
+    fn open_work(&self) -> Option<OpenWork> {
+        let in_transaction = self.in_transaction.load(Relaxed);
+        if !in_transaction && self.activity.load(Relaxed) != Activity::Busy as u8 {
+            return None;
+        }
+        let (since, transaction) = match in_transaction {
+            true => (&self.transaction_ms, Some((self.wrote.load(Relaxed), self.idle_ms()))),
+            false => (&self.heard_ms, None),
+        };
+        let user = self.user.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Some(OpenWork { id: self.id, user, age_ms: self.since_ms(since), transaction })
     }
 
     pub(crate) fn order(&self) -> Order {
@@ -294,6 +356,14 @@ impl SessionRegistry {
         let mut rows: Vec<_> = self.sessions.iter().map(|entry| entry.row()).collect();
         rows.sort_unstable_by_key(|row| row.id);
         rows
+    }
+
+    /// What has been open for at least that long, the oldest first.
+    pub(crate) fn open_since(&self, age_ms: u64) -> Vec<OpenWork> {
+        let mut open: Vec<_> = self.sessions.iter().filter_map(|entry| entry.open_work()).collect();
+        open.retain(|work| work.age_ms >= age_ms);
+        open.sort_by_key(|work| std::cmp::Reverse(work.age_ms));
+        open
     }
 
     /// Each user that has a session, with what its sessions logged in with.
@@ -440,6 +510,8 @@ impl SessionRegistry {
             activity: AtomicU8::new(Activity::Idle as u8),
             pins: AtomicU32::new(0),
             in_transaction: AtomicBool::new(false),
+            transaction_ms: AtomicU64::new(0),
+            wrote: AtomicBool::new(false),
             holds_permit: AtomicBool::new(false),
             work: WorkCell::default(),
             heard_ms: AtomicU64::new(0),
@@ -486,6 +558,40 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
+
+    #[test]
+    fn what_is_open_says_for_how_long() {
+        let registry = Arc::new(SessionRegistry::default());
+        let session = |id| {
+            let greeted = registry.greet(id).unwrap();
+            registry.register(greeted, "app".into(), String::new(), (Side::Source, id))
+        };
+        let (idle, one, two) = (session(1), session(2), session(3));
+        let heard =
+            |of: &Registered, ms| of.entry.heard(of.entry.born + std::time::Duration::from_millis(ms));
+        assert_eq!(registry.open_since(0), []);
+        // Its second statement doesn't make it younger, its next transaction is.
+        for (ms, wrote) in [(0, true), (9_000_000, false)] {
+            heard(&one, ms);
+            one.entry.set_transaction(true, wrote);
+        }
+        assert_eq!(one.entry.transaction_ms.load(Relaxed), 0);
+        two.entry.set_activity(Activity::Busy);
+        let open = registry.open_since(0);
+        assert_eq!(open.len(), 2, "{open:?}");
+        assert!(open.iter().any(|work| work.id == 2 && work.transaction == Some((false, 0))), "{open:?}");
+        assert!(open.iter().any(|work| work.id == 3 && work.transaction.is_none()), "{open:?}");
+        assert_eq!(registry.open_since(u64::MAX), []);
+        one.entry.set_transaction(false, false);
+        one.entry.set_transaction(true, true);
+        assert_eq!(one.entry.transaction_ms.load(Relaxed), 9_000_000);
+        let told = OpenWork { id: 7, user: "a".into(), age_ms: 93_500, transaction: Some((true, 80_000)) };
+        assert_eq!(
+            told.to_string(),
+            "session 7 (\"a\"): a transaction is open for 93 s, its last statement changed rows, 80 s ago"
+        );
+        drop(idle);
+    }
 
     #[tokio::test]
     async fn a_session_is_listed_for_as_long_as_it_lives() {

@@ -392,7 +392,7 @@ impl Session {
     /// Gives the permit back, unless something is open; says what others may know.
     pub(super) fn settle(&mut self) {
         let entry = &self.registered.entry;
-        entry.in_transaction.store(self.state.in_transaction(), Relaxed);
+        entry.set_transaction(self.state.in_transaction(), self.state.wrote);
         entry.set_pins(self.state.pins);
         entry.waits_for_client.store(self.waits_for_client(), Relaxed);
         if self.state.is_movable() {
