@@ -224,7 +224,8 @@ impl Entry {
         (self.born.elapsed().as_millis() as u64).saturating_sub(then.load(Relaxed))
     }
 
-    /// A statement was answered; `open`: within a transaction, which goes on.
+    /// A statement was answered; `open`: within a transaction, which goes on. One that another follows in the same request
+    /// (COMMIT AND CHAIN) counts with it.
     pub(crate) fn set_transaction(&self, open: bool, wrote: bool) {
         if open && !self.in_transaction.load(Relaxed) {
             // With the request that was heard last. No other clock is asked for it.
