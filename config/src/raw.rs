@@ -3,6 +3,7 @@
 //! The document is walked by hand and not deserialised, because serde stops at its first error and an operator
 //! wants all of them at once, each with its line.
 
+mod renames;
 mod rows;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::migration::RowsConfig;
 use crate::nearest::nearest;
+use crate::renames::Rename;
 
 /// Where a setting was said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,6 +148,8 @@ pub(crate) struct RawConfig {
     pub(crate) exclude_tables: Setting<Vec<String>>,
     /// Those that are whole.
     pub(crate) rows: Vec<RowsConfig>,
+    /// Those that are whole.
+    pub(crate) renames: Vec<Said<Rename>>,
     pub(crate) allow_lossy: Setting<Vec<String>>,
     pub(crate) accounts: Setting<Vec<String>>,
     pub(crate) start: Setting<String>,
@@ -199,7 +203,18 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("target", &["url", "password", "proxy_protocol", "tls", "ca", "verify", "cert", "key"]),
     (
         "migration",
-        &["name", "schemas", "exclude_tables", "rows", "allow_lossy", "accounts", "start", "ddl", "reverse"],
+        &[
+            "name",
+            "schemas",
+            "exclude_tables",
+            "rows",
+            "rename",
+            "allow_lossy",
+            "accounts",
+            "start",
+            "ddl",
+            "reverse",
+        ],
     ),
     ("snapshot", &["readers", "chunk_rows", "max_rows_per_s", "late_indexes"]),
     ("throttle", &["max_threads_running", "replicas", "password", "max_replica_lag_ms"]),
@@ -405,6 +420,7 @@ impl<'a> Reader<'a> {
             schemas: self.texts(p, "migration", "schemas"),
             exclude_tables: self.texts(p, "migration", "exclude_tables"),
             rows: self.rows(p),
+            renames: self.renames(p),
             allow_lossy: self.patterns_or_all(
                 p,
                 ("migration", "allow_lossy"),

@@ -1,6 +1,7 @@
 //! From the raw shape to a [`crate::Config`], with every error at once.
 
 mod certificates;
+mod renames;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -77,9 +78,11 @@ pub(crate) fn validate(
         entrance: check.entrance(raw.proxy_headers, raw.proxy_headers_from, raw.proxy_max_connects),
     };
     let admin = check.admin(admin_listen, raw.admin_user, raw.admin_password);
+    let schemas = check.schemas(raw.schemas);
     let migration = MigrationConfig {
         name: check.migration_name(raw.name),
-        schemas: check.schemas(raw.schemas),
+        rename: check.renames(raw.renames, &schemas),
+        schemas,
         exclude_tables: check.table_patterns("exclude_tables", raw.exclude_tables),
         rows: raw.rows,
         allow_lossy: check.table_patterns("allow_lossy", raw.allow_lossy),

@@ -14,7 +14,7 @@ mod tables;
 pub(crate) mod way_back;
 
 use config::progress::{Conversion, Finding, Severity};
-use config::{BackendConfig, Config, FencePolicy, ServerVersion, Side};
+use config::{BackendConfig, Config, FencePolicy, ServerVersion, Side, SideNames};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
@@ -26,6 +26,7 @@ use crate::accounts::{Accounts, Asked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::convert::Dialects;
 use crate::schema::discover::{Discovery, discover};
+use crate::schema::renamed::Renaming;
 use crate::schema::selection::Selection;
 use crate::server::{ServerInfo, connect, end_position, inspect, show_replication, start_position, xa};
 
@@ -52,7 +53,7 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
         check_source(&mut findings, config, source).await;
         findings.0.extend(judge_fence(config, source.info.version, Side::Source));
         let mut schemas = config.migration.schemas.clone();
-        match discover(Side::Source, &mut source.conn, &config.migration).await {
+        match discover(Side::Source, &mut source.conn, &config.migration, &SideNames::default()).await {
             Ok(found) => {
                 let one_family = dialects.is_none_or(|both| both.source.family == both.target.family);
                 findings.all(tables::judge(&found, source.info.cascades_in_binlog, one_family));
@@ -121,7 +122,7 @@ pub async fn conversions(config: &Config) -> Result<Vec<Conversion>> {
     let from = inspect(Side::Source, &mut source).await?;
     let to = inspect(Side::Target, &mut target).await?;
     let dialects = Dialects { source: from.dialect(), target: to.dialect() };
-    let found = discover(Side::Source, &mut source, &config.migration).await?;
+    let found = discover(Side::Source, &mut source, &config.migration, &SideNames::default()).await?;
     let accounts = Accounts::plan(
         config,
         &mut Asked { info: &from, conn: &mut source },
@@ -132,7 +133,7 @@ pub async fn conversions(config: &Config) -> Result<Vec<Conversion>> {
     for conn in [source, target] {
         drop(conn.disconnect().await);
     }
-    let mut rows = crate::schema::convert::conversions(&found, dialects)?;
+    let mut rows = crate::schema::convert::conversions(&found, dialects, &config.migration.rename)?;
     rows.extend(accounts.rows());
     Ok(rows)
 }
@@ -347,13 +348,18 @@ impl Findings {
 
     /// What a cutover would be refused for.
     async fn activation(&mut self, config: &Config, source: &mut Backend, target: &mut Backend) {
-        let selection = Selection::new(&config.migration, source.info.folds_names);
+        let (names, folds_names) = (&config.migration.rename, source.info.folds_names);
+        let selection = Selection::new(&config.migration, names.on(Side::Source), folds_names);
+        let of_target = selection.clone().with_names(names.on(Side::Target));
+        let renaming = Renaming::new(names, Side::Source, folds_names);
         let found = async {
             let listed = crate::activation::list(Side::Source, &mut source.conn, &selection).await?;
-            let obstacles =
+            let mut obstacles =
                 activation::obstacles(config, source, target, &selection, (Side::Target, &listed)).await?;
+            let texts = crate::activation::texts_not_renamed;
+            obstacles.extend(texts(Side::Source, &mut source.conn, &listed, &renaming).await?);
             let (known, target) = (listed.iter().collect::<Vec<_>>(), (Side::Target, &mut target.conn));
-            let strange = crate::activation::strange(&config.state_dir, target, &selection, &known).await?;
+            let strange = crate::activation::strange(&config.state_dir, target, &of_target, &known).await?;
             Ok((obstacles, strange))
         };
         match found.await {

@@ -247,7 +247,7 @@ pub(super) async fn check_target(
 
 async fn has_rows(target: &mut Conn, table: &TableSchema) -> Result<bool> {
     let row: Option<u8> = target
-        .query_first(format!("SELECT 1 FROM {} LIMIT 1", table.name.quoted()))
+        .query_first(format!("SELECT 1 FROM {} LIMIT 1", table.quoted()))
         .await
         .map_err(|e| Error::database(Side::Target, table.name.to_string(), &e))?;
     Ok(row.is_some())

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use config::pattern::like;
-use config::{MigrationConfig, Side, TableName};
+use config::{MigrationConfig, Side, SideNames, TableName};
 use mysql_async::prelude::{FromRow, Queryable as _};
 use mysql_async::{Conn, Row};
 
@@ -38,6 +38,9 @@ pub struct Discovery {
     pub own_schemas: Vec<String>,
     /// Views, routines, triggers, events and sequences.
     pub objects: Vec<OtherObject>,
+    /// Tables and views of this side, as it calls them, in schemas of the migration and under names that nothing of the source
+    /// could have here (`migration.rename`).
+    pub unnamed: Vec<TableName>,
 }
 
 /// A schema and what its tables get by default.
@@ -81,9 +84,15 @@ impl Discovery {
     }
 }
 
-/// Reads what a migration moves. The connection is one of [`crate::server::connect`].
-pub async fn discover(side: Side, conn: &mut Conn, migration: &MigrationConfig) -> Result<Discovery> {
-    let mut reader = Reader { side, conn };
+/// Reads what a migration moves, from a server that calls things by `names`; what comes back goes by the source's. The
+/// connection is one of [`crate::server::connect`].
+pub async fn discover(
+    side: Side,
+    conn: &mut Conn,
+    migration: &MigrationConfig,
+    names: &SideNames,
+) -> Result<Discovery> {
+    let mut reader = Reader { side, conn, names };
     // Names and SHOW CREATE TABLE are text for people: with a binary session a literal in them would lose its
     // charset.
     reader.run("SET NAMES utf8mb4").await?;
@@ -95,7 +104,11 @@ pub async fn discover(side: Side, conn: &mut Conn, migration: &MigrationConfig) 
 struct Reader<'a> {
     side: Side,
     conn: &'a mut Conn,
+    names: &'a SideNames,
 }
+
+/// Tables by what the server calls them.
+type Drafts = BTreeMap<TableName, DiscoveredTable>;
 
 impl Reader<'_> {
     async fn run(&mut self, statement: &str) -> Result<()> {
@@ -109,11 +122,11 @@ impl Reader<'_> {
     async fn discover(&mut self, migration: &MigrationConfig) -> Result<Discovery> {
         // MySQL keeps statistics of a day ago unless told otherwise; a server without the setting has none.
         let _fresh_or_unknown = self.run("SET SESSION information_schema_stats_expiry = 0").await;
-        let mut found = self.schemas(&migration.schemas).await?;
-        if found.schemas.is_empty() {
+        let (mut found, here) = self.schemas(&migration.schemas).await?;
+        if here.is_empty() {
             return Ok(found);
         }
-        let list: Vec<String> = found.schemas.iter().map(|s| string_literal(&s.name)).collect();
+        let list: Vec<String> = here.iter().map(|schema| string_literal(schema)).collect();
         let list = list.join(", ");
         let excluded = |name: &TableName| {
             let text = name.to_string();
@@ -123,17 +136,20 @@ impl Reader<'_> {
         self.columns(&list, &mut drafts).await?;
         self.keys(&list, &mut drafts).await?;
         self.foreign_keys(&list, &mut drafts).await?;
-        found.objects.extend(self.objects(&list).await?);
+        let objects = self.objects(&list, &found.schemas).await?;
+        found.objects.extend(objects);
         found.objects.sort();
-        for draft in drafts.values_mut() {
-            draft.schema.create_sql = self.create_table(&draft.schema.name).await?;
+        for (here, draft) in &mut drafts {
+            draft.schema.create_sql = self.create_table(here).await?;
         }
         note_cascades(&mut drafts);
         found.tables = drafts.into_values().map(|draft| narrow(finish(draft), migration)).collect();
+        found.tables.sort_by(|a, b| a.schema.name.cmp(&b.schema.name));
         Ok(found)
     }
 
-    async fn schemas(&mut self, configured: &[String]) -> Result<Discovery> {
+    /// The schemas, and which ones of this server are to be looked into.
+    async fn schemas(&mut self, configured: &[String]) -> Result<(Discovery, Vec<String>)> {
         let rows: Vec<(String, String, String)> = self
             .rows(
                 "SELECT SCHEMA_NAME, DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME \
@@ -145,23 +161,47 @@ impl Reader<'_> {
         let own = is_own_schema;
         let mut found = Discovery::default();
         let mut wanted = HashSet::new();
+        // A server that folds names keeps those of the rules as they are, which has to be in small letters there.
+        let of_source = |here: &String| self.names.source_schema(here);
         for name in configured {
             let stored = rows
                 .iter()
-                .map(|(stored, ..)| stored)
-                .find(|stored| *stored == name || (folded && stored.to_lowercase() == name.to_lowercase()));
+                .filter_map(|(stored, ..)| of_source(stored))
+                .find(|stored| stored == name || (folded && stored.to_lowercase() == name.to_lowercase()));
             match stored {
                 _ if own(name) => found.own_schemas.push(name.clone()),
-                Some(stored) => drop(wanted.insert(stored.clone())),
+                Some(stored) => drop(wanted.insert(stored)),
                 None => found.missing_schemas.push(name.clone()),
             }
         }
-        found.schemas = rows
-            .into_iter()
-            .filter(|(name, ..)| if configured.is_empty() { !own(name) } else { wanted.contains(name) })
-            .map(|(name, charset, collation)| SchemaDefaults { name, charset, collation })
-            .collect();
-        Ok(found)
+        let is_wanted = |name: &String| if configured.is_empty() { !own(name) } else { wanted.contains(name) };
+        let held = self.names.schemas(configured.iter().map(String::as_str));
+        let here = rows.iter().map(|(here, ..)| here).filter(|here| {
+            of_source(here).is_some_and(|name| is_wanted(&name)) || held.contains(here)
+        });
+        let here = here.cloned().collect();
+        let moved = rows.into_iter().filter_map(|(here, charset, collation)| {
+            let name = self.names.source_schema(&here).filter(is_wanted)?;
+            Some(SchemaDefaults { name, charset, collation })
+        });
+        found.schemas = moved.collect();
+        found.schemas.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok((found, here))
+    }
+
+    /// What the source calls a table or a view of this server. `None`: it isn't moved.
+    fn known(&self, here: &TableName, found: &mut Discovery) -> Option<TableName> {
+        if self.names.is_plain() {
+            return Some(here.clone());
+        }
+        match self.names.source_table(here) {
+            // A schema that holds tables of another one by rules of their own isn't moved for that.
+            Some(name) => found.schemas.iter().any(|schema| schema.name == name.schema).then_some(name),
+            None => {
+                found.unnamed.push(here.clone());
+                None
+            }
+        }
     }
 
     async fn tables(
@@ -169,7 +209,7 @@ impl Reader<'_> {
         list: &str,
         found: &mut Discovery,
         excluded: impl Fn(&TableName) -> bool,
-    ) -> Result<BTreeMap<TableName, DiscoveredTable>> {
+    ) -> Result<Drafts> {
         type Table = (String, String, String, Option<String>, Option<u64>);
         let rows: Vec<Table> = self
             .rows(&format!(
@@ -179,7 +219,8 @@ impl Reader<'_> {
             .await?;
         let mut drafts = BTreeMap::new();
         for (schema, table, table_type, engine, rows_estimate) in rows {
-            let name = TableName::new(schema, table);
+            let here = TableName::new(schema, table);
+            let Some(name) = self.known(&here, found) else { continue };
             let kind = match table_type.as_str() {
                 "VIEW" => Some("view"),
                 "SEQUENCE" => Some("sequence"),
@@ -205,7 +246,8 @@ impl Reader<'_> {
                 ));
             }
             let schema = TableSchema {
-                name: name.clone(),
+                stored_as: (name != here).then(|| here.clone()),
+                name,
                 columns: Vec::new(),
                 unique_keys: Vec::new(),
                 foreign_keys: Vec::new(),
@@ -216,13 +258,13 @@ impl Reader<'_> {
                 target: None,
                 filter: None,
             };
-            drafts.insert(name, DiscoveredTable { schema, engine: engine.unwrap_or_default(), problems });
+            drafts.insert(here, DiscoveredTable { schema, engine: engine.unwrap_or_default(), problems });
         }
         found.excluded.sort();
         Ok(drafts)
     }
 
-    async fn columns(&mut self, list: &str, drafts: &mut BTreeMap<TableName, DiscoveredTable>) -> Result<()> {
+    async fn columns(&mut self, list: &str, drafts: &mut Drafts) -> Result<()> {
         let rows: Vec<Row> = self
             .rows(&format!(
                 "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, COLUMN_TYPE, CHARACTER_SET_NAME, \
@@ -270,7 +312,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    async fn keys(&mut self, list: &str, drafts: &mut BTreeMap<TableName, DiscoveredTable>) -> Result<()> {
+    async fn keys(&mut self, list: &str, drafts: &mut Drafts) -> Result<()> {
         type Part = (String, String, String, Option<String>, Option<u32>, String);
         let rows: Vec<Part> = self
             .rows(&format!(
@@ -315,7 +357,7 @@ impl Reader<'_> {
     async fn foreign_keys(
         &mut self,
         list: &str,
-        drafts: &mut BTreeMap<TableName, DiscoveredTable>,
+        drafts: &mut Drafts,
     ) -> Result<()> {
         let rows: Vec<Row> = self
             .rows(&format!(
@@ -348,7 +390,7 @@ impl Reader<'_> {
                 None => draft.schema.foreign_keys.push(ForeignKey {
                     name,
                     columns: vec![position],
-                    parent: TableName::new(self.text(&row, 4)?, self.text(&row, 5)?),
+                    parent: self.parent(TableName::new(self.text(&row, 4)?, self.text(&row, 5)?)),
                     parent_columns: vec![parent_column],
                     cascades_on_delete: acts(&self.text(&row, 7)?),
                     cascades_on_update: acts(&self.text(&row, 8)?),
@@ -358,18 +400,31 @@ impl Reader<'_> {
         Ok(())
     }
 
-    async fn objects(&mut self, list: &str) -> Result<Vec<OtherObject>> {
-        let rows: Vec<(String, String, String)> = self
+    /// A parent that nothing of the source is called by is one that isn't moved.
+    fn parent(&self, here: TableName) -> TableName {
+        self.names.source_table(&here).unwrap_or(here)
+    }
+
+    async fn objects(&mut self, list: &str, moved: &[SchemaDefaults]) -> Result<Vec<OtherObject>> {
+        let rows: Vec<(String, String, String, String)> = self
             .rows(&format!(
-                "SELECT LOWER(ROUTINE_TYPE), ROUTINE_SCHEMA, ROUTINE_NAME FROM information_schema.ROUTINES \
+                "SELECT LOWER(ROUTINE_TYPE), ROUTINE_SCHEMA, ROUTINE_NAME, '' FROM information_schema.ROUTINES \
                  WHERE ROUTINE_SCHEMA IN ({list}) \
-                 UNION ALL SELECT 'trigger', TRIGGER_SCHEMA, TRIGGER_NAME FROM information_schema.TRIGGERS \
-                 WHERE TRIGGER_SCHEMA IN ({list})"
+                 UNION ALL SELECT 'trigger', TRIGGER_SCHEMA, TRIGGER_NAME, EVENT_OBJECT_TABLE \
+                 FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA IN ({list})"
             ))
             .await?;
         let events = self.events(list).await?;
-        let rows = rows.into_iter().chain(events);
-        Ok(rows.map(|(kind, schema, name)| OtherObject { kind, schema, name }).collect())
+        let events = events.into_iter().map(|(kind, schema, name)| (kind, schema, name, String::new()));
+        let object = |(kind, schema, name, table): (String, String, String, String)| {
+            // A trigger goes where its table goes.
+            let schema = match table.as_str() {
+                "" => self.names.source_schema(&schema)?,
+                _ => self.names.source_table(&TableName::new(schema, table))?.schema,
+            };
+            moved.iter().any(|moved| moved.name == schema).then_some(OtherObject { kind, schema, name })
+        };
+        Ok(rows.into_iter().chain(events).filter_map(object).collect())
     }
 
     /// OceanBase hasn't got any in its information_schema.
@@ -405,15 +460,15 @@ impl Reader<'_> {
 }
 
 /// Marks the tables that others refer to with an action of their own.
-fn note_cascades(drafts: &mut BTreeMap<TableName, DiscoveredTable>) {
+fn note_cascades(drafts: &mut Drafts) {
     let parents: HashSet<TableName> = drafts
         .values()
         .flat_map(|draft| &draft.schema.foreign_keys)
         .filter(|key| key.cascades_on_delete || key.cascades_on_update)
         .map(|key| key.parent.clone())
         .collect();
-    for (name, draft) in drafts {
-        draft.schema.has_cascading_children = parents.contains(name);
+    for draft in drafts.values_mut() {
+        draft.schema.has_cascading_children = parents.contains(&draft.schema.name);
     }
 }
 
@@ -538,6 +593,7 @@ mod tests {
                 create_sql: String::new(),
                 keyless: false,
                 target: None,
+                stored_as: None,
                 filter: None,
             };
             let done = finish(DiscoveredTable { schema, engine: "InnoDB".to_owned(), problems: Vec::new() });
@@ -572,6 +628,7 @@ mod tests {
                 create_sql: String::new(),
                 keyless: false,
                 target: None,
+                stored_as: None,
                 filter: None,
             };
             let done = finish(DiscoveredTable { schema, engine: engine.to_owned(), problems: Vec::new() });

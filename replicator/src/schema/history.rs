@@ -259,6 +259,7 @@ mod tests {
             create_sql: sql.to_owned(),
             keyless: false,
             target: None,
+            stored_as: None,
             filter: None,
         };
         DiscoveredTable { schema, engine: "InnoDB".to_owned(), problems: Vec::new() }

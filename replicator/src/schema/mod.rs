@@ -7,6 +7,7 @@ pub mod discover;
 pub(crate) mod filter;
 pub(crate) mod history;
 pub(crate) mod objects;
+pub(crate) mod renamed;
 pub mod selection;
 pub mod table;
 pub(crate) mod transfer;

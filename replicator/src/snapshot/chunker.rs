@@ -234,7 +234,7 @@ pub(super) async fn was_changed(source: &mut Conn, table: &TableSchema) -> Resul
     // As the definitions were read: a literal in one would look different in a binary session.
     source.query_drop("SET NAMES utf8mb4").await.map_err(database)?;
     let shown: std::result::Result<Option<Row>, _> =
-        source.query_first(format!("SHOW CREATE TABLE {}", table.name.quoted())).await;
+        source.query_first(format!("SHOW CREATE TABLE {}", table.quoted())).await;
     source.query_drop("SET NAMES binary").await.map_err(database)?;
     match shown {
         Ok(row) => {
@@ -279,7 +279,7 @@ async fn bound(
     let head = format!(
         "SELECT {} FROM {} {} WHERE ",
         expressions.join(", "),
-        table.name.quoted(),
+        table.quoted(),
         force_row_key(table)
     );
     let tail = format!(" ORDER BY {} LIMIT 1 OFFSET {}", key_list(table), rows.saturating_sub(1));

@@ -130,7 +130,7 @@ fn select(range: &KeyRange) -> Result<Vec<u8>> {
     let head = format!(
         "SELECT {} FROM {} {} WHERE ",
         select_list(table)?,
-        table.name.quoted(),
+        table.quoted(),
         force_row_key(table)
     );
     let order = format!(" ORDER BY {}", key_list(table));

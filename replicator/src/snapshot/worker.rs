@@ -71,6 +71,7 @@ impl Worker {
             stop,
             source: None,
             target: None,
+            stored_as: None,
         }
     }
 
