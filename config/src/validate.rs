@@ -45,6 +45,10 @@ pub(crate) fn validate(
     let replica = check.replica(replica_url, source.as_ref());
     let target = check.backend(Side::Target, raw.target);
     let move_every = check.number("proxy.move_every", raw.proxy_move_every, 0, 0, 1_000_000);
+    if let (Some(said), true) = (raw.renames.first(), move_every > 0) {
+        let what = "[[migration.rename]] can't be with proxy.move_every, for which both servers are one; take one of them out";
+        check.problems.add(said.place, what);
+    }
     if let (Some(source), Some(target)) = (&source, &target)
         && move_every == 0
         && same_server(source, target)

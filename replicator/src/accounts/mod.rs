@@ -105,6 +105,7 @@ impl Accounts {
             target: read::abilities(Side::Target, target.info, target.conn).await?,
             schemas: schemas.to_vec(),
             selection: &selection,
+            names: config.migration.rename.on(Side::Target),
             is_literal: read::schemas_are_literal(Side::Source, source.conn).await?,
             there: there.iter().map(|account| account.name.clone()).collect(),
             made,

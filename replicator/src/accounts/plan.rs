@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use config::progress::Conversion;
-use config::{AccountName, Dialect, Family, TableName};
+use config::{AccountName, Dialect, Family, SideNames, TableName};
 use zeroize::Zeroizing;
 
 use super::account::Account;
@@ -29,6 +29,8 @@ pub(super) struct Grounds<'a> {
     /// Schemas that are moved, as the source spells them.
     pub(super) schemas: Vec<String>,
     pub(super) selection: &'a Selection,
+    /// What the target calls things.
+    pub(super) names: SideNames,
     /// Wildcards in the schemas of the source's grants aren't any.
     pub(super) is_literal: bool,
     /// The accounts that the target has.
@@ -202,6 +204,10 @@ impl Planned {
             Ok(scopes) => scopes,
             Err(why) => return self.lost.push((said, why)),
         };
+        for (table, there) in gone_elsewhere(grounds, &scope) {
+            let why = format!("of {table}, which is in {there} there (migration.rename); grant it by hand");
+            self.lost.push((said.clone(), why));
+        }
         if matches!(scope, Scope::Role(_)) {
             self.wanted.push(ToGrant { scope, privileges, grantable });
             return;
@@ -300,6 +306,7 @@ fn placed(grounds: &Grounds<'_>, scope: &Scope) -> Result<Vec<Scope>, String> {
     let one_family = grounds.source.family == grounds.target.dialect.family;
     let is_moved = |schema: &str| grounds.schemas.iter().any(|moved| moved == schema);
     let elsewhere = || "its schema isn't moved".to_owned();
+    let nowhere = || "it has no counterpart there (migration.rename)".to_owned();
     match scope {
         Scope::Global => Ok(vec![Scope::Global]),
         Scope::Schema(pattern) => {
@@ -310,8 +317,11 @@ fn placed(grounds: &Grounds<'_>, scope: &Scope) -> Result<Vec<Scope>, String> {
             let stays = is_plain || (grounds.selection.schemas().is_none() && !grounds.is_literal);
             match matching.as_slice() {
                 [] => Err(elsewhere()),
-                _ if stays => Ok(vec![scope.clone()]),
-                some => Ok(some.iter().map(|schema| Scope::Schema(escaped(schema))).collect()),
+                _ if stays && grounds.names.is_plain() => Ok(vec![scope.clone()]),
+                some => {
+                    let there = some.iter().filter_map(|schema| grounds.names.schema(schema));
+                    Ok(there.map(|schema| Scope::Schema(escaped(&schema))).collect())
+                }
             }
         }
         Scope::Table(schema, _) if !is_moved(schema) => Err(elsewhere()),
@@ -328,8 +338,24 @@ fn placed(grounds: &Grounds<'_>, scope: &Scope) -> Result<Vec<Scope>, String> {
         {
             Err(format!("{} isn't among the accounts that are made, nor there already", role_sql(account)))
         }
-        Scope::Table(..) | Scope::Routine(..) | Scope::Role(_) | Scope::Proxy(_) => Ok(vec![scope.clone()]),
+        Scope::Table(schema, table) => {
+            let there = grounds.names.table(&TableName::new(schema, table)).ok_or_else(nowhere)?;
+            Ok(vec![Scope::Table(there.schema, there.table)])
+        }
+        Scope::Routine(kind, schema, name) => {
+            let there = grounds.names.schema(schema).ok_or_else(nowhere)?;
+            Ok(vec![Scope::Routine(kind.clone(), there, name.clone())])
+        }
+        Scope::Role(_) | Scope::Proxy(_) => Ok(vec![scope.clone()]),
     }
+}
+
+/// Tables of a schema that go to another one than the rest of it, and which.
+fn gone_elsewhere(grounds: &Grounds<'_>, scope: &Scope) -> Vec<(TableName, String)> {
+    let Scope::Schema(pattern) = scope else { return Vec::new() };
+    let mut gone = grounds.names.schemas_of_tables();
+    gone.retain(|(table, _)| fits(grounds, pattern, &table.schema));
+    gone
 }
 
 fn fits(grounds: &Grounds<'_>, pattern: &str, schema: &str) -> bool {
@@ -372,6 +398,7 @@ mod tests {
             target: Abilities { dialect: target, plugins: BTreeSet::new() },
             schemas: vec!["my_shop".to_owned(), "shop".to_owned()],
             selection: &selection,
+            names: SideNames::default(),
             is_literal: false,
             there: BTreeSet::new(),
             made: BTreeSet::new(),

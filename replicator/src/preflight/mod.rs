@@ -8,6 +8,7 @@ pub(crate) mod activation;
 mod filters;
 mod grants;
 mod pair;
+mod renames;
 mod replica;
 mod settings;
 mod tables;
@@ -60,6 +61,13 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
                 let (whole_rows, cascades) =
                     (source.settings.logs_whole_rows(), source.info.cascades_in_binlog);
                 findings.all(filters::judge(config, &found, whole_rows, cascades));
+                let folds_names = source.info.folds_names;
+                let either = folds_names || target.as_ref().is_some_and(|target| target.info.folds_names);
+                findings.all(renames::judge(config, &found, either));
+                match renames::judge_objects(config, &mut source.conn, &found, folds_names).await {
+                    Ok(left_out) => findings.all(left_out),
+                    Err(error) => findings.error("views and routines", &error),
+                }
                 if !source.settings.logs_whole_rows() {
                     findings.all(tables::judge_at_one_position(&found, source.info.cascades_in_binlog));
                 }
