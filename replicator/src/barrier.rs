@@ -33,7 +33,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::leg::Leg;
 use crate::pipeline::Context;
 use crate::schema::convert::called;
-use crate::schema::ddl::{Change, is_readable_in};
+use crate::schema::ddl::{Change, is_nameless, is_readable_in};
 use crate::schema::discover::{Discovery, discover};
 use crate::schema::history::{Begin, Definitions, History, Pending, position};
 use crate::schema::renamed::Renaming;
@@ -453,6 +453,7 @@ impl View<'_> {
             Change::Unknown => Plan::ByHand("it isn't understood"),
             // What they do arrives as rows; they themselves aren't moved.
             Change::Trigger(_) | Change::Event(_) => Plan::Nothing,
+            Change::Views(names) if names.iter().all(is_nameless) => Plan::Nothing,
             Change::Routine(_) | Change::Views(_) => Plan::Run { sql: None },
             Change::Schema { name, dropped } => {
                 let mut of = self.definitions.tables.iter().filter(|d| d.table.name.schema == *name);

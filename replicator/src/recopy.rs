@@ -254,11 +254,11 @@ pub(crate) async fn standing_definitions(
     from: &mut Conn,
     names: Option<&[TableName]>,
 ) -> Result<(ReplicationPosition, Discovery)> {
-    let names = config.migration.rename.on(Side::Source);
-    let mut before = discover(Side::Source, from, &config.migration, &names).await?;
+    let called = config.migration.rename.on(Side::Source);
+    let mut before = discover(Side::Source, from, &config.migration, &called).await?;
     for _ in 0..ATTEMPTS {
         let start = server::start_position(Side::Source, source, from).await?;
-        let after = discover(Side::Source, from, &config.migration, &names).await?;
+        let after = discover(Side::Source, from, &config.migration, &called).await?;
         if shown(&before, names) == shown(&after, names) {
             return Ok((start, after));
         }

@@ -392,13 +392,23 @@ mod tests {
 
     /// What `app` gets of these lines where the schemas `shop` and `my_shop` are moved; and what isn't carried.
     fn planned(source: Dialect, target: Dialect, lines: &[&str]) -> (Vec<String>, Vec<String>) {
+        planned_under(SideNames::default(), source, target, lines)
+    }
+
+    /// The same where the target calls things by `names`.
+    fn planned_under(
+        names: SideNames,
+        source: Dialect,
+        target: Dialect,
+        lines: &[&str],
+    ) -> (Vec<String>, Vec<String>) {
         let selection = Selection::of_schemas(&["shop", "my_shop"]);
         let grounds = Grounds {
             source,
             target: Abilities { dialect: target, plugins: BTreeSet::new() },
             schemas: vec!["my_shop".to_owned(), "shop".to_owned()],
             selection: &selection,
-            names: SideNames::default(),
+            names,
             is_literal: false,
             there: BTreeSet::new(),
             made: BTreeSet::new(),
@@ -411,6 +421,32 @@ mod tests {
         planned.lost.retain(|(what, _)| what != "account");
         let wanted = planned.wanted.iter().map(ToGrant::shown).collect();
         (wanted, planned.lost.into_iter().map(|(what, _)| what).collect())
+    }
+
+    #[test]
+    fn a_grant_goes_under_the_name_that_its_schema_has_there() {
+        let table = |schema, table| TableName::new(schema, table);
+        let rules = vec![
+            config::Rename::Schema { from: "shop".to_owned(), to: "my_store".to_owned() },
+            config::Rename::Table { from: table("shop", "orders"), to: table("my_store", "purchases") },
+            config::Rename::Table { from: table("shop", "log"), to: table("attic", "log") },
+        ];
+        let names = config::Names::new(rules).on(config::Side::Target);
+        let check = |line: &str, wanted: &[&str], lost: usize| {
+            let (got, left) = planned_under(names.clone(), MARIADB, MARIADB, &[line]);
+            assert_eq!(
+                (got.iter().map(String::as_str).collect::<Vec<_>>(), left.len()),
+                (wanted.to_vec(), lost),
+                "{line}"
+            );
+        };
+        check("GRANT SELECT ON `shop`.*", &["SELECT ON `my\\_store`.*"], 1);
+        check("GRANT SELECT ON `my\\_shop`.*", &["SELECT ON `my\\_shop`.*"], 0);
+        check("GRANT SELECT ON `shop`.`orders`", &["SELECT ON `my_store`.`purchases`"], 0);
+        check("GRANT SELECT ON `shop`.`log`", &["SELECT ON `attic`.`log`"], 0);
+        check("GRANT SELECT ON `shop`.`purchases`", &[], 1);
+        check("GRANT EXECUTE ON PROCEDURE `shop`.`orders`", &["EXECUTE ON PROCEDURE `my_store`.`orders`"], 0);
+        check("GRANT SELECT ON *.*", &["SELECT ON *.*"], 0);
     }
 
     #[test]

@@ -207,6 +207,8 @@ impl Listed {
         Self {
             kind,
             name: TableName::new("shop", name),
+            stored: TableName::new("shop", name),
+            table: None,
             definer: "app@%".to_owned(),
             database_collation: "utf8mb4_general_ci".to_owned(),
             time_zone: None,

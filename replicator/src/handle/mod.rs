@@ -364,7 +364,7 @@ mod tests {
             ..config::Overrides::default()
         };
         let replicator = Replicator::open(config::load(&overrides, &|_| None).unwrap()).unwrap();
-        let begun = MigrationState::begun("m".to_owned(), "a".to_owned(), "b".to_owned());
+        let begun = MigrationState::begun("m".to_owned(), Vec::new(), "a".to_owned(), "b".to_owned());
         let state = MigrationState { stage: Stage::Copying, ..begun };
         replicator.context.store(state).unwrap();
         replicator

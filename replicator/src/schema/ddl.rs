@@ -99,7 +99,11 @@ impl Change {
                     None => Change::Schema { name: nameless(&TableName::new(name, "")).schema, dropped },
                 }
             }
-            Change::Views(names) => Change::Views(tables(names)?),
+            // A view may stand in for a table that is renamed. It is of this side alone then.
+            Change::Views(names) => {
+                let view = |here: TableName| table(here.clone()).unwrap_or_else(|_| nameless(&here));
+                Change::Views(names.into_iter().map(view).collect())
+            }
             Change::Routine(name) => Change::Routine(beside(name)?),
             Change::Trigger(name) => Change::Trigger(beside(name)?),
             Change::Event(name) => Change::Event(beside(name)?),

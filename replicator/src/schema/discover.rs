@@ -38,7 +38,7 @@ pub struct Discovery {
     pub own_schemas: Vec<String>,
     /// Views, routines, triggers, events and sequences.
     pub objects: Vec<OtherObject>,
-    /// Tables and views of this side, as it calls them, in schemas of the migration and under names that nothing of the source
+    /// Tables of this side, as it calls them, in schemas of the migration and under names that nothing of the source
     /// could have here (`migration.rename`).
     pub unnamed: Vec<TableName>,
 }
@@ -190,18 +190,13 @@ impl Reader<'_> {
     }
 
     /// What the source calls a table or a view of this server. `None`: it isn't moved.
-    fn known(&self, here: &TableName, found: &mut Discovery) -> Option<TableName> {
+    fn known(&self, here: &TableName, moved: &[SchemaDefaults]) -> Option<TableName> {
         if self.names.is_plain() {
             return Some(here.clone());
         }
-        match self.names.source_table(here) {
-            // A schema that holds tables of another one by rules of their own isn't moved for that.
-            Some(name) => found.schemas.iter().any(|schema| schema.name == name.schema).then_some(name),
-            None => {
-                found.unnamed.push(here.clone());
-                None
-            }
-        }
+        // A schema that holds tables of another one by rules of their own isn't moved for that.
+        let name = self.names.source_table(here)?;
+        moved.iter().any(|schema| schema.name == name.schema).then_some(name)
     }
 
     async fn tables(
@@ -220,7 +215,13 @@ impl Reader<'_> {
         let mut drafts = BTreeMap::new();
         for (schema, table, table_type, engine, rows_estimate) in rows {
             let here = TableName::new(schema, table);
-            let Some(name) = self.known(&here, found) else { continue };
+            let Some(name) = self.known(&here, &found.schemas) else {
+                // A view there may well stand in for a table that is renamed.
+                if table_type == "BASE TABLE" && self.names.source_table(&here).is_none() {
+                    found.unnamed.push(here);
+                }
+                continue;
+            };
             let kind = match table_type.as_str() {
                 "VIEW" => Some("view"),
                 "SEQUENCE" => Some("sequence"),

@@ -71,7 +71,6 @@ impl Worker {
             stop,
             source: None,
             target: None,
-            stored_as: None,
         }
     }
 
