@@ -162,7 +162,6 @@ async fn schema_of(app: &mut Conn) -> String {
 
 /// Moves the application, and sees that it goes on in the schema that it had.
 async fn turn(changeover: &Changeover, writers: &Writers, lasting: &mut Conn, expected: &str) {
-    changeover.wait_ready().await;
     changeover.turn().await;
     writers.wait_more(40).await;
     assert_eq!(schema_of(lasting).await, expected);
