@@ -188,9 +188,9 @@ impl SideNames {
     pub fn parts(&self, of_source: &str) -> bool {
         let here = self.schema(of_source);
         here.is_none()
-            || self.tables().any(|(from, to)| {
-                (from.schema == of_source) != (Some(&to.schema) == here.as_ref())
-            })
+            || self
+                .tables()
+                .any(|(from, to)| (from.schema == of_source) != (Some(&to.schema) == here.as_ref()))
     }
 
     /// True for a text without quotes that is a name which the rules speak of, of a schema or of a table: where it stands in a

@@ -348,7 +348,9 @@ impl Barrier<'_> {
         let read = self.selection.names();
         for table in &mut found.tables {
             let schema = &mut table.schema;
-            let Some(here) = read.table(&schema.name).filter(|here| here != schema.stored()) else { continue };
+            let Some(here) = read.table(&schema.name).filter(|here| here != schema.stored()) else {
+                continue;
+            };
             let there = Arc::new(schema.clone());
             schema.stored_as = (here != schema.name).then_some(here);
             schema.target = Some(there);

@@ -258,8 +258,7 @@ impl StateFile {
             && state.renames != renames
             && !matches!(state.stage, Stage::Finished | Stage::Abandoned)
         {
-            let were =
-                if state.renames.is_empty() { "nothing".to_owned() } else { state.renames.join(", ") };
+            let were = if state.renames.is_empty() { "nothing".to_owned() } else { state.renames.join(", ") };
             return Err(Error::definite(
                 None,
                 FILE,

@@ -24,7 +24,9 @@ impl Check<'_> {
             for other in &rules {
                 let (other_from, other_to) = texts(&other.value);
                 if same(&from, &other_from) {
-                    add(format!("{from} is renamed twice, to {other_to} and to {to}; take one of the rules out"));
+                    add(format!(
+                        "{from} is renamed twice, to {other_to} and to {to}; take one of the rules out"
+                    ));
                 }
                 if same(&to, &other_to) {
                     add(format!(

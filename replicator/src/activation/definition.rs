@@ -20,8 +20,7 @@ const GONE: [u16; 2] = [1360, 1539];
 const PAST: [u16; 2] = [1588, 1589];
 
 /// What helps where a text can't be put into the other side's names.
-pub(super) const BY_HAND: &str =
-    "drop it where it serves, and make it by hand on the other side behind the cutover, or write its text without that name";
+pub(super) const BY_HAND: &str = "drop it where it serves, and make it by hand on the other side behind the cutover, or write its text without that name";
 
 /// A CREATE statement and its session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,12 +99,7 @@ pub(super) async fn read(
     Ok(definitions)
 }
 
-async fn read_one(
-    side: Side,
-    conn: &mut Conn,
-    listed: &Listed,
-    renaming: &Renaming,
-) -> Result<Definition> {
+async fn read_one(side: Side, conn: &mut Conn, listed: &Listed, renaming: &Renaming) -> Result<Definition> {
     let called = listed.called();
     let sql = format!("SHOW CREATE {} {}", listed.kind.word(), listed.stored.quoted());
     let row: Option<Row> = match conn.query_first(sql).await {

@@ -98,12 +98,13 @@ impl Decoder {
         self.passed_over.retain(|id| *id != table_id);
         if !known {
             let map = TableMap::parse(body)?;
-            let table = self.schemas.get(&self.schemas.in_source_names(map.name.clone())).ok_or_else(|| {
-                Malformed::new(format!(
-                    "the spool holds rows of table {}, which isn't part of the migration",
-                    map.name
-                ))
-            })?;
+            let table =
+                self.schemas.get(&self.schemas.in_source_names(map.name.clone())).ok_or_else(|| {
+                    Malformed::new(format!(
+                        "the spool holds rows of table {}, which isn't part of the migration",
+                        map.name
+                    ))
+                })?;
             let plan = Arc::new(map.plan(table)?);
             self.tables.insert(table_id, (Bytes::copy_from_slice(body), plan));
         }

@@ -49,7 +49,8 @@ impl Replicator {
     /// # Errors
     /// The state is damaged or belongs to another migration.
     pub fn open(config: Config) -> Result<Arc<Self>> {
-        let file = StateFile::open(&config.state_dir, &config.migration.name, &config.migration.rename.to_text())?;
+        let file =
+            StateFile::open(&config.state_dir, &config.migration.name, &config.migration.rename.to_text())?;
         let live = Live::new(&config, file.get());
         let context = Arc::new(Context { config, file: Mutex::new(file), live, strays: Strays::default() });
         Ok(Arc::new(Self {

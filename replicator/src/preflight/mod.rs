@@ -63,7 +63,8 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
                 findings.all(filters::judge(config, &found, whole_rows, cascades));
                 let folds_names = source.info.folds_names;
                 let either = folds_names || target.as_ref().is_some_and(|target| target.info.folds_names);
-                findings.all(renames::judge(config, &found, either));
+                let ocean_base = target.as_ref().is_some_and(|target| target.info.version.ocean_base);
+                findings.all(renames::judge(config, &found, (either, ocean_base)));
                 match renames::judge_objects(config, &mut source.conn, &found, folds_names).await {
                     Ok(left_out) => findings.all(left_out),
                     Err(error) => findings.error("views and routines", &error),

@@ -10,8 +10,12 @@ use crate::schema::discover::Discovery;
 use crate::schema::objects;
 use crate::schema::renamed::Renaming;
 
-/// What is to be said of the rules. `folds_names`: a side keeps names in lower case.
-pub(super) fn judge(config: &Config, found: &Discovery, folds_names: bool) -> Vec<Finding> {
+/// What is to be said of the rules. `folds_names`: a side keeps names in lower case; `ocean_base`: the target is that.
+pub(super) fn judge(
+    config: &Config,
+    found: &Discovery,
+    (folds_names, ocean_base): (bool, bool),
+) -> Vec<Finding> {
     let names = &config.migration.rename;
     let mut findings = Vec::new();
     let mut add = |severity, subject: String, message: String| {
@@ -39,7 +43,8 @@ pub(super) fn judge(config: &Config, found: &Discovery, folds_names: bool) -> Ve
         };
         add(Severity::Note, subject(), message);
     }
-    let tables: Vec<String> = names.rules().iter().filter_map(renamed_table).map(|(from, _)| from.to_string()).collect();
+    let tables: Vec<String> =
+        names.rules().iter().filter_map(renamed_table).map(|(from, _)| from.to_string()).collect();
     if !tables.is_empty() {
         let message = format!(
             "The application has to know the new names of {} behind the cutover, since the texts of statements aren't changed: let \
@@ -60,6 +65,14 @@ pub(super) fn judge(config: &Config, found: &Discovery, folds_names: bool) -> Ve
                        be one. Rename one of them otherwise, or name the schemas that are moved in migration.schemas.";
         add(Severity::Fatal, format!("schema {}", schema.name), message.to_owned());
     }
+    for table in found.tables.iter().map(|table| &table.schema).filter(|_| ocean_base) {
+        let schema_of = |name: &TableName| there.table(name).map(|name| name.schema);
+        if table.foreign_keys.iter().any(|key| schema_of(&key.parent) != schema_of(&table.name)) {
+            let message = "A foreign key of it refers to a table that is in another schema on the target, which OceanBase doesn't \
+                           have; keep both in one (migration.rename), or drop the key.";
+            add(Severity::Fatal, format!("table {}", table.name), message.to_owned());
+        }
+    }
     findings
 }
 
@@ -75,7 +88,9 @@ pub(super) async fn judge_objects(
     let finding = |what: String| Finding {
         severity: Severity::Warning,
         subject: "migration.rename".to_owned(),
-        message: format!("It won't be made on the target, so make it there by hand before the cutover: {what}."),
+        message: format!(
+            "It won't be made on the target, so make it there by hand before the cutover: {what}."
+        ),
     };
     Ok(left_out.into_iter().map(finding).collect())
 }

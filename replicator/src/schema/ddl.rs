@@ -180,7 +180,12 @@ impl Parsed {
     }
 
     /// The name of a table that begins at a token. `default_schema` stands where it has none.
-    pub(super) fn table_at(&self, at: usize, default_schema: &str, folds_names: bool) -> Option<(Named, bool)> {
+    pub(super) fn table_at(
+        &self,
+        at: usize,
+        default_schema: &str,
+        folds_names: bool,
+    ) -> Option<(Named, bool)> {
         let tokens = self.tokens.get(at..)?.iter().take(4).cloned().collect();
         let mut reader = Reader { tokens, at: 0, default_schema, folds_names, named: Vec::new() };
         reader.name()?;

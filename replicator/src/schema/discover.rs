@@ -174,11 +174,13 @@ impl Reader<'_> {
                 None => found.missing_schemas.push(name.clone()),
             }
         }
-        let is_wanted = |name: &String| if configured.is_empty() { !own(name) } else { wanted.contains(name) };
+        let is_wanted =
+            |name: &String| if configured.is_empty() { !own(name) } else { wanted.contains(name) };
         let held = self.names.schemas(configured.iter().map(String::as_str));
-        let here = rows.iter().map(|(here, ..)| here).filter(|here| {
-            of_source(here).is_some_and(|name| is_wanted(&name)) || held.contains(here)
-        });
+        let here = rows
+            .iter()
+            .map(|(here, ..)| here)
+            .filter(|here| of_source(here).is_some_and(|name| is_wanted(&name)) || held.contains(here));
         let here = here.cloned().collect();
         let moved = rows.into_iter().filter_map(|(here, charset, collation)| {
             let name = self.names.source_schema(&here).filter(is_wanted)?;
@@ -355,11 +357,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    async fn foreign_keys(
-        &mut self,
-        list: &str,
-        drafts: &mut Drafts,
-    ) -> Result<()> {
+    async fn foreign_keys(&mut self, list: &str, drafts: &mut Drafts) -> Result<()> {
         let rows: Vec<Row> = self
             .rows(&format!(
                 "SELECT k.TABLE_SCHEMA, k.TABLE_NAME, k.CONSTRAINT_NAME, k.COLUMN_NAME, \

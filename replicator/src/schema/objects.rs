@@ -184,7 +184,10 @@ fn renamed(mut object: Object, renaming: &Renaming) -> std::result::Result<Objec
         return Ok(object);
     }
     if !is_readable(&object.create, &object.session.charset) {
-        return Err(format!("it was made in {}, in which names can't be told from its bytes", object.session.charset));
+        return Err(format!(
+            "it was made in {}, in which names can't be told from its bytes",
+            object.session.charset
+        ));
     }
     let nowhere = || "its name has no counterpart on the other side (migration.rename)".to_owned();
     if object.kind == "VIEW" {

@@ -169,7 +169,8 @@ impl Renaming {
             }
             if !is_dot(at + 1) {
                 // The name of a column of the result stands behind AS; anything else may be another name for a table.
-                let named = previous.and_then(|at| tokens.get(at)).is_some_and(|(token, _)| is_word(token, "AS"));
+                let named =
+                    previous.and_then(|at| tokens.get(at)).is_some_and(|(token, _)| is_word(token, "AS"));
                 if named {
                     continue;
                 }
@@ -177,7 +178,8 @@ impl Renaming {
             }
             let Some(table) = name(at + 2) else { return Err(elsewhere(schema)) };
             let here = TableName::new(schema, table);
-            let nowhere = || format!("it reads {here}, which has no counterpart on the other side (migration.rename)");
+            let nowhere =
+                || format!("it reads {here}, which has no counterpart on the other side (migration.rename)");
             let is_routine = matches!(tokens.get(at + 3), Some((Token::Symbol(b'('), _)));
             let other = match is_routine {
                 true => self.schema(schema).map(|schema| TableName::new(schema, table)),
@@ -247,12 +249,7 @@ impl Renaming {
 
     /// Looks for a name that the rules speak of, from a token on. Names without a schema are those of the schema in use, which
     /// is put into other words by itself.
-    fn says_nothing(
-        &self,
-        sql: &[u8],
-        tokens: &[(Token, Range<usize>)],
-        from: usize,
-    ) -> Result<(), String> {
+    fn says_nothing(&self, sql: &[u8], tokens: &[(Token, Range<usize>)], from: usize) -> Result<(), String> {
         const MAKES_STATEMENTS: [&str; 3] = ["PREPARE", "EXECUTE", "CALL"];
         let rest = tokens.get(from..).unwrap_or_default();
         let dynamic = rest.iter().any(|(token, _)| MAKES_STATEMENTS.iter().any(|word| is_word(token, word)));
@@ -263,7 +260,10 @@ impl Renaming {
                 Token::Quoted(_) => text.starts_with('"'),
                 Token::Word(_) | Token::Symbol(_) => false,
             };
-            if dynamic && is_text && let Some(name) = self.named_in(&text) {
+            if dynamic
+                && is_text
+                && let Some(name) = self.named_in(&text)
+            {
                 return Err(elsewhere(&name));
             }
             let Some(word) = word_of(token).filter(|word| self.speaks_of(word)) else { continue };
@@ -362,7 +362,11 @@ mod tests {
     #[test]
     fn names_of_definitions_are_put_into_other_words() {
         let check = |sql: &str, expected: &str| {
-            assert_eq!(text(renaming(Side::Source).statement(sql.as_bytes(), "shop")).as_deref(), Ok(expected), "{sql}");
+            assert_eq!(
+                text(renaming(Side::Source).statement(sql.as_bytes(), "shop")).as_deref(),
+                Ok(expected),
+                "{sql}"
+            );
         };
         check("CREATE TABLE a (shop INT)", "CREATE TABLE `store`.a (shop INT)");
         check("create table `shop`.`orders`(id int)", "create table `store`.`purchases`(id int)");
@@ -372,7 +376,10 @@ mod tests {
             "ALTER TABLE `store`.`purchases` ADD CONSTRAINT c FOREIGN KEY (a) REFERENCES `store`.`purchases` (id), RENAME TO \
              `archive`.log",
         );
-        check("ALTER TABLE crm.x ADD shop INT COMMENT 'shop.orders'", "ALTER TABLE `crm`.x ADD shop INT COMMENT 'shop.orders'");
+        check(
+            "ALTER TABLE crm.x ADD shop INT COMMENT 'shop.orders'",
+            "ALTER TABLE `crm`.x ADD shop INT COMMENT 'shop.orders'",
+        );
         check("CREATE INDEX shop ON shop . orders (a)", "CREATE INDEX shop ON `store`.`purchases` (a)");
         check(
             "RENAME TABLE orders TO _orders_del, _orders_gho TO shop.orders",
@@ -390,7 +397,11 @@ mod tests {
     #[test]
     fn the_way_back_is_the_same_way() {
         let check = |sql: &str, expected: &str| {
-            assert_eq!(text(renaming(Side::Target).statement(sql.as_bytes(), "store")).as_deref(), Ok(expected), "{sql}");
+            assert_eq!(
+                text(renaming(Side::Target).statement(sql.as_bytes(), "store")).as_deref(),
+                Ok(expected),
+                "{sql}"
+            );
         };
         check("ALTER TABLE purchases ADD a INT", "ALTER TABLE `shop`.`orders` ADD a INT");
         check("DROP TABLE archive.log, items", "DROP TABLE `shop`.log, `shop`.items");
@@ -433,19 +444,28 @@ mod tests {
         );
         check("CREATE VIEW `shop`.`v` AS select `shop`.`id` AS `id` from `crm`.`a` `shop`", None);
         check("CREATE VIEW `shop`.`v` AS select 1 AS `a` from `store`.`b`", None);
-        check("CREATE VIEW `crm`.`v` AS select 1 AS `a` from `crm`.`orders`", Some("CREATE VIEW `crm`.`v` AS select 1 AS `a` from `crm`.`orders`"));
+        check(
+            "CREATE VIEW `crm`.`v` AS select 1 AS `a` from `crm`.`orders`",
+            Some("CREATE VIEW `crm`.`v` AS select 1 AS `a` from `crm`.`orders`"),
+        );
     }
 
     #[test]
     fn triggers_go_with_their_tables() {
         let check = |side: Side, schema: &str, sql: &str, expected: Option<&str>| {
-            assert_eq!(text(renaming(side).trigger(sql.as_bytes(), schema)).ok().as_deref(), expected, "{sql}");
+            assert_eq!(
+                text(renaming(side).trigger(sql.as_bytes(), schema)).ok().as_deref(),
+                expected,
+                "{sql}"
+            );
         };
         check(
             Side::Source,
             "shop",
             "CREATE DEFINER=`a`@`%` TRIGGER t BEFORE INSERT ON log FOR EACH ROW SET NEW.shop = 'shop'",
-            Some("CREATE DEFINER=`a`@`%` TRIGGER `archive`.t BEFORE INSERT ON `archive`.log FOR EACH ROW SET NEW.shop = 'shop'"),
+            Some(
+                "CREATE DEFINER=`a`@`%` TRIGGER `archive`.t BEFORE INSERT ON `archive`.log FOR EACH ROW SET NEW.shop = 'shop'",
+            ),
         );
         check(
             Side::Target,
@@ -455,13 +475,24 @@ mod tests {
                 "CREATE DEFINER=`a`@`%` TRIGGER `shop`.`t` AFTER UPDATE ON `shop`.`orders` FOR EACH ROW INSERT INTO items VALUES (1)",
             ),
         );
-        check(Side::Source, "shop", "CREATE TRIGGER t BEFORE INSERT ON items FOR EACH ROW INSERT INTO log VALUES (1)", None);
+        check(
+            Side::Source,
+            "shop",
+            "CREATE TRIGGER t BEFORE INSERT ON items FOR EACH ROW INSERT INTO log VALUES (1)",
+            None,
+        );
         let stored = |sql: &str, is_fine: bool| {
             assert_eq!(renaming(Side::Source).stored(sql.as_bytes(), "shop").is_ok(), is_fine, "{sql}");
         };
         stored("CREATE DEFINER=`a`@`%` PROCEDURE `p`() INSERT INTO items VALUES (1)", true);
-        stored("CREATE DEFINER=`a`@`%` EVENT `e` ON SCHEDULE EVERY 1 DAY ON COMPLETION NOT PRESERVE ENABLE DO DELETE FROM items", true);
+        stored(
+            "CREATE DEFINER=`a`@`%` EVENT `e` ON SCHEDULE EVERY 1 DAY ON COMPLETION NOT PRESERVE ENABLE DO DELETE FROM items",
+            true,
+        );
         stored("CREATE DEFINER=`a`@`%` EVENT `e` ON SCHEDULE EVERY 1 DAY DO DELETE FROM shop.items", false);
-        stored("CREATE DEFINER=`a`@`%` FUNCTION `f`() RETURNS INT RETURN (SELECT COUNT(*) FROM `orders`)", false);
+        stored(
+            "CREATE DEFINER=`a`@`%` FUNCTION `f`() RETURNS INT RETURN (SELECT COUNT(*) FROM `orders`)",
+            false,
+        );
     }
 }

@@ -276,12 +276,8 @@ async fn bound(
         return Err(Error::definite(Side::Source, place(), "the table has no key to cut it by"));
     }
     let range = KeyRange { table: table.clone(), after: after.map(<[Value]>::to_vec), upto: None };
-    let head = format!(
-        "SELECT {} FROM {} {} WHERE ",
-        expressions.join(", "),
-        table.quoted(),
-        force_row_key(table)
-    );
+    let head =
+        format!("SELECT {} FROM {} {} WHERE ", expressions.join(", "), table.quoted(), force_row_key(table));
     let tail = format!(" ORDER BY {} LIMIT 1 OFFSET {}", key_list(table), rows.saturating_sub(1));
     let sql = [head.as_bytes(), &range.condition(), tail.as_bytes()].concat();
     let row: Option<Row> =

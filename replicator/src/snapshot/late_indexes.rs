@@ -71,11 +71,7 @@ impl LateIndexes {
     ///
     /// # Errors
     /// The file is damaged.
-    pub(crate) fn recall(
-        target: &BackendConfig,
-        names: SideNames,
-        state_dir: &Path,
-    ) -> Result<Option<Self>> {
+    pub(crate) fn recall(target: &BackendConfig, names: SideNames, state_dir: &Path) -> Result<Option<Self>> {
         let failed = |why: String| Error::definite(None, FILE, why);
         let known =
             durable::read(&path(state_dir), NAME, VERSION).map_err(|error| failed(error.to_string()))?;
@@ -180,9 +176,9 @@ impl LateIndexes {
 
 /// What the target calls the table.
 fn there(names: &SideNames, table: &TableName) -> Result<TableName> {
-    names
-        .table(table)
-        .ok_or_else(|| Error::bug(table.to_string(), "it has no name of its own on the target (migration.rename)"))
+    names.table(table).ok_or_else(|| {
+        Error::bug(table.to_string(), "it has no name of its own on the target (migration.rename)")
+    })
 }
 
 async fn prepared(target: &BackendConfig) -> Result<Conn> {

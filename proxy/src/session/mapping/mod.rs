@@ -9,8 +9,8 @@ mod variables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use config::{SideNames, collation};
 pub(crate) use config::dialect::{Dialect, Family};
+use config::{SideNames, collation};
 
 use super::pins::Pins;
 use super::replay::{Context, Snapshot, UserValue, Variables};

@@ -171,12 +171,7 @@ fn filtered(table: &TableSchema) -> Option<Conversion> {
     })
 }
 
-async fn create_all(
-    target: &mut Conn,
-    source: &Discovery,
-    dialects: Dialects,
-    names: &Names,
-) -> Result<()> {
+async fn create_all(target: &mut Conn, source: &Discovery, dialects: Dialects, names: &Names) -> Result<()> {
     // Literals in a CREATE TABLE (defaults, members, comments) are text of the source's SHOW in UTF-8.
     run(target, "preparing the schema session", "SET NAMES utf8mb4").await?;
     run(target, "preparing the schema session", "SET SESSION foreign_key_checks = 0").await?;
@@ -206,8 +201,7 @@ async fn create_all(
 /// the defaults of the schema that such a table comes from.
 fn schemas_on<'a>(source: &'a Discovery, there: &SideNames) -> Vec<(&'a SchemaDefaults, String)> {
     let mut all: Vec<(&SchemaDefaults, String)> = Vec::new();
-    let of_schemas =
-        source.schemas.iter().filter_map(|schema| Some((schema, there.schema(&schema.name)?)));
+    let of_schemas = source.schemas.iter().filter_map(|schema| Some((schema, there.schema(&schema.name)?)));
     let of_tables = there.schemas_of_tables().into_iter().filter_map(|(table, called)| {
         let is_moved = source.tables.iter().any(|moved| moved.schema.name == table);
         let schema = source.schemas.iter().find(|schema| schema.name == table.schema)?;
