@@ -15,13 +15,16 @@ use super::port::PortError;
 use super::step::{State, step};
 use crate::backend::fence::FenceBefore;
 
-/// How long the preparation, outside the pause, waits for a lag to go down and for the first sessions.
-const PREPARE_WITHIN: Duration = Duration::from_secs(2);
-/// The same while sessions still get ready one after the other.
+/// How long the preparation, outside the pause, waits while sessions get ready one after the other.
 const PREPARE_LONGEST: Duration = Duration::from_secs(30);
+/// How long it waits for a lag to go down behind that.
+const PREPARE_WITHIN: Duration = Duration::from_secs(2);
 /// Once no session has come a step nearer for so long, the others aren't waited for. It is longer than the silence
 /// that a session waits for after a statement that wrote.
 const PREPARE_STANDSTILL: Duration = Duration::from_millis(2_200);
+/// How long the verifier is in a hurry before the gate closes. It is work for both servers, so it isn't while sessions get
+/// ready; it has gathered touched keys for less than this.
+const HURRY_FOR: Duration = Duration::from_millis(300);
 /// A lag of this size is hardly felt in the pause.
 const LAG_GOOD_MS: u64 = 20;
 /// How long the row of a cutover waits for sessions to move, behind the pause.
@@ -310,7 +313,6 @@ impl<'a> Run<'a> {
         let (registry, replication) = (&self.by.registry, &self.by.replication);
         self.moved_before = registry.moved_total();
         self.by.routes.prepare(Some(self.plan.to));
-        replication.hurry();
         if let Err(error) = replication.watch_ahead() {
             tracing::warn!(area = "cutover", "writes past the proxy are told by the position alone: {error}");
         }
@@ -318,6 +320,7 @@ impl<'a> Run<'a> {
         // is left is waited for with the gate closed.
         let began = Instant::now();
         let mut steps = (registry.preparations(), Instant::now());
+        let mut hurried = None;
         loop {
             let now = Instant::now();
             if registry.preparations() != steps.0 {
@@ -325,9 +328,14 @@ impl<'a> Run<'a> {
             }
             // Sessions that are busy or pinned get ready when they can, which may be never.
             let all_can = registry.prepared() >= registry.len() || now - steps.1 > PREPARE_STANDSTILL;
+            if (all_can || now - began >= PREPARE_LONGEST) && hurried.is_none() {
+                replication.hurry();
+                hurried = Some(now);
+            }
             let caught_up = replication.status().lag_ms.unwrap_or(0) <= LAG_GOOD_MS;
-            let within = if all_can { PREPARE_WITHIN } else { PREPARE_LONGEST };
-            if (all_can && caught_up) || now - began >= within {
+            if let Some(since) = hurried.map(|at| now - at)
+                && ((caught_up && since >= HURRY_FOR) || since >= PREPARE_WITHIN)
+            {
                 break;
             }
             sleep(Duration::from_millis(5)).await;
