@@ -10,7 +10,7 @@ use std::fmt;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::migration::RowsConfig;
+use crate::migration::{ColumnsConfig, RowsConfig};
 use crate::nearest::nearest;
 
 /// Where a setting was said.
@@ -146,6 +146,7 @@ pub(crate) struct RawConfig {
     pub(crate) exclude_tables: Setting<Vec<String>>,
     /// Those that are whole.
     pub(crate) rows: Vec<RowsConfig>,
+    pub(crate) columns: Vec<ColumnsConfig>,
     pub(crate) allow_lossy: Setting<Vec<String>>,
     pub(crate) accounts: Setting<Vec<String>>,
     pub(crate) start: Setting<String>,
@@ -199,7 +200,18 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("target", &["url", "password", "proxy_protocol", "tls", "ca", "verify", "cert", "key"]),
     (
         "migration",
-        &["name", "schemas", "exclude_tables", "rows", "allow_lossy", "accounts", "start", "ddl", "reverse"],
+        &[
+            "name",
+            "schemas",
+            "exclude_tables",
+            "rows",
+            "columns",
+            "allow_lossy",
+            "accounts",
+            "start",
+            "ddl",
+            "reverse",
+        ],
     ),
     ("snapshot", &["readers", "chunk_rows", "max_rows_per_s", "late_indexes"]),
     ("throttle", &["max_threads_running", "replicas", "password", "max_replica_lag_ms"]),
@@ -405,6 +417,7 @@ impl<'a> Reader<'a> {
             schemas: self.texts(p, "migration", "schemas"),
             exclude_tables: self.texts(p, "migration", "exclude_tables"),
             rows: self.rows(p),
+            columns: self.columns(p),
             allow_lossy: self.patterns_or_all(
                 p,
                 ("migration", "allow_lossy"),

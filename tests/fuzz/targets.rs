@@ -358,6 +358,7 @@ fn tables(mariadb: bool) -> SchemaSet {
         keyless: false,
         target: None,
         filter: None,
+        left_out: Default::default(),
     }])
 }
 

@@ -41,6 +41,7 @@ pub(crate) fn schema(name: &str, columns: Vec<Column>, keys: &[&[usize]]) -> Tab
         keyless: keys.is_empty(),
         target: None,
         filter: None,
+        left_out: Default::default(),
     }
 }
 

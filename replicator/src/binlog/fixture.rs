@@ -34,6 +34,7 @@ pub(crate) fn tables() -> SchemaSet {
         keyless: false,
         target: None,
         filter: None,
+        left_out: Default::default(),
     }])
 }
 

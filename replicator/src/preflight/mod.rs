@@ -5,6 +5,7 @@
 //! as long as it takes the target to look whether it sees it: two addresses of one server can't hide that.
 
 pub(crate) mod activation;
+mod columns;
 mod filters;
 mod grants;
 mod pair;
@@ -59,6 +60,11 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
                 let (whole_rows, cascades) =
                     (source.settings.logs_whole_rows(), source.info.cascades_in_binlog);
                 findings.all(filters::judge(config, &found, whole_rows, cascades));
+                findings.all(columns::judge(&config.migration, &found));
+                match columns::judge_objects(&mut source.conn, &found).await {
+                    Ok(objects) => findings.all(objects),
+                    Err(error) => findings.error("views and routines", &error),
+                }
                 if !source.settings.logs_whole_rows() {
                     findings.all(tables::judge_at_one_position(&found, source.info.cascades_in_binlog));
                 }
@@ -94,7 +100,7 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
             findings.target_limits(target, found);
             if let Some(source) = source.as_mut().filter(|_| dialects.source.family == dialects.target.family)
             {
-                findings.activation(config, source, target).await;
+                findings.activation(config, source, target, found).await;
             }
             if let Some(source) = &mut source {
                 findings.accounts(config, source, target, &names_of(found)).await;
@@ -346,12 +352,19 @@ impl Findings {
     }
 
     /// What a cutover would be refused for.
-    async fn activation(&mut self, config: &Config, source: &mut Backend, target: &mut Backend) {
+    async fn activation(
+        &mut self,
+        config: &Config,
+        source: &mut Backend,
+        target: &mut Backend,
+        found: &Discovery,
+    ) {
+        let tables = found.schema_set();
         let selection = Selection::new(&config.migration, source.info.folds_names);
         let found = async {
             let listed = crate::activation::list(Side::Source, &mut source.conn, &selection).await?;
-            let obstacles =
-                activation::obstacles(config, source, target, &selection, (Side::Target, &listed)).await?;
+            let to = (Side::Target, &*listed, &tables);
+            let obstacles = activation::obstacles(config, source, target, &selection, to).await?;
             let (known, target) = (listed.iter().collect::<Vec<_>>(), (Side::Target, &mut target.conn));
             let strange = crate::activation::strange(&config.state_dir, target, &selection, &known).await?;
             Ok((obstacles, strange))

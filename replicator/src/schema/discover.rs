@@ -12,6 +12,7 @@ use mysql_async::{Conn, Row};
 
 use super::column;
 use super::filter::RowFilter;
+use super::left_out::{self, LeftOut};
 use super::selection::is_own_schema;
 use super::table::{Column, ColumnKind, ForeignKey, SchemaSet, TableSchema, UniqueKey};
 use crate::error::{Error, Result};
@@ -81,7 +82,8 @@ impl Discovery {
     }
 }
 
-/// Reads what a migration moves. The connection is one of [`crate::server::connect`].
+/// Reads what a migration moves. The connection is one of [`crate::server::connect`]. `side`: on the target a table hasn't got
+/// the columns that aren't moved, so `migration.columns` is for the source alone.
 pub async fn discover(side: Side, conn: &mut Conn, migration: &MigrationConfig) -> Result<Discovery> {
     let mut reader = Reader { side, conn };
     // Names and SHOW CREATE TABLE are text for people: with a binary session a literal in them would lose its
@@ -109,6 +111,10 @@ impl Reader<'_> {
     async fn discover(&mut self, migration: &MigrationConfig) -> Result<Discovery> {
         // MySQL keeps statistics of a day ago unless told otherwise; a server without the setting has none.
         let _fresh_or_unknown = self.run("SET SESSION information_schema_stats_expiry = 0").await;
+        if self.side == Side::Source && !migration.columns.is_empty() {
+            // What names a column is told from what doesn't by its quotes.
+            self.run("SET SESSION sql_quote_show_create = 1").await?;
+        }
         let mut found = self.schemas(&migration.schemas).await?;
         if found.schemas.is_empty() {
             return Ok(found);
@@ -129,7 +135,13 @@ impl Reader<'_> {
             draft.schema.create_sql = self.create_table(&draft.schema.name).await?;
         }
         note_cascades(&mut drafts);
+        if self.side == Side::Source {
+            for draft in drafts.values_mut() {
+                draft.problems.extend(left_out::leave_out(migration, &mut draft.schema));
+            }
+        }
         found.tables = drafts.into_values().map(|draft| narrow(finish(draft), migration)).collect();
+        left_out::judge_parents(&mut found.tables);
         Ok(found)
     }
 
@@ -215,6 +227,7 @@ impl Reader<'_> {
                 keyless: false,
                 target: None,
                 filter: None,
+                left_out: LeftOut::default(),
             };
             drafts.insert(name, DiscoveredTable { schema, engine: engine.unwrap_or_default(), problems });
         }
@@ -436,6 +449,7 @@ fn finish(mut draft: DiscoveredTable) -> DiscoveredTable {
         None => {
             schema.keyless = true;
             problems.extend(without_key(schema, engine));
+            problems.extend(left_out::without_key(schema));
         }
     }
     if !ENGINES.iter().any(|known| engine.eq_ignore_ascii_case(known)) {
@@ -539,6 +553,7 @@ mod tests {
                 keyless: false,
                 target: None,
                 filter: None,
+                left_out: LeftOut::default(),
             };
             let done = finish(DiscoveredTable { schema, engine: "InnoDB".to_owned(), problems: Vec::new() });
             let names: Vec<_> = done.schema.unique_keys.iter().map(|k| k.name.as_str()).collect();
@@ -573,6 +588,7 @@ mod tests {
                 keyless: false,
                 target: None,
                 filter: None,
+                left_out: LeftOut::default(),
             };
             let done = finish(DiscoveredTable { schema, engine: engine.to_owned(), problems: Vec::new() });
             assert!(done.schema.keyless && done.schema.row_key().is_none());

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use config::{BinlogPosition, Side, TableName, durable};
+use config::{BinlogPosition, ColumnsConfig, Side, TableName, durable};
 use serde::{Deserialize, Serialize};
 
 use super::discover::Discovery;
@@ -61,11 +61,14 @@ pub(crate) struct Definitions {
     /// Things with rows in the binlog that aren't moved: sequences.
     pub(crate) ignored: BTreeSet<TableName>,
     pub(crate) pending: Option<Pending>,
+    /// By what columns aren't moved.
+    #[serde(default)]
+    pub(crate) column_rules: Vec<ColumnsConfig>,
 }
 
 impl Definitions {
     /// Those with which a migration begins.
-    pub(crate) fn begin(found: &Discovery) -> Self {
+    pub(crate) fn begin(found: &Discovery, column_rules: &[ColumnsConfig]) -> Self {
         let table = |table: &super::discover::DiscoveredTable| Definition {
             table: table.schema.clone(),
             begin: Begin::FirstCopy,
@@ -77,6 +80,7 @@ impl Definitions {
             tables: found.tables.iter().map(table).collect(),
             ignored: sequences.map(|object| TableName::new(&object.schema, &object.name)).collect(),
             pending: None,
+            column_rules: column_rules.to_vec(),
         }
     }
 
@@ -260,6 +264,7 @@ mod tests {
             keyless: false,
             target: None,
             filter: None,
+            left_out: Default::default(),
         };
         DiscoveredTable { schema, engine: "InnoDB".to_owned(), problems: Vec::new() }
     }
@@ -275,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_swap_of_names_carries_on_what_each_table_has_behind_it() {
-        let mut definitions = Definitions::begin(&found(&[("a", "1")]));
+        let mut definitions = Definitions::begin(&found(&[("a", "1")]), &[]);
         let name = |n: &str| TableName::new("s", n);
         definitions.replace(
             &[name("_gho")],
@@ -296,7 +301,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let history = History::of(folder.path());
         assert!(history.read().is_err());
-        let mut definitions = Definitions::begin(&found(&[("a", "1")]));
+        let mut definitions = Definitions::begin(&found(&[("a", "1")]), &[]);
         let own = Begin::OwnCopy { from: "bin.000001:4".to_owned(), to: "bin.000002:9".to_owned() };
         definitions.replace(&[TableName::new("s", "a")], &found(&[("a", "2")]), &own, &BTreeMap::new());
         definitions.pending = Some(Pending { seq: 7, before: "x".to_owned() });

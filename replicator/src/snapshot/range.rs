@@ -149,6 +149,7 @@ mod tests {
             keyless: false,
             target: None,
             filter: None,
+            left_out: Default::default(),
         })
     }
 

@@ -10,6 +10,7 @@
 mod column;
 mod create;
 mod key;
+mod leave_out;
 mod options;
 mod token;
 
@@ -17,6 +18,7 @@ pub use config::progress::Conversion;
 use config::{Dialect, Side, TableName, collation};
 
 pub(crate) use self::create::prepare_table_session;
+pub(crate) use self::leave_out::{Reduced, without_columns};
 pub use self::create::{
     conversions, create_on_target, definitions, differences, pair_up, raise_auto_increment,
 };
