@@ -398,7 +398,15 @@ impl Reader<'_> {
     }
 
     async fn create_table(&mut self, table: &TableName) -> Result<String> {
-        let rows: Vec<Row> = self.rows(&format!("SHOW CREATE TABLE {}", table.quoted())).await?;
+        const GONE: [u16; 2] = [1049, 1146];
+        let sql = format!("SHOW CREATE TABLE {}", table.quoted());
+        let rows: Vec<Row> = match self.conn.query(sql).await {
+            Err(mysql_async::Error::Server(error)) if GONE.contains(&error.code) => {
+                let what = "it was dropped or renamed while the schema was read; it is tried again";
+                return Err(Error::transient(self.side, table.to_string(), what));
+            }
+            rows => rows.map_err(|e| Error::database(self.side, PLACE, &e))?,
+        };
         match rows.first() {
             Some(row) => self.text(row, 1),
             None => Err(Error::definite(self.side, table.to_string(), "SHOW CREATE TABLE gave nothing")),
