@@ -475,7 +475,10 @@ fn row_filters_are_whole() {
 #[test]
 fn column_filters_are_whole() {
     let columns = |text: &str| format!("[[migration.columns]]\n{text}");
-    refused("[migration]\ncolumns = [\"notes\"]", &["C:2: write [[migration.columns]] with table and exclude"]);
+    refused(
+        "[migration]\ncolumns = [\"notes\"]",
+        &["C:2: write [[migration.columns]] with table and exclude"],
+    );
     refused(&columns("table = \"shop.a\""), &["C:1: needs exclude = […]"]);
     refused(&columns("table = \"shop\"\nexclude = [\"a\"]"), &["C:1: schema.table"]);
     for exclude in ["[]", "\"a\"", "[1]", "[\"\"]", "[\"a\", \"A\"]"] {

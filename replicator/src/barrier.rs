@@ -387,7 +387,9 @@ impl Barrier<'_> {
             let has_more = |name: &TableName| {
                 definitions.get(name).is_some_and(|known| known.table.left_out_of_either().is_some())
             };
-            names.retain(|name| !has_more(name) || !found.tables.iter().any(|table| table.schema.name == *name));
+            names.retain(|name| {
+                !has_more(name) || !found.tables.iter().any(|table| table.schema.name == *name)
+            });
         } else if let Err((table, what)) = columns::carry_over(&mut found, &names, definitions, &came_from) {
             let why = format!(
                 "it is applied, but {table} can't be followed any further: {what} (migration.columns); begin the migration again \

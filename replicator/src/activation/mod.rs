@@ -84,8 +84,7 @@ pub(crate) async fn prepare(context: &Context, to: Side) -> Result<(Prepared, Ve
     let mut found = Vec::new();
     if moves {
         let what = (to, &*listed, &context.live.schema());
-        obstacles =
-            preflight::activation::obstacles(config, &here, &mut there, &selection, what).await?;
+        obstacles = preflight::activation::obstacles(config, &here, &mut there, &selection, what).await?;
         let known: Vec<&Listed> = listed.iter().collect();
         obstacles.extend(strange(&config.state_dir, (to, &mut there.conn), &selection, &known).await?);
         scheduler = preflight::activation::turns_scheduler_on(&here, &there, &listed);

@@ -21,7 +21,8 @@ impl Script {
     /// Adds the statements for the rows of an event, in their order. Inserts, or deletes, that follow each other are one.
     pub(super) fn beside_left_out(&mut self, plans: &Plans, mode: Mode, change: &RowsChange) -> Result<()> {
         if mode != Mode::Exact {
-            let what = "rows were to be replayed over a table of which columns aren't moved (migration.columns)";
+            let what =
+                "rows were to be replayed over a table of which columns aren't moved (migration.columns)";
             return Err(Error::bug(change.table.name.to_string(), what));
         }
         let table = TableText::new(&change.table);

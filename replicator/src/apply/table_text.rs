@@ -43,7 +43,14 @@ impl<'a> TableText<'a> {
             column_list: format!(" ({}) VALUES", names(&stored).join(",")),
             key_names: key.map(|key| names(&key.columns)).unwrap_or_default(),
             key: key.map_or(&[], |key| &key.columns),
-            kept_back: schema.left_out.columns.iter().map(|left| &left.column).filter(|c| is_timed(c)).map(name_of).collect(),
+            kept_back: schema
+                .left_out
+                .columns
+                .iter()
+                .map(|left| &left.column)
+                .filter(|c| is_timed(c))
+                .map(name_of)
+                .collect(),
             has_enum: schema.columns.iter().any(|c| matches!(c.kind, ColumnKind::Enum { .. })),
             stored,
         }

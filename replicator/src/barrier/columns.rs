@@ -58,7 +58,8 @@ pub(super) fn copies_anew(
         }
         Change::Rename(_) => renamed,
         Change::CreateTable { table, like: Some(like) } => {
-            rule_of(rules, table) != rule_of(rules, like) || of(like).is_some_and(|left_out| !left_out.is_empty())
+            rule_of(rules, table) != rule_of(rules, like)
+                || of(like).is_some_and(|left_out| !left_out.is_empty())
         }
         Change::CreateTable { table, like: None } => names_excluded(&Words::of(sql), rule_of(rules, table)),
         _ => false,
@@ -96,7 +97,9 @@ pub(super) fn stopping(
     match change {
         Change::Schema { name, dropped: true } => {
             let mut of = definitions.tables.iter().map(|definition| &definition.table);
-            return of.find(|table| table.name.schema == *name && has_more(table)).map(|table| table.name.clone());
+            return of
+                .find(|table| table.name.schema == *name && has_more(table))
+                .map(|table| table.name.clone());
         }
         Change::CreateTable { like: Some(like), .. } => names.push(like.clone()),
         Change::CreateTable { .. } | Change::DropTables(_) | Change::Rename(_) | Change::Alter { .. } => {}
@@ -130,7 +133,10 @@ pub(super) fn carry_over(
             return Err((name, "it has no key without the columns that aren't moved"));
         }
         let Some(left_out) = left_out.behind(&before.table.columns, &table.schema.columns) else {
-            return Err((name, "the order of its columns, with those that aren't moved, isn't known any more"));
+            return Err((
+                name,
+                "the order of its columns, with those that aren't moved, isn't known any more",
+            ));
         };
         let written = Arc::new(table.schema.clone());
         (table.schema.left_out, table.schema.target) = (left_out, Some(written));
@@ -153,7 +159,8 @@ mod tests {
     }
 
     fn rules() -> Vec<ColumnsConfig> {
-        let rule = |tables: &str| ColumnsConfig { tables: tables.to_owned(), exclude: vec!["Secret".to_owned()] };
+        let rule =
+            |tables: &str| ColumnsConfig { tables: tables.to_owned(), exclude: vec!["Secret".to_owned()] };
         vec![rule("s.users"), rule("s.u\\_%")]
     }
 

@@ -229,7 +229,9 @@ fn refuse_what_is_not_enough(
     let lacking = match (shape.kind, key) {
         (RowsKind::Write, Some(_)) => needed.iter().find(|column| !after.contains(in_image(column))),
         (RowsKind::Write, None) => None,
-        (RowsKind::Update | RowsKind::Delete, _) => needed.iter().find(|column| !before.contains(in_image(column))),
+        (RowsKind::Update | RowsKind::Delete, _) => {
+            needed.iter().find(|column| !before.contains(in_image(column)))
+        }
     };
     if let Some(column) = lacking.and_then(|&column| table.columns.get(column)) {
         return Err(Malformed::new(format!(

@@ -40,11 +40,7 @@ pub(super) fn judge(migration: &MigrationConfig, found: &Discovery) -> Vec<Findi
              that a default doesn't hold stops the way back.",
             some_of(comes_back.iter().map(String::as_str))
         );
-        findings.push(Finding {
-            severity: Severity::Note,
-            subject: "migration.columns".to_owned(),
-            message,
-        });
+        findings.push(Finding { severity: Severity::Note, subject: "migration.columns".to_owned(), message });
     }
     findings
 }
@@ -117,7 +113,8 @@ pub(super) async fn judge_objects(source: &mut Conn, found: &Discovery) -> Resul
         .map_err(|error| Error::database(Side::Source, "reading views and routines", &error))?;
     let mut findings = Vec::new();
     for row in rows {
-        let bytes = |at: usize| row.get_opt::<Option<Vec<u8>>, _>(at).and_then(std::result::Result::ok).flatten();
+        let bytes =
+            |at: usize| row.get_opt::<Option<Vec<u8>>, _>(at).and_then(std::result::Result::ok).flatten();
         let text = |at: usize| String::from_utf8_lossy(&bytes(at).unwrap_or_default()).into_owned();
         let words = words(&bytes(3).unwrap_or_default());
         for table in &less {

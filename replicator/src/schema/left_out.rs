@@ -211,7 +211,9 @@ pub(crate) fn leave_out(migration: &MigrationConfig, table: &mut TableSchema) ->
                 .to_owned(),
         ];
     };
-    if let Some(rows) = filter::rule_of(&migration.rows, &table.name).filter(|rows| rule.excludes(&rows.column)) {
+    if let Some(rows) =
+        filter::rule_of(&migration.rows, &table.name).filter(|rows| rule.excludes(&rows.column))
+    {
         problems.push(format!(
             "migration.rows filters it by its column {}, which migration.columns leaves out; the new server would have no \
              column to tell by whose its rows are. Keep it.",
@@ -263,7 +265,9 @@ pub(crate) fn without_key(table: &TableSchema) -> Option<String> {
 pub(crate) fn judge_parents(tables: &mut [DiscoveredTable]) {
     let keys: Vec<(TableName, ForeignKey)> = tables
         .iter()
-        .flat_map(|table| table.schema.foreign_keys.iter().map(|key| (table.schema.name.clone(), key.clone())))
+        .flat_map(|table| {
+            table.schema.foreign_keys.iter().map(|key| (table.schema.name.clone(), key.clone()))
+        })
         .collect();
     for table in tables.iter_mut().filter(|table| !table.schema.left_out.is_empty()) {
         let left_out = &table.schema.left_out;
@@ -292,7 +296,8 @@ fn no_way_back(columns: &[LeftOutColumn], parts: &[Part]) -> Option<String> {
             _ => None,
         })
     };
-    let generated = |name: &str| columns.iter().any(|left| left.column.generated && same(&left.column.name, name));
+    let generated =
+        |name: &str| columns.iter().any(|left| left.column.generated && same(&left.column.name, name));
     for part in parts {
         match part.kind {
             PartKind::Column(Filling::Nothing) if !generated(&part.name) => {
@@ -304,7 +309,10 @@ fn no_way_back(columns: &[LeftOutColumn], parts: &[Part]) -> Option<String> {
             }
             PartKind::Unique => {
                 let apart = part.columns.iter().all(|name| filling(name).is_some())
-                    && part.columns.iter().any(|name| filling(name) == Some(Filling::Null) && !generated(name));
+                    && part
+                        .columns
+                        .iter()
+                        .any(|name| filling(name) == Some(Filling::Null) && !generated(name));
                 if !apart {
                     return Some(format!(
                         "its unique key {} holds columns that aren't moved, and rows of the new server might collide in it",

@@ -274,7 +274,9 @@ impl Sight {
                 // That there are more rows says nothing where most of them may be another business's, or changes of columns
                 // that aren't moved.
                 let may_be_none_of_ours = |name: &TableName| {
-                    tables().get(name).is_some_and(|table| table.filter.is_some() || !table.left_out.is_empty())
+                    tables()
+                        .get(name)
+                        .is_some_and(|table| table.filter.is_some() || !table.left_out.is_empty())
                 };
                 if full && !open.ours && may_be_none_of_ours(&name) {
                     open.count(&tables());

@@ -123,13 +123,19 @@ impl Reducer<'_> {
             let names = |token: &&Token| token.kind == Kind::Name;
             let lossy = list.iter().flatten().filter(names).any(|token| !self.leaves_out(&token.name()));
             let becomes = String::new();
-            self.parts.push(Part { kind: PartKind::Check, name, definition, becomes, columns: Vec::new(), lossy });
+            self.parts.push(Part {
+                kind: PartKind::Check,
+                name,
+                definition,
+                becomes,
+                columns: Vec::new(),
+                lossy,
+            });
             return None;
         }
         let unique = has("UNIQUE");
-        let left = (!unique && !kept.is_empty()).then(|| {
-            format!("{head_text} ({}) {tail}", kept.join(",")).trim_end().to_owned()
-        });
+        let left = (!unique && !kept.is_empty())
+            .then(|| format!("{head_text} ({}) {tail}", kept.join(",")).trim_end().to_owned());
         let kind = if unique { PartKind::Unique } else { PartKind::Index };
         let becomes = left.clone().unwrap_or_default();
         self.parts.push(Part { kind, name, definition, becomes, columns, lossy: false });
@@ -138,9 +144,7 @@ impl Reducer<'_> {
 
     /// What rows are put into partitions by. MySQL before 8.0 doesn't quote it.
     fn partitions(&mut self, behind: &[Token]) {
-        let by = |pair: &[Token]| {
-            matches!(pair, [word, by] if (word.is("PARTITION") || word.is("SUBPARTITION")) && by.is("BY"))
-        };
+        let by = |pair: &[Token]| matches!(pair, [word, by] if (word.is("PARTITION") || word.is("SUBPARTITION")) && by.is("BY"));
         let begins = behind.windows(2).enumerate().filter(|(_, pair)| by(pair)).map(|(at, _)| at);
         for begin in begins {
             let Some(open) = behind.iter().skip(begin).position(|token| token.is_mark("(")) else { continue };
@@ -243,7 +247,11 @@ mod tests {
         check(&[s, "`d` int DEFAULT (`S`)"], "", "Its column d");
         check(&["`s` int NOT NULL AUTO_INCREMENT", "KEY (`s`)"], "", "AUTO_INCREMENT");
         check(&[s], "\n/*!50100 PARTITION BY HASH (s) PARTITIONS 3 */", "partitioned");
-        check(&[s], " PARTITION BY RANGE COLUMNS(`a`) SUBPARTITION BY HASH (`s`) (PARTITION p VALUES LESS THAN (1))", "partitioned");
+        check(
+            &[s],
+            " PARTITION BY RANGE COLUMNS(`a`) SUBPARTITION BY HASH (`s`) (PARTITION p VALUES LESS THAN (1))",
+            "partitioned",
+        );
         let free = reduced(
             &[s, "CONSTRAINT `fk` FOREIGN KEY (`a`) REFERENCES `p` (`s`)"],
             " PARTITION BY HASH (`a`) (PARTITION s)",

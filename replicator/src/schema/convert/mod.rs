@@ -18,10 +18,10 @@ pub use config::progress::Conversion;
 use config::{Dialect, Side, TableName, collation};
 
 pub(crate) use self::create::prepare_table_session;
-pub(crate) use self::leave_out::{Reduced, without_columns};
 pub use self::create::{
     conversions, create_on_target, definitions, differences, pair_up, raise_auto_increment,
 };
+pub(crate) use self::leave_out::{Reduced, without_columns};
 use self::token::{Kind, Token, closing, items, text, tokens};
 use crate::error::{Error, Result};
 
