@@ -380,8 +380,7 @@ impl Barrier<'_> {
             );
             return Err(Error::definite(Side::Source, format!("{kind}, {at}"), why));
         }
-        let (came_from, one_family) =
-            (came_from(change), self.read.version.flavor == self.write.version.flavor);
+        let one_family = self.read.version.flavor == self.write.version.flavor;
         if self.leg.reads() == Side::Target || !one_family {
             // The other side says nothing of these; a statement on one of them isn't run there.
             let has_more = |name: &TableName| {
@@ -390,14 +389,14 @@ impl Barrier<'_> {
             names.retain(|name| {
                 !has_more(name) || !found.tables.iter().any(|table| table.schema.name == *name)
             });
-        } else if let Err((table, what)) = columns::carry_over(&mut found, &names, definitions, &came_from) {
+        } else if let Err((table, what)) = columns::carry_over(&mut found, &names, definitions, change) {
             let why = format!(
                 "it is applied, but {table} can't be followed any further: {what} (migration.columns); begin the migration again \
                  with an empty state_dir and an empty target"
             );
             return Err(Error::definite(Side::Source, format!("{kind}, {at}"), why));
         }
-        definitions.replace(&names, &found, &Begin::Stream, &came_from);
+        definitions.replace(&names, &found, &Begin::Stream, &came_from(change));
         Ok(names)
     }
 }

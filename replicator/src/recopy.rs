@@ -162,6 +162,10 @@ impl Recopy<'_> {
         let end = server::end_position(Side::Source, self.read, from).await?;
         let begin = Begin::OwnCopy { from: start.coordinates.to_string(), to: end.coordinates.to_string() };
         definitions.replace(&names, found, &begin, &BTreeMap::new());
+        // Up to `start` somebody has dropped them, or given them another name: a statement that does copies that one anew. Whatever
+        // the stream holds of them before is gone with them.
+        let is_there = |name: &&TableName| found.tables.iter().any(|table| table.schema.name == **name);
+        definitions.ignored.extend(names.iter().filter(|name| !is_there(name)).cloned());
         ChunkJournal::discard(&folder)?;
         Ok(Some(progress.rows_copied()))
     }

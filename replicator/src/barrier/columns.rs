@@ -6,7 +6,6 @@
 //! - On the way back it would act on the old server's table, and what is in its columns is nowhere else. None is run but
 //!   TRUNCATE, which takes away rows as a DELETE does.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use config::{ColumnsConfig, TableName};
@@ -57,10 +56,8 @@ pub(super) fn copies_anew(
             renamed || may_change(&Words::of(sql), rule_of(rules, table), left_out)
         }
         Change::Rename(_) => renamed,
-        Change::CreateTable { table, like: Some(like) } => {
-            rule_of(rules, table) != rule_of(rules, like)
-                || of(like).is_some_and(|left_out| !left_out.is_empty())
-        }
+        // Under one filter it is what its pattern is.
+        Change::CreateTable { table, like: Some(like) } => rule_of(rules, table) != rule_of(rules, like),
         Change::CreateTable { table, like: None } => names_excluded(&Words::of(sql), rule_of(rules, table)),
         _ => false,
     }
@@ -120,8 +117,12 @@ pub(super) fn carry_over(
     found: &mut Discovery,
     names: &[TableName],
     definitions: &Definitions,
-    came_from: &BTreeMap<TableName, TableName>,
+    change: &Change,
 ) -> Result<(), (TableName, &'static str)> {
+    let mut came_from = came_from(change);
+    if let Change::CreateTable { table, like: Some(like) } = change {
+        came_from.insert(table.clone(), like.clone());
+    }
     for table in found.tables.iter_mut().filter(|table| names.contains(&table.schema.name)) {
         let name = table.schema.name.clone();
         let Some(before) = definitions.get(came_from.get(&name).unwrap_or(&name)) else { continue };
@@ -214,6 +215,7 @@ mod tests {
         check("ALTER TABLE other MODIFY secret BIGINT FIRST", false, false);
         check("CREATE TABLE ghost LIKE users", true, true);
         check("CREATE TABLE ghost LIKE other", false, false);
+        check("CREATE TABLE u_1 LIKE u_2", false, false);
         check("CREATE TABLE u_1 LIKE other", true, false);
         check("CREATE TABLE u_1 (id INT, secret INT)", true, true);
         check("CREATE TABLE u_1 (id INT, open INT)", false, false);
@@ -258,12 +260,19 @@ mod tests {
             problems: Vec::new(),
         });
         let names = [now.name.clone()];
-        carry_over(&mut found, &names, &definitions, &BTreeMap::new()).unwrap();
+        let alter = Change::Alter { table: now.name.clone(), renamed: None, exchanged: None };
+        carry_over(&mut found, &names, &definitions, &alter).unwrap();
         let table = &found.tables[0].schema;
         assert_eq!(table.target.as_deref(), Some(&now));
         let image: Vec<_> = table.image().iter().map(|(c, at)| format!("{} {at:?}", c.name)).collect();
         assert_eq!(image, ["id Some(0)", "secret None", "a Some(1)", "c Some(2)"]);
         found.tables[0].schema = schema("users", vec![int("id"), int("a")], &[]);
-        assert!(carry_over(&mut found, &names, &definitions, &BTreeMap::new()).is_err());
+        assert!(carry_over(&mut found, &names, &definitions, &alter).is_err());
+        // A table that is made like it has what it has.
+        let ghost = schema("u_gho", vec![int("id"), int("a")], &[&[0]]);
+        found.tables[0].schema = ghost.clone();
+        let like = Change::CreateTable { table: ghost.name.clone(), like: Some(now.name) };
+        carry_over(&mut found, &[ghost.name], &definitions, &like).unwrap();
+        assert!(found.tables[0].schema.left_out.has_column("secret"));
     }
 }

@@ -58,7 +58,8 @@ pub(crate) struct Definitions {
     /// Number of the last statement that changed definitions.
     pub(crate) seq: u64,
     pub(crate) tables: Vec<Definition>,
-    /// Things with rows in the binlog that aren't moved: sequences.
+    /// Things with rows in the binlog that aren't moved: sequences, and tables that were to be copied anew and are gone from
+    /// the source, so that nothing that comes of them stays.
     pub(crate) ignored: BTreeSet<TableName>,
     pub(crate) pending: Option<Pending>,
     /// By what columns aren't moved.
@@ -182,6 +183,7 @@ impl Definitions {
         self.tables.retain(|definition| !names.contains(&definition.table.name));
         for table in now.tables.iter().filter(|table| names.contains(&table.schema.name)) {
             let name = &table.schema.name;
+            self.ignored.remove(name);
             let begin = match begin {
                 Begin::OwnCopy { .. } => begin,
                 _ => before.get(came_from.get(name).unwrap_or(name)).unwrap_or(begin),
