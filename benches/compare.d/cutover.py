@@ -1,6 +1,7 @@
 """`benches/compare cutover`: what an application feels of cutovers and rollbacks, back and forth under load."""
 
 import asyncio
+import itertools
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ from statistics import median
 
 import load
 import machine
+from choices import names
 from dots import dots
 from idle import IdleClients
 from migration import Migration
@@ -25,8 +27,9 @@ SCRIPT = Path(__file__).resolve().parent / "write_transactions.lua"
 TICK = re.compile(r"^\[ (\d+)s \] thds: \d+ tps: ([\d.]+) .* lat \(ms,100%\): ([\d.]+) err/s: ([\d.]+) reconn/s: ([\d.]+)")
 # What the script says of a transaction that took long.
 LONG = re.compile(r"^long: ([\d.]+) ([\d.]+)$")
-# Seconds of load before the first cutover, and between one that has ended and the next.
-WARM_UP_S, REST_S = 5, 3
+# Seconds of load before anything counts; without a switch, for the usual; and between a switch that has ended and the next.
+WARM_UP_S, USUAL_S, REST_S = 5, 30, 3
+CASES = ["plain", "tls", "silent", "silent-tls"]
 P50_MAX_MS, WORST_MAX_MS = 50, 250
 
 
@@ -36,6 +39,7 @@ def add_arguments(parser):
     parser.add_argument("--rate", type=int, default=2000, metavar="N", help="write transactions a second [2000]")
     parser.add_argument("--threads", type=int, default=64, metavar="N", help="connections that write [64]")
     parser.add_argument("--idle", type=int, default=1000, metavar="N", help="silent connections beside them [1000]")
+    parser.add_argument("--cases", type=names(CASES), default=CASES, metavar="A,B", help=f"of {','.join(CASES)}")
     parser.add_argument("--engine", choices=("mariadb", "mysql97"), default="mariadb", help="the servers [mariadb]")
 
 
@@ -46,9 +50,10 @@ class Case:
     name: str
     tls: bool
     idle: int
-    usual_ms: list = field(default_factory=list)
     tps: list = field(default_factory=list)
+    # Of each switch: the longest transaction, and how long that is without a switch, in as many seconds.
     felt_ms: list = field(default_factory=list)
+    usual_ms: list = field(default_factory=list)
     gate_ms: list = field(default_factory=list)
     whole_ms: list = field(default_factory=list)
     steps: dict = field(default_factory=dict)
@@ -59,8 +64,7 @@ class Case:
 
     def beyond_ms(self):
         """What was felt beyond the usual."""
-        usual = median(self.usual_ms) if self.usual_ms else 0
-        return [max(0, ms - usual) for ms in self.felt_ms]
+        return [max(0, felt - usual) for felt, usual in zip(self.felt_ms, self.usual_ms)]
 
 
 def compare(arguments, repo):
@@ -70,8 +74,8 @@ def compare(arguments, repo):
     raise_open_files(4 * arguments.idle + 4000)
     cases = [
         Case(f"{arguments.threads} writers{f', {idle:,} silent beside them' if idle else ''}, {'TLS' if tls else 'plain'}", tls, idle)
-        for idle in dict.fromkeys((0, arguments.idle))
-        for tls in (False, True)
+        for key, (idle, tls) in zip(CASES, itertools.product((0, arguments.idle), (False, True)))
+        if key in arguments.cases
     ]
     setting = None
     for case in cases:
@@ -89,8 +93,7 @@ def compare(arguments, repo):
 
 
 class Bench:
-    """Two servers, Changeover between them, the writers, and the operator who goes back and forth. The silent
-    connections are plain in every case: the client that makes so many of them has no TLS."""
+    """Two servers, Changeover between them, the writers, and the operator who goes back and forth."""
 
     def __init__(self, arguments, repo, folder, processes, case):
         self.arguments, self.repo, self.folder, self.processes, self.case = arguments, repo, folder, processes, case
@@ -126,7 +129,7 @@ class Bench:
 
     async def back_and_forth(self, migration, tls):
         """The writers write, the silent ones are there, and the operator switches."""
-        silent = IdleClients(migration.port)
+        silent = IdleClients(migration.port, self.case.tls)
         try:
             await silent.connect(self.case.idle)
             with self.writers(migration.port, tls) as writers:
@@ -147,6 +150,8 @@ class Bench:
 
     def switch_all(self, migration, writers):
         time.sleep(WARM_UP_S)
+        warm = time.monotonic()
+        time.sleep(USUAL_S)
         spans = []
         for number in range(self.arguments.cutovers):
             verb = "ROLLBACK CUTOVER" if number % 2 else "CUTOVER"
@@ -169,7 +174,7 @@ class Bench:
                 say(f"{verb} {number + 1}: gate closed {row['pause_ms']} ms, {1000 * (ended - began):.0f} ms in all")
             time.sleep(REST_S)
         self.case.steps = medians(migration.steps())
-        self.take(writers.ticks, spans)
+        self.take([tick for tick in writers.ticks if tick[0] - 1 > warm], spans)
         self.place(writers.long, spans, migration.moments())
 
     def place(self, long, spans, moments):
@@ -183,18 +188,31 @@ class Bench:
                 self.case.longest.append((where, 1000 * took))
 
     def take(self, ticks, spans):
-        """Sorts the seconds into those with a cutover in them and the others."""
+        """Sorts the seconds into those with a switch in them and the others. A switch that takes three seconds is held against
+        three seconds without one: the longest of many transactions is longer than that of few."""
         case = self.case
+        quiet = [[]]
+        for at, tps, ms, errors in ticks:
+            case.errors += errors
+            if any(began < at + 1 and at - 2 < ended for began, ended in spans):
+                quiet.append([])
+            else:
+                quiet[-1].append(ms)
+                case.tps.append(tps)
         for began, ended in spans:
             # A second is told when it is over; a transaction that waited is told in the second in which it ended.
             during = [ms for at, _, ms, _ in ticks if began < at and at - 1 < ended + 0.2]
             if during:
                 case.felt_ms.append(max(during))
-        for at, tps, ms, errors in ticks:
-            case.errors += errors
-            if not any(began < at + 1 and at - 2 < ended for began, ended in spans):
-                case.usual_ms.append(ms)
-                case.tps.append(tps)
+                case.usual_ms.append(usual(quiet, len(during)))
+
+
+def usual(quiet, seconds):
+    """The median, over all stretches of so many seconds without a switch, of the longest transaction in each."""
+    longest = [max(run[at : at + seconds]) for run in quiet for at in range(len(run) - seconds + 1)]
+    if not longest:
+        raise Trouble(f"a switch took {seconds} s, and there are no {seconds} s without one to hold it against")
+    return median(longest)
 
 
 class Writers:
@@ -274,7 +292,7 @@ def markdown(cases, setting):
         *facts(setting),
         "## Milliseconds",
         table(head, rows),
-        "*felt*: the longest that a transaction took in the second of the switch. *usual*: the same in seconds without one. "
+        "*felt*: the longest that a transaction took in the seconds of the switch. *usual*: the same in as many seconds without one. "
         "*beyond*: felt, less the usual's median, which the targets are for. *gate*: what "
         "SHOW CUTOVERS says. *done*: from the statement to its answer, preparation and settling included.",
         "## Steps, median in ms",

@@ -5,6 +5,7 @@ A protocol client of our own, since ten thousand of any driver's would need more
 
 import asyncio
 import hashlib
+import ssl
 import struct
 
 from process import Trouble
@@ -12,14 +13,16 @@ from servers import PASSWORD, SCHEMA, USER
 
 # PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH, CONNECT_WITH_DB, LONG_PASSWORD, TRANSACTIONS
 CAPABILITIES = 0x0000_0200 | 0x0000_8000 | 0x0008_0000 | 0x0000_0008 | 0x0000_0001 | 0x0000_2000
+SSL = 0x0000_0800
 AT_ONCE = 64
 
 
 class IdleClients:
     """Connections that are held until closed."""
 
-    def __init__(self, port):
+    def __init__(self, port, tls=False):
         self.port = port
+        self.tls = any_certificate() if tls else None
         self.open = []
 
     async def connect(self, count):
@@ -28,7 +31,7 @@ class IdleClients:
 
         async def one():
             async with gate:
-                self.open.append(await asyncio.wait_for(log_in(self.port), 60))
+                self.open.append(await asyncio.wait_for(log_in(self.port, self.tls), 60))
 
         tasks = [asyncio.ensure_future(one()) for _ in range(count)]
         try:
@@ -48,18 +51,28 @@ class IdleClients:
         self.open.clear()
 
 
-async def log_in(port):
+def any_certificate():
+    """TLS without asking who it is: the proxy's certificate is its own."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+async def log_in(port, tls=None):
     """One connection with a statement behind it."""
     # A small buffer: the clients' own memory shares the machine with the proxy's.
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4096)
     try:
         greeting, _ = await packet(reader)
         plugin, scramble = read_greeting(greeting)
-        response = struct.pack("<IIB23x", CAPABILITIES, 1 << 24, 45) + USER.encode() + b"\0"
+        head = struct.pack("<IIB23x", CAPABILITIES | (SSL if tls else 0), 1 << 24, 45)
+        if tls:
+            send(writer, 1, head)
+            await writer.start_tls(tls)
         proof = prove(plugin, scramble)
-        response += bytes([len(proof)]) + proof + SCHEMA.encode() + b"\0" + plugin + b"\0"
-        send(writer, 1, response)
-        await finish_login(reader, writer, scramble)
+        who = USER.encode() + b"\0" + bytes([len(proof)]) + proof + SCHEMA.encode() + b"\0" + plugin + b"\0"
+        send(writer, 2 if tls else 1, head + who)
+        await finish_login(reader, writer, scramble, tls)
         await query(reader, writer, b"DO 1")
         return reader, writer
     except BaseException:
@@ -67,7 +80,7 @@ async def log_in(port):
         raise
 
 
-async def finish_login(reader, writer, scramble):
+async def finish_login(reader, writer, scramble, tls):
     """Follows the server from its first answer to OK."""
     while True:
         answer, sequence = await packet(reader)
@@ -77,6 +90,8 @@ async def finish_login(reader, writer, scramble):
             plugin, rest = answer[1:].split(b"\0", 1)
             scramble = rest[:20]
             send(writer, sequence + 1, prove(plugin, scramble))
+        elif answer[:2] == b"\x01\x04" and tls:
+            send(writer, sequence + 1, PASSWORD.encode() + b"\0")
         elif answer[:2] == b"\x01\x04":
             # caching_sha2 wants the password itself, and there is no TLS: ask for the RSA key.
             send(writer, sequence + 1, b"\x02")

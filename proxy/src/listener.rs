@@ -579,8 +579,14 @@ impl House {
     /// Sessions don't listen to the route themselves, so that waiting for a client touches nothing shared.
     async fn pass_on_signals(self: Arc<Self>) {
         let mut signals = self.shared.routes.subscribe();
-        while signals.changed().await.is_ok() {
-            self.shared.registry.wake_all();
+        let mut lives = signals.changed().await.is_ok();
+        while lives {
+            tokio::select! {
+                biased;
+                // All of them, anew.
+                changed = signals.changed() => lives = changed.is_ok(),
+                () = self.shared.registry.wake_in_turn() => lives = signals.changed().await.is_ok(),
+            }
         }
     }
 

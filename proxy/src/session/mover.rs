@@ -163,7 +163,7 @@ impl Session {
             return Ok(());
         }
         let shared = Arc::clone(&self.shared);
-        let Some(_turn) = shared.turns.ask.take(shared.registry.len()) else {
+        let Some(_turn) = shared.turns.ask.take() else {
             let own_moment = Duration::from_millis(u64::from(self.registered.entry.id % 50));
             self.look_at = Some(Instant::now() + TURN_AGAIN + own_moment);
             return Ok(());
@@ -242,7 +242,7 @@ impl Session {
         let mut dial = JoinSet::new();
         // The epoch is the route's after the swap, and is set then.
         dial.spawn(async move {
-            let _turn = shared.turns.dial.wait(shared.registry.len()).await;
+            let _turn = shared.turns.begin(shared.registry.len()).await;
             Connection::dial(&backend, Epoch(u64::MAX), &login, &credential).await
         });
         self.standby = Standby::Dialling(dial);
@@ -284,7 +284,7 @@ impl Session {
         if matches!(self.standby, Standby::Dialled(_)) && !looks_back && self.state.is_movable() {
             // The client waits: where all turns are taken, the next statement's moment, or a silence, will do.
             let shared = Arc::clone(&self.shared);
-            let Some(_turn) = shared.turns.ask.take(shared.registry.len()) else { return Ok(()) };
+            let Some(_turn) = shared.turns.ask.take() else { return Ok(()) };
             return Box::pin(self.restore_ahead()).await;
         }
         match &mut self.until_move {
@@ -486,7 +486,7 @@ impl Session {
         let (former, shared) = (self.origin().keep(), Arc::clone(&self.shared));
         let mut restoration = JoinSet::new();
         restoration.spawn(async move {
-            let _turn = shared.turns.restore.wait(shared.registry.len()).await;
+            let _turn = shared.turns.restore.wait().await;
             match restore(&mut connection, None, &snapshot, former.origin()).await {
                 Ok(()) => Ok(Box::new(Ahead { connection: *connection, snapshot, versions })),
                 Err(error) => Err(Box::new((error, versions))),

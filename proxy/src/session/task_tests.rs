@@ -206,7 +206,7 @@ async fn a_stream_goes_on_where_a_wake_up_found_it() {
         while got.len() < expected.len() {
             // The pipe is full, so a part of the buffer is written when the wake-up comes.
             tokio::time::sleep(Duration::from_millis(5)).await;
-            registry.wake_all();
+            registry.wake_in_turn().await;
             tokio::time::sleep(Duration::from_millis(5)).await;
             let mut part = vec![0; 50_000];
             let count = client.read(&mut part).await.unwrap();

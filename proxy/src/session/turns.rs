@@ -1,17 +1,20 @@
-//! How many sessions get ready for the other backend at the same time.
+//! How fast sessions get ready for the other backend, and how many at the same time.
 //!
-//! A thousand at once would take the machine, and the servers, away from the statements that go on meanwhile. What the
-//! application feels of a cutover is mostly this, not the closed gate (docs/benchmarks.md), and few sessions are ready soon
-//! anyway, so they are given fewer turns still.
+//! Getting ready takes the machine, and the servers, away from the statements that go on meanwhile. What the
+//! application feels of a cutover is mostly this, not the closed gate (docs/benchmarks.md), so sessions begin one after the
+//! other, with a pause between them in which statements get through: a thousand take some seconds, and nobody waits for them.
+
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::sleep;
 
-/// Turns there are where many sessions get ready.
-const AT_ONCE_MAX: u32 = 16;
-/// Turns there are where few do.
-const AT_ONCE_MIN: u32 = 2;
-/// So many sessions share one turn, between these two.
-const SESSIONS_A_TURN: usize = 128;
+/// Turns there are.
+const AT_ONCE: usize = 16;
+/// Between two sessions that begin, at most.
+const APART_MAX: Duration = Duration::from_millis(7);
+/// Where there are very many, all have begun within this, which is less than a cutover waits for them.
+const ALL_WITHIN: Duration = Duration::from_secs(20);
 
 /// One kind of work that sessions take turns at.
 #[derive(Debug)]
@@ -24,67 +27,93 @@ pub(crate) struct Taken<'a> {
 }
 
 /// Of all that a session does to get ready.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Turns {
-    /// Dialling and logging in.
-    pub(crate) dial: Turn,
+    /// Dialling and logging in. It is what a session begins with.
+    dial: Turn,
+    /// Held by the session that begins next.
+    begins: Semaphore,
     /// Asking the old backend for the state.
     pub(crate) ask: Turn,
     /// Giving it to the new one.
     pub(crate) restore: Turn,
 }
 
+impl Default for Turns {
+    fn default() -> Self {
+        Self {
+            dial: Turn::default(),
+            begins: Semaphore::new(1),
+            ask: Turn::default(),
+            restore: Turn::default(),
+        }
+    }
+}
+
+impl Turns {
+    /// Waits until one of so many sessions may begin.
+    ///
+    /// Cancel safety: yes; the place in the queue is lost.
+    pub(crate) async fn begin(&self, sessions: usize) -> Taken<'_> {
+        // Neither semaphore is ever closed, and that would be no reason not to go on.
+        let begins = self.begins.acquire().await.ok();
+        sleep(apart(sessions)).await;
+        drop(begins);
+        self.dial.wait().await
+    }
+}
+
 impl Default for Turn {
     fn default() -> Self {
-        Self(Semaphore::new(AT_ONCE_MAX as usize))
+        Self(Semaphore::new(AT_ONCE))
     }
 }
 
 impl Turn {
-    /// Waits for a turn, where so many sessions there are.
+    /// Waits for a turn.
     ///
     /// Cancel safety: yes; the place in the queue is lost.
-    pub(crate) async fn wait(&self, sessions: usize) -> Taken<'_> {
-        // It is never closed, and that would be no reason not to go on.
-        Taken { _permit: self.0.acquire_many(share(sessions)).await.ok() }
+    pub(crate) async fn wait(&self) -> Taken<'_> {
+        Taken { _permit: self.0.acquire().await.ok() }
     }
 
     /// A turn, where one is left.
-    pub(crate) fn take(&self, sessions: usize) -> Option<Taken<'_>> {
-        self.0.try_acquire_many(share(sessions)).ok().map(|permit| Taken { _permit: Some(permit) })
+    pub(crate) fn take(&self) -> Option<Taken<'_>> {
+        self.0.try_acquire().ok().map(|permit| Taken { _permit: Some(permit) })
     }
 }
 
-/// What a turn takes of [`AT_ONCE_MAX`].
-fn share(sessions: usize) -> u32 {
-    let at_once = u32::try_from(sessions / SESSIONS_A_TURN).unwrap_or(AT_ONCE_MAX);
-    AT_ONCE_MAX / at_once.clamp(AT_ONCE_MIN, AT_ONCE_MAX)
+/// The pause between two of so many sessions.
+fn apart(sessions: usize) -> Duration {
+    let sessions = u32::try_from(sessions).unwrap_or(u32::MAX).max(1);
+    (ALL_WITHIN / sessions).min(APART_MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn at_once(sessions: usize) -> usize {
-        let turn = Turn::default();
-        std::iter::from_fn(|| turn.take(sessions).map(std::mem::forget)).count()
-    }
-
     #[test]
-    fn few_sessions_have_few_turns() {
-        for (sessions, turns) in
-            [(0, 2), (1, 2), (64, 2), (500, 3), (512, 4), (1_064, 8), (2_048, 16), (10_000, 16)]
-        {
-            assert_eq!(at_once(sessions), turns, "{sessions} sessions");
+    fn many_sessions_begin_faster() {
+        for (sessions, us) in [(0, 7_000), (1, 7_000), (1_064, 7_000), (4_000, 5_000), (10_000, 2_000)] {
+            assert_eq!(apart(sessions).as_micros(), us, "{sessions} sessions");
         }
     }
 
-    #[test]
-    fn a_turn_is_given_back() {
-        let turn = Turn::default();
-        let all: Vec<_> = (0..2).filter_map(|_| turn.take(1)).collect();
-        assert_eq!((all.len(), turn.take(1).is_some()), (2, false));
-        drop(all);
-        assert!(turn.take(1).is_some());
+    #[tokio::test]
+    async fn a_turn_is_given_back() {
+        let turns = Turns::default();
+        let mut taken = Vec::new();
+        for _ in 0..AT_ONCE {
+            taken.push(turns.begin(100_000).await);
+        }
+        assert!(turns.dial.take().is_none() && turns.ask.take().is_some());
+        taken.pop();
+        assert!(turns.dial.take().is_some());
+        // A session that gives up while it waits doesn't keep the next one from beginning.
+        taken.pop();
+        assert!(tokio::time::timeout(Duration::ZERO, turns.begin(1)).await.is_err());
+        taken.push(turns.begin(100_000).await);
+        assert_eq!(taken.len(), AT_ONCE - 1);
     }
 }
