@@ -271,7 +271,7 @@ async fn there(bed: &Bed, changeover: &Changeover, app: &mut Conn) {
         "UPDATE users SET id = 31 WHERE id = 700001",
         "DELETE FROM users WHERE id = 6",
         "COMMIT",
-        "REPLACE INTO tags (id, v) VALUES (1, 10), (3, 30)",
+        "REPLACE INTO tags (id, v, w) VALUES (1, 10, 100), (3, 30, 300)",
     ] {
         app.query_drop(sql).await.unwrap();
     }

@@ -465,7 +465,13 @@ impl View<'_> {
                     Plan::Run { sql: None }
                 }
             }
-            Change::Truncate(table) if names.is_empty() || self.is_later(table)? => Plan::Nothing,
+            Change::Truncate(table)
+                if names.is_empty()
+                    || self.definitions.ignored.contains(table)
+                    || self.is_later(table)? =>
+            {
+                Plan::Nothing
+            }
             // Every row that is there after it comes by the stream, whatever a copy saw.
             Change::Truncate(_) => Plan::Run { sql: None },
             Change::DropTables(_) => {
