@@ -53,6 +53,7 @@ fn tables(columns: usize) -> SchemaSet {
         keyless: false,
         target: None,
         filter: None,
+        left_out: Default::default(),
     }])
 }
 
