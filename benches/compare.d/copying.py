@@ -9,7 +9,7 @@ from statistics import median
 import machine
 from choices import names
 from migration import Migration
-from process import Trouble, bound_in_time, free_ports, run, say
+from process import Trouble, bound_in_time, cpu_s, free_ports, most_resident_kb, run, say
 from report import configurations, facts, table
 from servers import PASSWORD, MariaDb, make_certificates
 from workplace import output_of, workplace
@@ -55,6 +55,8 @@ class Bench:
         self.arguments, self.repo, self.folder, self.processes = arguments, repo, folder, processes
         self.shapes = [shape for shape in SHAPES if shape.key in arguments.shapes]
         self.seconds, self.sizes, self.missing, self.inexact = {}, {}, [], set()
+        # Of Changeover's runs: seconds before the first row, CPU seconds of each process, MB at most.
+        self.stages = {}
         self.runs = 0
 
     def measure(self):
@@ -187,11 +189,16 @@ class Bench:
         more = f"[snapshot]\nreaders = {AT_ONCE}\n"
         migration = Migration(self.ports, self.source, target, self.tls, binary, place, (SCHEMA,), more)
         migration.start(self.processes, place)
+        processes = {"source": self.source.process, "target": target.process, "Changeover": migration.process}
+        spent = lambda: {name: cpu_s(process.pid) for name, process in processes.items()}
         try:
-            began = time.monotonic()
+            before, wall, began = spent(), time.time(), time.monotonic()
             migration.admin("START MIGRATION")
             migration.wait("the copy", lambda status: status["phase"] in ("catching_up", "following"), LIMIT_S)
-            took = time.monotonic() - began
+            took, after = time.monotonic() - began, spent()
+            cpu = {name: after[name] - before[name] for name in after}
+            stage = {"before": migration.phases()["copying"] - wall, "took": took, "mb": most_resident_kb(migration.process.pid) / 1024, **cpu}
+            self.stages.setdefault((shape.key, "on" if target is self.targets.get("on") else "off"), []).append(stage)
             migration.wait("following", lambda status: status["phase"] == "following", 60)
             return took
         finally:
@@ -203,6 +210,8 @@ def markdown(bench):
     parts = [f"# `benches/compare copy`: {bench.setting.date}", *facts(bench.setting)]
     for binlog in bench.arguments.binlog:
         parts += [f"## Binlog of the target {binlog}", of_binlog(bench, binlog)]
+        if "Changeover" in bench.arguments.peers:
+            parts += ["Where Changeover's time went (medians):", stages(bench, binlog)]
     if bench.inexact:
         said = "\\* The copy isn't what the source is, by CHECKSUM TABLE: text has fewer digits than a FLOAT."
         parts.append(said)
@@ -224,6 +233,22 @@ def of_binlog(bench, binlog):
         speed = [f"{bench.sizes[shape.key] / 1e6 / ours:,.0f}", f"{count / ours:,.0f}"] if ours else ["", ""]
         took = [f"{median(found[peer]):.2f}{star(bench, shape, peer)}" if found[peer] else "" for peer in peers]
         rows.append([shape.title, *took, *ratios, *speed])
+    return table(head, rows)
+
+
+def stages(bench, binlog):
+    """Seconds before the first row, and who took the processors for how long."""
+    head = ["shape", "before the first row, s", "rows and indexes, s", "CPU s: source", "CPU s: target", "CPU s: Changeover", "cores busy", "MB at most"]
+    rows = []
+    for shape in bench.shapes:
+        runs = bench.stages.get((shape.key, binlog), [])
+        if runs:
+            of = lambda name: median(run[name] for run in runs)
+            cpu = [of(name) for name in ("source", "target", "Changeover")]
+            rows.append([
+                shape.title, f"{of('before'):.2f}", f"{of('took') - of('before'):.2f}", *(f"{s:.2f}" for s in cpu),
+                f"{sum(cpu) / of('took'):.2f}", f"{of('mb'):.0f}",
+            ])  # fmt: skip
     return table(head, rows)
 
 

@@ -49,6 +49,13 @@ class Migration(Changeover):
         printed = run([self.binary, "admin", "--url", url, f"{sql}\\G"], timeout_s)
         return {name: value for name, value in re.findall(r"^ *(\w+): ?(.*)$", printed, re.MULTILINE)}
 
+    def phases(self):
+        """When each phase began for the first time, in seconds of the wall clock."""
+        found = {}
+        for at, phase in re.findall(r"^(\S+Z) .*phase (\w+) area", self.log.read_text(errors="replace"), re.MULTILINE):
+            found.setdefault(phase, datetime.fromisoformat(at.replace("Z", "+00:00")).timestamp())
+        return found
+
     def moments(self):
         """When each step of each cutover was done, in seconds of the monotonic clock: {cutover: {step: s}}."""
         offset, found = time.time() - time.monotonic(), {}

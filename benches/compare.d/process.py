@@ -165,8 +165,17 @@ def cpu_s(pid):
 
 def resident_kb(pid):
     """Resident memory of a process."""
+    return of_status(pid, "VmRSS")
+
+
+def most_resident_kb(pid):
+    """The same, at its highest so far."""
+    return of_status(pid, "VmHWM")
+
+
+def of_status(pid, name):
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1])
     return 0
 

@@ -10,7 +10,7 @@ import load
 import machine
 from choices import names
 from migration import Migration
-from process import Trouble, bound_in_time, free_ports, run, say
+from process import Trouble, bound_in_time, cpu_s, free_ports, most_resident_kb, run, say
 from report import configurations, facts, table
 from servers import PASSWORD, SCHEMA, USER, MariaDb, make_certificates
 from workplace import output_of, workplace
@@ -58,7 +58,8 @@ class Bench:
 
     def __init__(self, arguments, repo, folder, processes):
         self.arguments, self.repo, self.folder, self.processes = arguments, repo, folder, processes
-        self.seconds, self.rows, self.lags_ms, self.missing = {}, {}, [], []
+        self.seconds, self.cpu, self.rows, self.lags_ms, self.missing = {}, {}, {}, [], []
+        self.memory_mb = 0
 
     def measure(self):
         self.tls = make_certificates(self.folder / "tls")
@@ -89,6 +90,7 @@ class Bench:
                 self.one(*LARGE, number, self.large)
         if self.arguments.rate:
             self.watch_lag()
+        self.memory_mb = most_resident_kb(self.migration.process.pid) / 1024
         told = [
             ("applied by", f"Changeover with {WORKERS} workers; a MariaDB replica with {WORKERS} optimistic parallel threads"),
             ("durability", "all servers: sync_binlog = 0, innodb_flush_log_at_trx_commit = 2, binlog on"),
@@ -129,15 +131,21 @@ class Bench:
                 ("Changeover", lambda: self.migration.admin("RESUME MIGRATION"), self.ours_at)]  # fmt: skip
         for name, begin, arrived in ways if number % 2 == 0 else reversed(ways):
             try:
-                began = time.monotonic()
+                began, before = time.monotonic(), self.cpu_each()
                 begin()
                 arrived(position)
-                took = time.monotonic() - began
+                took, after = time.monotonic() - began, self.cpu_each()
                 self.seconds.setdefault((key, title, name), []).append(took)
+                self.cpu.setdefault((key, title, name), []).append({of: after[of] - before[of] for of in after})
                 say(f"{title}, {name}: {took:.2f} s, {self.rows[key] / took:,.0f} rows/s")
             except Trouble as error:
                 say(f"{title}, {name}: {error}")
                 self.missing.append((f"{title}, {name}", str(error).splitlines()[0]))
+
+    def cpu_each(self):
+        """CPU seconds so far, by process."""
+        each = {"source": self.source, "replica": self.replica, "target": self.target, "Changeover": self.migration}
+        return {name: cpu_s(of.process.pid) for name, of in each.items()}
 
     def sysbench(self, script, events, options, changes):
         events = int(events * self.arguments.scale)
@@ -186,7 +194,17 @@ def markdown(bench):
         pairs = [theirs / our for theirs, our in zip(native, ours)]
         each = [[f"{median(values):.2f}", f"{count / median(values):,.0f}"] if values else ["", ""] for values in (native, ours)]
         rows.append([title, f"{count:,}", each[0][0], each[1][0], each[0][1], each[1][1], f"{median(pairs):.2f}" if pairs else ""])
-    parts = [f"# `benches/compare tail`: {bench.setting.date}", *facts(bench.setting), "## Backlogs", table(head, rows)]
+    cpu_head = ["backlog", "native: source", "native: replica", "Changeover: source", "Changeover: target", "Changeover: itself", "cores busy"]
+    cpu_rows = [cpu_row(bench, key, title) for key, title in keys]
+    parts = [
+        f"# `benches/compare tail`: {bench.setting.date}",
+        *facts(bench.setting),
+        "## Backlogs",
+        table(head, rows),
+        "## CPU of each process, µs a row change (median)",
+        table(cpu_head, cpu_rows),
+        f"Changeover's resident memory was {bench.memory_mb:,.0f} MB at most.",
+    ]
     if bench.lags_ms:
         ordered = sorted(bench.lags_ms)
         at = lambda share: ordered[min(len(ordered) - 1, int(share * len(ordered)))]
@@ -195,3 +213,12 @@ def markdown(bench):
     if bench.missing:
         parts += ["## Missing", "\n".join(f"- {what}: {why}" for what, why in bench.missing)]
     return "\n\n".join([*parts, "## Configurations", *configurations(bench.setting)]) + "\n"
+
+
+def cpu_row(bench, key, title):
+    """What each process took of the processors, and how many of them all took together beside Changeover's run."""
+    each_us = lambda name, of: median(spent[of] for spent in bench.cpu.get((key, title, name), [{of: 0}])) * 1e6 / bench.rows[key]
+    ours = list(zip(bench.cpu.get((key, title, "Changeover"), []), bench.seconds.get((key, title, "Changeover"), [])))
+    busy = median(sum(spent.values()) / took for spent, took in ours) if ours else 0
+    columns = [("native replica", "source"), ("native replica", "replica"), *(("Changeover", of) for of in ("source", "target", "Changeover"))]
+    return [title, *(f"{each_us(*column):.1f}" for column in columns), f"{busy:.2f}"]

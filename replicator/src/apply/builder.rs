@@ -11,14 +11,34 @@ use super::writeset::{Plans, WriteSet};
 use crate::binlog::transaction::{RowsChange, TransactionMeta};
 use crate::error::Result;
 
-/// A batch with so many row changes is full.
-const ROWS_MAX: usize = 1_000;
-/// A batch with so many bytes in memory is full.
-const BYTES_MAX: usize = 4 << 20;
-/// A batch with so many transactions that change something is full.
-const TRANSACTIONS_MAX: usize = 500;
-/// And with so many transactions in all.
-const NUMBERS_MAX: usize = 2_000;
+/// How much is in a batch.
+#[derive(Debug, Default, Clone, Copy)]
+struct Size {
+    /// Row changes.
+    rows: usize,
+    /// Bytes in memory.
+    bytes: usize,
+    /// Transactions that change something.
+    transactions: usize,
+    /// Transactions in all.
+    numbers: usize,
+}
+
+/// With so much of anything a batch needn't grow: a commit of its own costs little beside it.
+const READY: Size = Size { rows: 1_000, bytes: 4 << 20, transactions: 500, numbers: 2_000 };
+/// With so much it can't. A batch that has to wait for one with which it shares a key grows meanwhile up to here: of
+/// the changes of one row only the last one is left, so where rows are changed often the target has less to do.
+const FULL: Size = Size { rows: 8_000, bytes: 12 << 20, transactions: 4_000, numbers: 16_000 };
+
+impl Size {
+    fn reaches(self, bound: Size) -> bool {
+        self.rows >= bound.rows
+            || self.bytes >= bound.bytes
+            || self.transactions >= bound.transactions
+            || self.numbers >= bound.numbers
+    }
+}
+
 /// Far behind, a batch that isn't full waits so long for more. A commit costs more than that.
 const LINGER: Duration = Duration::from_millis(4);
 /// More behind than this is far behind. MariaDB's times are whole seconds.
@@ -33,9 +53,7 @@ pub(super) struct Builder {
     mode: Option<Mode>,
     /// The binlog went on to here behind the last transaction.
     coordinates: Option<BinlogPosition>,
-    rows: usize,
-    bytes: usize,
-    transactions: usize,
+    size: Size,
     began: Option<Instant>,
 }
 
@@ -58,12 +76,14 @@ impl Builder {
         self.metas.is_empty()
     }
 
-    /// True where it should be applied before it grows.
+    /// True where it should be applied before it grows, if it can be.
+    pub(super) fn is_ready(&self) -> bool {
+        self.size.reaches(READY)
+    }
+
+    /// True where it has to be applied before it grows.
     pub(super) fn is_full(&self) -> bool {
-        self.rows >= ROWS_MAX
-            || self.bytes >= BYTES_MAX
-            || self.transactions >= TRANSACTIONS_MAX
-            || self.metas.len() >= NUMBERS_MAX
+        self.size.reaches(FULL)
     }
 
     /// True where a transaction replayed in that mode may join.
@@ -89,7 +109,7 @@ impl Builder {
     /// Until when it should wait for more, were nothing more there now.
     pub(super) fn waits_until(&self, now_us: u64) -> Option<Instant> {
         let first = self.metas.first()?;
-        if self.is_full() || self.changes.is_empty() || first.committed_at_us + FAR_BEHIND_US > now_us {
+        if self.is_ready() || self.changes.is_empty() || first.committed_at_us + FAR_BEHIND_US > now_us {
             return None;
         }
         self.began.map(|began| began + LINGER)
@@ -98,6 +118,7 @@ impl Builder {
     /// Adds a transaction with nothing to do: none of ours, or applied by an earlier run.
     pub(super) fn skip(&mut self, meta: TransactionMeta) {
         self.metas.push(meta);
+        self.size.numbers += 1;
         self.coordinates = None;
     }
 
@@ -113,10 +134,10 @@ impl Builder {
     ) -> Result<()> {
         for change in &changes {
             plans.collect(change, &mut self.keys)?;
-            self.rows += change.rows.len();
+            self.size.rows += change.rows.len();
         }
-        self.bytes += bytes;
-        self.transactions += 1;
+        self.size.bytes += bytes;
+        self.size.transactions += 1;
         self.mode = Some(mode);
         self.began.get_or_insert(now);
         self.changes.extend(changes);
@@ -197,18 +218,22 @@ mod tests {
         assert!(builder.fits(Mode::Safe) && !builder.fits(Mode::Exact));
         assert_eq!(builder.waits_until(u64::MAX), Some(now + LINGER));
         assert_eq!(builder.waits_until(1_000_000), None, "not far behind");
+        assert!(!builder.is_ready());
         add(&mut builder, 600, 10);
+        assert!(builder.is_ready() && builder.fits(Mode::Safe) && !builder.fits(Mode::Exact));
+        assert_eq!(builder.waits_until(u64::MAX), None, "it needn't grow");
+        add(&mut builder, 6_800, 10);
         assert!(builder.is_full() && !builder.fits(Mode::Safe));
         builder.advance(BinlogPosition { file: "bin.000001".to_owned(), offset: 9_999 });
         let built = builder.build(low());
-        assert_eq!(built.metas.len(), 3);
+        assert_eq!(built.metas.len(), 4);
         assert_eq!(built.coordinates.unwrap().offset, 9_999);
-        assert_eq!(built.keys.taken.len(), 600);
+        assert_eq!(built.keys.taken.len(), 6_800);
         let batch = built.batch.unwrap();
-        assert_eq!((batch.first_seq, batch.last_seq, batch.changes.len()), (0, 2, 2));
-        assert_eq!(batch.place, "transactions 0-1-0 to 0-1-2 ending at bin.000001:200");
+        assert_eq!((batch.first_seq, batch.last_seq, batch.changes.len()), (0, 3, 3));
+        assert_eq!(batch.place, "transactions 0-1-0 to 0-1-3 ending at bin.000001:300");
         assert!(builder.is_empty());
-        add(&mut builder, 1, BYTES_MAX);
+        add(&mut builder, 1, FULL.bytes);
         assert!(builder.is_full());
         builder.build(low());
         builder.skip(meta(9));

@@ -78,6 +78,8 @@ pub(super) struct Scheduler {
     mark: Watermark,
     builder: Builder,
     share: Option<OwnedSemaphorePermit>,
+    /// The batch that is being built shares a key with one that runs. Nothing but the end of one changes that.
+    meets: bool,
     /// What can't join the batch that is being built; nothing is read before it is dealt with.
     held: Option<Taken>,
     large: Large,
@@ -112,6 +114,7 @@ impl Scheduler {
             mark: Watermark::new(recovered.low()),
             builder: Builder::default(),
             share: None,
+            meets: false,
             held: None,
             large: Large::No,
             reached: None,
@@ -159,7 +162,7 @@ impl Scheduler {
             if self.reached.is_some() {
                 return Ok(());
             }
-            if self.reads_ahead() && !items.is_empty() {
+            if self.reads_ahead() && !items.is_empty() && self.crew.done.is_empty() {
                 continue;
             }
             let persist_at = self.persisted_at + PERSIST_EVERY;
@@ -182,9 +185,12 @@ impl Scheduler {
         }
     }
 
-    /// Takes what is there already, as far as it fits.
+    /// Takes what is there already, as far as it fits and nothing else is to be done.
     async fn read_ahead(&mut self, items: &mut mpsc::Receiver<Result<Taken>>) -> Result<()> {
-        while self.reads_ahead() {
+        while self.reads_ahead()
+            && self.crew.done.is_empty()
+            && !(self.builder.is_ready() && self.may_start())
+        {
             match items.try_recv() {
                 Ok(taken) => self.take(taken?, &CancellationToken::new()).await?,
                 Err(_) => break,
@@ -274,7 +280,7 @@ impl Scheduler {
                 }
                 continue;
             }
-            let blocked = self.builder.is_full() || self.held.is_some();
+            let blocked = self.builder.is_ready() || self.held.is_some();
             if self.builder.mode().is_none() {
                 // Nothing in it is to be applied. Beside a batch that is under way there is no hurry.
                 let due = nothing_more && self.running.is_empty();
@@ -301,16 +307,22 @@ impl Scheduler {
         }
     }
 
-    fn may_start(&self) -> bool {
+    fn may_start(&mut self) -> bool {
         let barrier = self.mode.is_some() && self.mode != self.builder.mode();
-        !self.crew.idle.is_empty()
-            && self.mark.stretches() < STRETCHES_MAX
-            && (!barrier || self.running.is_empty())
-            && self.running.admits(self.builder.keys())
+        if self.crew.idle.is_empty()
+            || self.mark.stretches() >= STRETCHES_MAX
+            || (barrier && !self.running.is_empty())
+            || self.meets
+        {
+            return false;
+        }
+        self.meets = !self.running.admits(self.builder.keys());
+        !self.meets
     }
 
     fn hand_out(&mut self) -> Result<()> {
         let built = self.builder.build(self.mark.low().clone());
+        self.meets = false;
         if !self.mark.begin(&built.metas) {
             return Err(Error::bug("apply", "a batch isn't consecutive"));
         }
@@ -433,6 +445,7 @@ impl Scheduler {
         }
         self.rows += done.result?;
         self.running.finish(&in_flight.keys);
+        self.meets = false;
         self.mark.finish(in_flight.last_seq);
         self.publish();
         Ok(())
