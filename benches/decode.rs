@@ -52,6 +52,7 @@ fn tables(columns: usize) -> SchemaSet {
         create_sql: String::new(),
         keyless: false,
         target: None,
+        stored_as: None,
         filter: None,
         left_out: Default::default(),
     }])

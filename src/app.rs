@@ -76,6 +76,7 @@ async fn build(config: Config, events: Arc<EventLog>) -> anyhow::Result<App> {
     let (journal, state) = Journal::open(&config.state_dir)?;
     let source = Backend::new(Side::Source, config.source.clone());
     let mut target = Backend::new(Side::Target, config.target.clone());
+    target.names = config.migration.rename.on(Side::Target);
     target.adopted = AdoptedAccounts::open(&config.state_dir)?;
     let routes = RouteTable::new(source, target, state.serving);
     let (gate, registry) = (Gate::new(), Arc::new(SessionRegistry::default()));

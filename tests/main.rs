@@ -40,6 +40,7 @@ mod past_fence;
 mod prepared;
 mod proxy_protocol;
 mod refusals;
+mod renamed;
 mod repair;
 mod replica_url;
 mod replicas;

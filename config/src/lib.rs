@@ -21,6 +21,7 @@ pub mod position;
 pub mod progress;
 pub mod proxy;
 mod raw;
+pub mod renames;
 pub mod secret;
 mod url;
 mod validate;
@@ -39,6 +40,7 @@ pub use position::{BinlogPosition, Gtid, GtidSet, ParsePositionError};
 pub use proxy::{
     AdminConfig, BackendConfig, ClientCertificates, ConsoleConfig, Io, ProxyConfig, Scheduling, TlsMode,
 };
+pub use renames::{Names, Rename, SideNames};
 pub use secret::Secret;
 
 use std::path::PathBuf;

@@ -492,3 +492,39 @@ fn column_filters_are_whole() {
         &["C:1: needs exclude", "C:3: did you mean exclude?"],
     );
 }
+
+#[test]
+fn renames_fit_each_other() {
+    let rules = |rules: &[(&str, &str)]| {
+        rules.iter().fold(String::new(), |mut text, (from, to)| {
+            write!(text, "[[migration.rename]]\nfrom = {from:?}\nto = {to:?}\n").unwrap();
+            text
+        })
+    };
+    let text = rules(&[("shop", "store"), ("shop.orders", "store.purchases"), ("a", "b"), ("b", "a")]);
+    let config = load_text(&format!("{text}\n{BACKENDS}"), &[], &[]).result.unwrap();
+    let there = config.migration.rename.on(crate::Side::Target);
+    assert_eq!(there.table(&crate::TableName::new("shop", "x")), Some(crate::TableName::new("store", "x")));
+    refused("[migration]\nrename = 7", &["C:2: write [[migration.rename]]"]);
+    refused("[migration]\nrename = [7]", &["C:2: write [[migration.rename]]"]);
+    refused("[[migration.rename]]\nfrom = \"shop\"", &["C:1: needs to = \"…\""]);
+    refused("[[migration.rename]]\nfrm = \"a\"\nfrom = \"a\"\nto = \"b\"", &["C:2: did you mean"]);
+    for wrong in ["", ".", "a.", ".b", "a.b.c", "a`b", "é", "1", "a b"] {
+        refused(&rules(&[(wrong, "b")]), &["C:2: needs from = \"…\""]);
+        refused(&rules(&[("b", wrong)]), &["C:3: needs to = \"…\""]);
+    }
+    refused(&rules(&[("a", "b.c")]), &["C:1: both a schema"]);
+    refused(&rules(&[("a.b", "c")]), &["C:1: both a schema"]);
+    refused(&rules(&[("a", "a")]), &["C:1: called already"]);
+    refused(&rules(&[("a.b", "a.b")]), &["C:1: called already"]);
+    refused(&rules(&[("a", "Changeover")]), &["C:1: Changeover is a schema of the server's"]);
+    refused(&rules(&[("mysql.user", "a.b")]), &["C:1: mysql is a schema of the server's"]);
+    refused(&rules(&[("a", "b"), ("A", "c")]), &["C:4: A is renamed twice"]);
+    refused(&rules(&[("a", "b"), ("c", "B")]), &["C:4: both be called B"]);
+    refused(&rules(&[("a.x", "b.x"), ("c.x", "b.X")]), &["C:4: both be called b.X"]);
+    let with = |text: String| format!("[migration]\nschemas = [\"shop\", \"store\"]\n{text}");
+    refused(&with(rules(&[("shop", "store")])), &["C:3: shop and store would both be called store"]);
+    refused(&with(rules(&[("other", "x")])), &["C:3: other isn't moved"]);
+    let turned = with(rules(&[("shop", "store"), ("store", "shop")]));
+    assert!(load_text(&format!("{turned}\n{BACKENDS}"), &[], &[]).result.is_ok());
+}

@@ -15,6 +15,8 @@ pub struct MigrationConfig {
     pub rows: Vec<RowsConfig>,
     /// Which columns of which tables aren't moved; the first one that matches a table counts.
     pub columns: Vec<ColumnsConfig>,
+    /// What is called otherwise on the target.
+    pub rename: crate::Names,
     /// `schema.table` patterns of tables whose definition may lose something on the target; `%.%` is all of them.
     pub allow_lossy: Vec<String>,
     /// `user@host` patterns, with `%` and `_` as in LIKE, of the source's accounts that are made on the target; `%@%` is all

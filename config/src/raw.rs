@@ -3,6 +3,7 @@
 //! The document is walked by hand and not deserialised, because serde stops at its first error and an operator
 //! wants all of them at once, each with its line.
 
+mod renames;
 mod rows;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::migration::{ColumnsConfig, RowsConfig};
 use crate::nearest::nearest;
+use crate::renames::Rename;
 
 /// Where a setting was said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,6 +149,8 @@ pub(crate) struct RawConfig {
     /// Those that are whole.
     pub(crate) rows: Vec<RowsConfig>,
     pub(crate) columns: Vec<ColumnsConfig>,
+    /// Those that are whole.
+    pub(crate) renames: Vec<Said<Rename>>,
     pub(crate) allow_lossy: Setting<Vec<String>>,
     pub(crate) accounts: Setting<Vec<String>>,
     pub(crate) start: Setting<String>,
@@ -206,6 +210,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "exclude_tables",
             "rows",
             "columns",
+            "rename",
             "allow_lossy",
             "accounts",
             "start",
@@ -418,6 +423,7 @@ impl<'a> Reader<'a> {
             exclude_tables: self.texts(p, "migration", "exclude_tables"),
             rows: self.rows(p),
             columns: self.columns(p),
+            renames: self.renames(p),
             allow_lossy: self.patterns_or_all(
                 p,
                 ("migration", "allow_lossy"),

@@ -1,6 +1,7 @@
 //! From the raw shape to a [`crate::Config`], with every error at once.
 
 mod certificates;
+mod renames;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -44,6 +45,10 @@ pub(crate) fn validate(
     let replica = check.replica(replica_url, source.as_ref());
     let target = check.backend(Side::Target, raw.target);
     let move_every = check.number("proxy.move_every", raw.proxy_move_every, 0, 0, 1_000_000);
+    if let (Some(said), true) = (raw.renames.first(), move_every > 0) {
+        let what = "[[migration.rename]] can't be with proxy.move_every, for which both servers are one; take one of them out";
+        check.problems.add(said.place, what);
+    }
     if let (Some(source), Some(target)) = (&source, &target)
         && move_every == 0
         && same_server(source, target)
@@ -77,9 +82,11 @@ pub(crate) fn validate(
         entrance: check.entrance(raw.proxy_headers, raw.proxy_headers_from, raw.proxy_max_connects),
     };
     let admin = check.admin(admin_listen, raw.admin_user, raw.admin_password);
+    let schemas = check.schemas(raw.schemas);
     let migration = MigrationConfig {
         name: check.migration_name(raw.name),
-        schemas: check.schemas(raw.schemas),
+        rename: check.renames(raw.renames, &schemas),
+        schemas,
         exclude_tables: check.table_patterns("exclude_tables", raw.exclude_tables),
         rows: raw.rows,
         columns: raw.columns,

@@ -491,7 +491,7 @@ impl House {
         };
         self.shared.door.known.accepted(&accepted.login.user, &accepted.credential);
         let side = route.backend.side;
-        let (connection, ok) = Connection::new(connection, side, route.epoch);
+        let (connection, ok) = Connection::new(connection, &route.backend, route.epoch);
         let (stream, login, credential) = match accepted.admit(&ok).await {
             Ok(admitted) => admitted,
             Err(error @ ClientError::Refused(_)) => {
@@ -529,9 +529,9 @@ impl House {
         waited: bool,
         accepted: &Accepted,
     ) -> (Arc<Route>, Result<BackendConnection, ConnectError>) {
-        let login = &accepted.login;
         let backend = &route.backend.config;
         let now = self.shared.routes.load_full();
+        let login = &*now.backend.login(&accepted.login);
         let credential = now.backend.credential(login, &accepted.credential);
         if now.epoch == route.epoch && !waited && dialled.speaks_for(login.client, backend) {
             let logged_in = Box::pin(dialled.log_in(backend, login, &credential, DIAL_TIMEOUT)).await;

@@ -19,10 +19,10 @@ mod columns;
 mod filters;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use config::DdlPolicy;
-use config::names::quote_identifier;
-use config::{BinlogPosition, Side, TableName, failpoint};
+use config::{BinlogPosition, Side, SideNames, TableName, failpoint};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use tokio_util::sync::CancellationToken;
@@ -33,9 +33,11 @@ use crate::binlog::transaction::{DdlStatement, TransactionMeta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::leg::Leg;
 use crate::pipeline::Context;
-use crate::schema::ddl::{Change, is_readable_in};
-use crate::schema::discover::discover;
+use crate::schema::convert::called;
+use crate::schema::ddl::{Change, is_nameless, is_readable_in};
+use crate::schema::discover::{Discovery, discover};
 use crate::schema::history::{Begin, Definitions, History, Pending, position};
+use crate::schema::renamed::Renaming;
 use crate::schema::selection::Selection;
 use crate::server::{self, ServerInfo};
 use crate::snapshot::was_changed;
@@ -122,6 +124,7 @@ impl Barrier<'_> {
             true => Change::parse(&statement.sql, &statement.schema, self.selection.folds_names()),
             false => Change::Unknown,
         };
+        let change = self.in_source_names(change, &kind, meta)?;
         if self.leg.reads() == Side::Target
             && let Some(why) = self.stays_on_new_server(&change, &statement.sql, definitions)
         {
@@ -159,8 +162,20 @@ impl Barrier<'_> {
                 return Ok(copied.then_some(names));
             }
             Plan::Run { sql } if self.context.config.migration.ddl == DdlPolicy::Apply => {
-                let sql = sql.map_or_else(|| statement.sql.to_vec(), String::into_bytes);
-                self.run(definitions, &change, meta, (statement, &context, &sql), &kind).await?;
+                let renaming = self.renaming();
+                let put = match sql {
+                    Some(sql) => Ok(sql.into_bytes()),
+                    None => renaming.statement(&statement.sql, &statement.schema),
+                };
+                match put {
+                    Ok(sql) => {
+                        // What is left without a schema is of a view or a routine, and those have one.
+                        let schema = renaming.schema(&statement.schema).unwrap_or_default();
+                        let statement = DdlStatement { schema, ..statement.clone() };
+                        self.run(definitions, &change, meta, (&statement, &context, &sql), &kind).await?;
+                    }
+                    Err(why) => self.by_hand(definitions, &change, meta, &kind, &why).await?,
+                }
             }
             Plan::ByHand(why) => self.by_hand(definitions, &change, meta, &kind, why).await?,
             Plan::CopyAnew(_) if self.concerns_left_out(&change, &statement.sql, definitions) => {
@@ -223,6 +238,48 @@ impl Barrier<'_> {
         ))
     }
 
+    /// What the side that is written calls things.
+    fn written(&self) -> SideNames {
+        self.context.config.migration.rename.on(self.leg.writes())
+    }
+
+    fn renaming(&self) -> Renaming {
+        let names = &self.context.config.migration.rename;
+        Renaming::new(names, self.leg.reads(), self.selection.folds_names())
+    }
+
+    /// What the statement names, by the source's names.
+    fn in_source_names(&self, change: Change, kind: &str, meta: &TransactionMeta) -> Result<Change> {
+        let names = &self.context.config.migration.rename;
+        if names.is_empty() {
+            return Ok(change);
+        }
+        let fails = |name: &TableName| {
+            let why = format!(
+                "it names {name}, which has no counterpart on the other side: what would be called so there is another table \
+                 (migration.rename). Give it another name, or exclude it with exclude_tables, and RESUME MIGRATION"
+            );
+            Error::definite(Side::Source, format!("{kind}, {}", place(meta, meta)), why)
+        };
+        let change = change.in_source_names(self.selection).map_err(|name| fails(&name))?;
+        let written = self.written();
+        let is_table = !matches!(change, Change::Routine(_) | Change::Trigger(_) | Change::Event(_));
+        let lost = change
+            .names()
+            .into_iter()
+            .find(|name| is_table && self.selection.takes(name) && written.table(name).is_none());
+        match (lost, &change) {
+            (Some(name), _) => Err(fails(&name)),
+            // Parts of it are elsewhere on one of the sides.
+            (None, Change::Schema { name, .. })
+                if names.on(Side::Source).parts(name) || names.on(Side::Target).parts(name) =>
+            {
+                Ok(Change::Unknown)
+            }
+            (None, _) => Ok(change),
+        }
+    }
+
     fn plan(
         &self,
         definitions: &Definitions,
@@ -230,7 +287,14 @@ impl Barrier<'_> {
         meta: &TransactionMeta,
         statement: &DdlStatement,
     ) -> Result<Plan> {
-        let view = View { definitions, selection: self.selection, copied_at: self.copied_at, at: &meta.end };
+        let written = self.written();
+        let view = View {
+            definitions,
+            selection: self.selection,
+            written: &written,
+            copied_at: self.copied_at,
+            at: &meta.end,
+        };
         let plan = view.plan(change, statement.alone)?;
         let rules = &self.context.config.migration.rows;
         let plan = match (self.leg.reads(), plan) {
@@ -250,7 +314,7 @@ impl Barrier<'_> {
         // The text is of another family, and so would the definition be that the target has then.
         Ok(match (plan, change) {
             (Plan::Run { sql: None }, Change::Truncate(table)) => {
-                Plan::Run { sql: Some(format!("TRUNCATE TABLE {}", table.quoted())) }
+                Plan::Run { sql: Some(format!("TRUNCATE TABLE {}", called(&written, table)?.quoted())) }
             }
             (Plan::Run { sql: None }, Change::Views(_) | Change::Routine(_) | Change::Schema { .. }) => {
                 Plan::ByHand("source and target are of two families")
@@ -303,9 +367,10 @@ impl Barrier<'_> {
         change: &Change,
         meta: &TransactionMeta,
     ) -> Result<bool> {
-        let schemas: BTreeSet<String> =
-            definitions.tables.iter().map(|definition| definition.table.name.schema.clone()).collect();
-        let now = ddl::fingerprint(conn, change, &schemas.into_iter().collect::<Vec<_>>()).await?;
+        let written = self.written();
+        let schemas: BTreeSet<&str> =
+            definitions.tables.iter().map(|definition| definition.table.name.schema.as_str()).collect();
+        let now = ddl::fingerprint(conn, change, &written, &written.schemas(schemas)).await?;
         if let Some(pending) = definitions.pending.as_ref().filter(|pending| pending.seq == meta.seq) {
             return Ok(pending.before != now);
         }
@@ -334,6 +399,20 @@ impl Barrier<'_> {
         Err(paused(kind, &place(meta, meta), why))
     }
 
+    /// The tables of the side that is written as those of the side that is read, which has the same under other names.
+    fn as_read(&self, found: &mut Discovery) {
+        let read = self.selection.names();
+        for table in &mut found.tables {
+            let schema = &mut table.schema;
+            let Some(here) = read.table(&schema.name).filter(|here| here != schema.stored()) else {
+                continue;
+            };
+            let there = Arc::new(schema.clone());
+            schema.stored_as = (here != schema.name).then_some(here);
+            schema.target = Some(there);
+        }
+    }
+
     /// Takes the definitions that hold from here on from the target, where the statement has just run.
     async fn read_again(
         &self,
@@ -350,8 +429,9 @@ impl Barrier<'_> {
             None => Vec::new(),
         };
         let mut conn = server::connect(Side::Target, self.leg.to(&self.context.config)).await?;
-        let mut found = discover(Side::Target, &mut conn, &migration).await?;
+        let mut found = discover(Side::Target, &mut conn, &migration, &self.written()).await?;
         drop(conn.disconnect().await);
+        self.as_read(&mut found);
         match change {
             Change::Unknown => {
                 names = definitions.tables.iter().map(|definition| definition.table.name.clone()).collect();
@@ -432,6 +512,8 @@ fn paused(kind: &str, at: &str, why: &str) -> Error {
 struct View<'a> {
     definitions: &'a Definitions,
     selection: &'a Selection,
+    /// What the side that is written calls things.
+    written: &'a SideNames,
     copied_at: &'a BinlogPosition,
     at: &'a BinlogPosition,
 }
@@ -445,6 +527,7 @@ impl View<'_> {
             Change::Unknown => Plan::ByHand("it isn't understood"),
             // What they do arrives as rows; they themselves aren't moved.
             Change::Trigger(_) | Change::Event(_) => Plan::Nothing,
+            Change::Views(names) if names.iter().all(is_nameless) => Plan::Nothing,
             Change::Routine(_) | Change::Views(_) => Plan::Run { sql: None },
             Change::Schema { name, dropped } => {
                 let mut of = self.definitions.tables.iter().filter(|d| d.table.name.schema == *name);
@@ -478,7 +561,7 @@ impl View<'_> {
                 let mut gone = Vec::new();
                 for name in &names {
                     if !self.is_later(name)? {
-                        gone.push(name.quoted());
+                        gone.push(called(self.written, name)?.quoted());
                     }
                 }
                 match gone.is_empty() {
@@ -550,12 +633,12 @@ impl View<'_> {
 }
 
 /// Drops tables on the target, whatever refers to them.
-pub(crate) async fn drop_tables(conn: &mut Conn, names: &[TableName]) -> Result<()> {
+pub(crate) async fn drop_tables(conn: &mut Conn, names: &[TableName], there: &SideNames) -> Result<()> {
     own::announce(Side::Target, conn).await?;
     let mut statements = vec!["SET SESSION foreign_key_checks = 0".to_owned()];
-    statements.extend(names.iter().map(|name| {
-        format!("DROP TABLE IF EXISTS {}.{}", quote_identifier(&name.schema), quote_identifier(&name.table))
-    }));
+    for name in names {
+        statements.push(format!("DROP TABLE IF EXISTS {}", called(there, name)?.quoted()));
+    }
     statements.push("SET SESSION foreign_key_checks = 1".to_owned());
     for statement in statements {
         match conn.query_drop(statement).await {
@@ -592,6 +675,7 @@ mod tests {
             create_sql: String::new(),
             keyless: false,
             target: None,
+            stored_as: None,
             filter: None,
             left_out: Default::default(),
         };
@@ -617,6 +701,7 @@ mod tests {
         let view = View {
             definitions: &definitions,
             selection: &Selection::of_schemas(&["shop"]),
+            written: &SideNames::default(),
             copied_at: &at(500),
             at: &at(offset),
         };

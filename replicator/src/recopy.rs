@@ -69,7 +69,7 @@ impl Recopy<'_> {
         context.live.set_phase(Phase::Copying);
         let mut from = server::connect(Side::Source, &config.source).await?;
         let mut to = server::connect(Side::Target, &config.target).await?;
-        drop_tables(&mut to, names).await?;
+        drop_tables(&mut to, names, &config.migration.rename.on(Side::Target)).await?;
         failpoint::hit("recopy.dropped");
         let (start, mut found) = standing_definitions(config, read, &mut from, Some(names)).await?;
         found.tables.retain(|table| names.contains(&table.schema.name));
@@ -255,11 +255,12 @@ pub(crate) fn not_at_one_position(
 /// The configuration with the side that a leg reads as its source. The new server hasn't got the columns that aren't moved.
 fn in_direction(config: &Config, leg: Leg) -> Config {
     let (source, target) = (leg.from(config).clone(), leg.to(config).clone());
-    let mut config = Config { source, target, ..config.clone() };
+    let mut turned = Config { source, target, ..config.clone() };
     if leg.reads() == Side::Target {
-        config.migration.columns.clear();
+        turned.migration.rename = config.migration.rename.turned();
+        turned.migration.columns.clear();
     }
-    config
+    turned
 }
 
 /// A start position, and the definitions at it: read before and after it, and the same both times. `names`: only
@@ -270,10 +271,11 @@ pub(crate) async fn standing_definitions(
     from: &mut Conn,
     names: Option<&[TableName]>,
 ) -> Result<(ReplicationPosition, Discovery)> {
-    let mut before = discover(Side::Source, from, &config.migration).await?;
+    let called = config.migration.rename.on(Side::Source);
+    let mut before = discover(Side::Source, from, &config.migration, &called).await?;
     for _ in 0..ATTEMPTS {
         let start = server::start_position(Side::Source, source, from).await?;
-        let after = discover(Side::Source, from, &config.migration).await?;
+        let after = discover(Side::Source, from, &config.migration, &called).await?;
         if shown(&before, names) == shown(&after, names) {
             return Ok((start, after));
         }

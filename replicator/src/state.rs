@@ -49,6 +49,9 @@ pub(crate) struct MigrationState {
     pub(crate) paused_by: Option<String>,
     /// The error that stopped it; RESUME MIGRATION takes it away.
     pub(crate) failed: Option<String>,
+    /// `migration.rename` as it was when the migration was started.
+    #[serde(default)]
+    pub(crate) renames: Vec<String>,
     /// [`crate::server::ServerInfo::identity`] of the source.
     pub(crate) source_identity: String,
     /// [`crate::server::ServerInfo::identity`] of the target.
@@ -112,9 +115,15 @@ pub(crate) struct Proven {
 
 impl MigrationState {
     /// A migration that has just been started, between these two servers.
-    pub(crate) fn begun(name: String, source_identity: String, target_identity: String) -> Self {
+    pub(crate) fn begun(
+        name: String,
+        renames: Vec<String>,
+        source_identity: String,
+        target_identity: String,
+    ) -> Self {
         Self {
             name,
+            renames,
             stage: Stage::Preparing,
             paused: false,
             failed: None,
@@ -217,8 +226,8 @@ impl StateFile {
     /// Reads `migration.json`, if there is one.
     ///
     /// # Errors
-    /// It is damaged, or belongs to a migration of another name.
-    pub(crate) fn open(state_dir: &Path, name: &str) -> Result<Self> {
+    /// It is damaged, or belongs to a migration of another name, or to one that renames otherwise.
+    pub(crate) fn open(state_dir: &Path, name: &str, renames: &[String]) -> Result<Self> {
         let path = state_dir.join(FILE);
         let bytes =
             durable::read(&path, NAME, VERSION).map_err(|e| Error::definite(None, FILE, e.to_string()))?;
@@ -242,6 +251,20 @@ impl StateFile {
                     "this state_dir belongs to the migration `{}`, the configuration names `{name}`; set migration.name \
                      or give it a state_dir of its own",
                     state.name
+                ),
+            ));
+        }
+        if let Some(state) = &state
+            && state.renames != renames
+            && !matches!(state.stage, Stage::Finished | Stage::Abandoned)
+        {
+            let were = if state.renames.is_empty() { "nothing".to_owned() } else { state.renames.join(", ") };
+            return Err(Error::definite(
+                None,
+                FILE,
+                format!(
+                    "migration.rename was changed since the migration began, and tables have the names that it said then \
+                     ({were}); put it back, or begin again with an empty state_dir and an empty target"
                 ),
             ));
         }

@@ -357,6 +357,7 @@ fn tables(mariadb: bool) -> SchemaSet {
         create_sql: String::new(),
         keyless: false,
         target: None,
+        stored_as: None,
         filter: None,
         left_out: Default::default(),
     }])

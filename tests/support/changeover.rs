@@ -146,7 +146,7 @@ impl Changeover {
     }
 
     /// True once it answers, false where it has ended before.
-    async fn start_unless_it_ends(&mut self) -> bool {
+    pub async fn start_unless_it_ends(&mut self) -> bool {
         self.kill_9();
         let file = self.settings.write(self.dir.path());
         let mut command = with_few_files(&program());

@@ -32,7 +32,7 @@ const UNWRITABLE: [&str; 2] = ["information_schema", "performance_schema"];
 /// What the configuration says of them.
 #[derive(Debug, Clone, Default)]
 pub struct Business {
-    /// `migration.schemas`; empty: every schema.
+    /// `migration.schemas`, as the server calls them; empty: every schema.
     pub schemas: Vec<String>,
     /// `cutover.fence_accounts`; empty: by their privileges.
     pub named: Vec<String>,

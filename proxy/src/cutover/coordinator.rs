@@ -137,11 +137,11 @@ impl Coordinator {
     /// A coordinator. Call [`Coordinator::recover`] before the first client is let in.
     #[must_use]
     pub fn new(parts: CutoverParts) -> Arc<Self> {
-        let business =
-            Business { schemas: parts.schemas.clone(), named: parts.config.fence_accounts.clone() };
         let fence = |side| {
-            let backend = parts.routes.backend(side).config.clone();
-            Arc::new(Fence::new(backend, parts.config.fence, business.clone()))
+            let backend = parts.routes.backend(side);
+            let schemas = backend.names.schemas(parts.schemas.iter().map(String::as_str));
+            let business = Business { schemas, named: parts.config.fence_accounts.clone() };
+            Arc::new(Fence::new(backend.config.clone(), parts.config.fence, business))
         };
         Arc::new(Self {
             source_fence: fence(Side::Source),

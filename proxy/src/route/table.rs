@@ -3,10 +3,11 @@
 //! Statements only load. Sessions that are idle hear of a change through [`RouteTable::subscribe`], which
 //! one task of the proxy passes on to them, so that waiting for a client touches nothing that is shared.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use config::{BackendConfig, Side};
+use config::{BackendConfig, Side, SideNames};
 use tokio::sync::watch;
 
 use crate::auth::adopted::AdoptedAccounts;
@@ -25,13 +26,33 @@ pub struct Backend {
     pub config: BackendConfig,
     /// Its accounts that have a password of Changeover's own.
     pub adopted: AdoptedAccounts,
+    /// What schemas are called there (`migration.rename`).
+    pub names: SideNames,
 }
 
 impl Backend {
     /// A backend of which no account is adopted.
     #[must_use]
     pub fn new(side: Side, config: BackendConfig) -> Self {
-        Self { side, config, adopted: AdoptedAccounts::default() }
+        Self { side, config, adopted: AdoptedAccounts::default(), names: SideNames::default() }
+    }
+
+    /// The schema in which a client begins here that logs in with `schema`. A client goes on saying what the source calls it, so
+    /// that is what a login means wherever it leads; a schema that has no name there but its own is what the client says.
+    #[must_use]
+    pub fn login_schema(&self, schema: Option<&[u8]>) -> Option<Vec<u8>> {
+        let schema = schema?;
+        let there = std::str::from_utf8(schema).ok().and_then(|schema| self.names.schema(schema));
+        Some(there.map_or_else(|| schema.to_vec(), String::into_bytes))
+    }
+
+    /// The login as this backend is told of it.
+    #[must_use]
+    pub fn login<'a>(&self, login: &'a Login) -> Cow<'a, Login> {
+        if self.names.is_plain() {
+            return Cow::Borrowed(login);
+        }
+        Cow::Owned(Login { schema: self.login_schema(login.schema.as_deref()), ..login.clone() })
     }
 
     /// What a client that showed `given` is logged in with here.

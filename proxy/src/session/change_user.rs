@@ -43,11 +43,12 @@ impl Session {
         let (stream, login, credential) = admitted;
         self.client = Leg::new(stream);
         self.contexts.clear();
-        self.state.begin_again(self.backend.status, login.schema.clone());
+        let schema = self.shared.routes.backend(self.backend.side).login_schema(login.schema.as_deref());
+        self.state.begin_again(self.backend.status, schema.clone());
         let entry = &self.registered.entry;
         entry.set_user(login.user_text());
         entry.set_credential(login.user_text(), credential.clone());
-        entry.set_schema(login.schema.as_deref().unwrap_or_default());
+        entry.set_schema(schema.as_deref().unwrap_or_default());
         (self.login, self.credential) = (login, credential);
         // What was prepared was the old user's.
         self.woken = true;
@@ -111,6 +112,7 @@ impl Session {
         if route.epoch == self.backend.epoch {
             let backend = self.shared.routes.backend(self.backend.side);
             let (config, credential) = (&backend.config, backend.credential(login, credential));
+            let login = &*backend.login(login);
             if !self.backend.is_quiet() {
                 let source = std::io::Error::other("it said something unasked, or closed");
                 return Err(ConnectError::Unreachable { backend: config.address(), source });
@@ -127,8 +129,9 @@ impl Session {
         }
         let side = route.backend.side;
         let credential = route.backend.credential(login, credential);
+        let login = &*route.backend.login(login);
         let connection = connect(&route.backend.config, login, &credential, DIAL_TIMEOUT).await?;
-        let (mut connection, ok) = Connection::new(connection, side, route.epoch);
+        let (mut connection, ok) = Connection::new(connection, &route.backend, route.epoch);
         let settled = connection.leg.settle();
         settled.map_err(|source| ConnectError::Unreachable {
             backend: route.backend.config.address(),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use config::{Flavor, ServerVersion, Side};
+use config::{Flavor, ServerVersion, Side, SideNames};
 
 use super::mapping::{self, Dialect, Family, Unmapped};
 use super::pins::Pins;
@@ -107,6 +107,8 @@ pub(crate) enum BackendStatement {
 pub(crate) struct Connection {
     pub(crate) leg: Leg,
     pub(crate) side: Side,
+    /// What schemas are called there.
+    pub(crate) names: SideNames,
     pub(crate) epoch: Epoch,
     /// The backend's id of it.
     pub(crate) id: u32,
@@ -189,10 +191,11 @@ pub(crate) struct Basics {
 
 impl Connection {
     /// Around a connection that has just logged in; returns the OK that ended the login, too.
-    pub(crate) fn new(connection: BackendConnection, side: Side, epoch: Epoch) -> (Self, Vec<u8>) {
+    pub(crate) fn new(connection: BackendConnection, backend: &Backend, epoch: Epoch) -> (Self, Vec<u8>) {
         let this = Self {
             leg: Leg::new(connection.stream),
-            side,
+            side: backend.side,
+            names: backend.names.clone(),
             epoch,
             id: connection.connection_id,
             version: connection.version,
@@ -219,7 +222,7 @@ impl Connection {
         let login = Login { schema: None, ..login.clone() };
         let credential = backend.credential(&login, credential);
         let connection = connect(&backend.config, &login, &credential, DIAL_TIMEOUT).await?;
-        Ok(Self::new(connection, backend.side, epoch).0)
+        Ok(Self::new(connection, backend, epoch).0)
     }
 
     pub(crate) async fn query(&mut self, sql: &[u8]) -> Result<Answer, QuestionError> {

@@ -438,6 +438,7 @@ impl Session {
         // They were noted in the old server's terms.
         let (from, to) = (self.backend.dialect(), connection.dialect());
         self.contexts = mapping::contexts(&self.contexts, from, to).map_err(RestoreError::Unmapped)?;
+        self.rename_schemas(&connection).map_err(RestoreError::Unmapped)?;
         connection.epoch = route.epoch;
         // The new server counts from here.
         self.state.attempts = connection.attempts;
@@ -447,10 +448,30 @@ impl Session {
         Ok(std::mem::replace(&mut self.backend, connection))
     }
 
+    /// What is known of schemas, by the names of the connection that the session goes on with.
+    fn rename_schemas(&mut self, connection: &Connection) -> Result<(), mapping::Unmapped> {
+        let (from, to) = (&self.backend.names, &connection.names);
+        if from == to {
+            return Ok(());
+        }
+        mapping::schemas_of_contexts(&mut self.contexts, from, to)?;
+        if let Schema::Known(Some(schema)) = &mut self.state.schema {
+            *schema = mapping::schema(schema, from, to)?;
+            self.registered.entry.set_schema(schema);
+        }
+        Ok(())
+    }
+
     /// What a restoration goes by now.
     fn origin(&self) -> Origin<'_> {
         let zone = self.between.as_ref().map_or(&SystemZone::Same, |between| &between.zone);
-        Origin { from: self.backend.dialect(), zone, contexts: &self.contexts, state: &self.state }
+        Origin {
+            from: self.backend.dialect(),
+            names: &self.backend.names,
+            zone,
+            contexts: &self.contexts,
+            state: &self.state,
+        }
     }
 
     /// Asks the old server for the session's state, with a permit held, and begins to restore it on the standby while the

@@ -61,6 +61,8 @@ pins! {
     HIDDEN_CODE = 22, "CALL of a procedure whose effects can't be known";
     /// time_zone SYSTEM, where the other server's system is in another zone and doesn't know this one.
     FOREIGN_ZONE = 23, "time_zone SYSTEM that the other server lacks";
+    /// The current schema has no name on the other server (`migration.rename`).
+    FOREIGN_SCHEMA = 24, "current schema that has no counterpart on the other server";
     /// LOCK INSTANCE, BACKUP STAGE.
     BACKUP_LOCK = 16, "LOCK INSTANCE or BACKUP STAGE";
     /// SAVEPOINT with autocommit off, before the first statement that opens the transaction.
@@ -77,7 +79,8 @@ impl Pins {
             | Self::FOREIGN_CHARSET.0
             | Self::FOREIGN_SQL_MODE.0
             | Self::FOREIGN_VARIABLE.0
-            | Self::FOREIGN_ZONE.0,
+            | Self::FOREIGN_ZONE.0
+            | Self::FOREIGN_SCHEMA.0,
     );
 
     /// From the bits that [`Pins::bits`] gave.

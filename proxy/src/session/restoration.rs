@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use config::SideNames;
+
 use super::connection::{Connection, RestoreError};
 use super::mapping::{self, Dialect};
 use super::replay::{Context, Snapshot, plan};
@@ -17,6 +19,8 @@ use crate::protocol::packet::ok::StatusFlags;
 pub(super) struct Origin<'a> {
     /// How the server that is left is spoken to.
     pub(super) from: Dialect,
+    /// What schemas are called there.
+    pub(super) names: &'a SideNames,
     /// What its SYSTEM zone is on the other one.
     pub(super) zone: &'a SystemZone,
     /// What statements of older contexts were prepared under.
@@ -29,6 +33,7 @@ pub(super) struct Origin<'a> {
 #[derive(Debug)]
 pub(super) struct FormerOrigin {
     from: Dialect,
+    names: SideNames,
     zone: SystemZone,
     contexts: BTreeMap<u64, Context>,
     state: SessionState,
@@ -38,13 +43,19 @@ impl Origin<'_> {
     /// Keeps it. Texts of statements are shared, not copied.
     pub(super) fn keep(self) -> FormerOrigin {
         let (zone, contexts, state) = (self.zone.clone(), self.contexts.clone(), self.state.clone());
-        FormerOrigin { from: self.from, zone, contexts, state }
+        FormerOrigin { from: self.from, names: self.names.clone(), zone, contexts, state }
     }
 }
 
 impl FormerOrigin {
     pub(super) fn origin(&self) -> Origin<'_> {
-        Origin { from: self.from, zone: &self.zone, contexts: &self.contexts, state: &self.state }
+        Origin {
+            from: self.from,
+            names: &self.names,
+            zone: &self.zone,
+            contexts: &self.contexts,
+            state: &self.state,
+        }
     }
 }
 
@@ -71,15 +82,20 @@ pub(super) async fn restore(
     let (from, to) = (origin.from, connection.dialect());
     connection.crossing = !from.is_same(to);
     let mut notes = Vec::new();
+    let names = connection.names.clone();
     let in_terms = |snapshot: &Snapshot, notes: &mut Vec<String>| {
         let mut there = mapping::snapshot(snapshot, from, to, notes)?;
+        if let Some(schema) = &mut there.schema {
+            *schema = mapping::schema(schema, origin.names, &names)?;
+        }
         mapping::time_zone(&mut there.variables, origin.zone, notes).map(|()| there)
     };
     let in_terms = |snapshot: &Snapshot, notes: &mut Vec<String>| {
         in_terms(snapshot, notes).map_err(RestoreError::Unmapped)
     };
     let wanted = in_terms(wanted, &mut notes)?;
-    let contexts = mapping::contexts(origin.contexts, from, to).map_err(RestoreError::Unmapped)?;
+    let mut contexts = mapping::contexts(origin.contexts, from, to).map_err(RestoreError::Unmapped)?;
+    mapping::schemas_of_contexts(&mut contexts, origin.names, &names).map_err(RestoreError::Unmapped)?;
     connection.mapped = notes;
     connection.inherited.clone_from(&wanted.inherited);
     let have = match have {

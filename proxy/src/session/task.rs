@@ -139,9 +139,10 @@ impl Session {
         client: Leg,
         backend: Connection,
     ) -> Self {
-        let state = SessionState::new(backend.status, login.schema.clone());
+        let schema = shared.routes.backend(backend.side).login_schema(login.schema.as_deref());
+        let state = SessionState::new(backend.status, schema.clone());
         let until_move = shared.move_every.map(NonZeroU32::get);
-        registered.entry.set_schema(login.schema.as_deref().unwrap_or_default());
+        registered.entry.set_schema(schema.as_deref().unwrap_or_default());
         registered.entry.set_credential(login.user_text(), credential.clone());
         Self {
             exchange: Exchange::new(Command::Ping, backend.capabilities),

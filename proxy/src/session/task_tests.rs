@@ -80,6 +80,7 @@ fn session_of(client: Stream, server: Stream) -> Session {
     let connection = Connection {
         leg: Leg::new(server),
         side: Side::Source,
+        names: config::SideNames::default(),
         epoch: Epoch(0),
         id: 1,
         version: ServerVersion::parse("10.11.6-MariaDB").unwrap(),

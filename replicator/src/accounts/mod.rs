@@ -17,7 +17,7 @@ mod watch;
 use std::collections::BTreeSet;
 
 use config::progress::{Conversion, Finding, Severity};
-use config::{AccountName, Config, Dialect, Family, Side};
+use config::{AccountName, Config, Dialect, Family, Side, SideNames};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
@@ -99,12 +99,13 @@ impl Accounts {
         let found: Vec<Account> = found.into_iter().filter(|account| is_taken(&account.name)).collect();
         let there = read::accounts(Side::Target, target.info, target.conn).await?;
         let made = Book::read(&config.state_dir)?.made();
-        let selection = Selection::new(&config.migration, source.info.folds_names);
+        let selection = Selection::new(&config.migration, SideNames::default(), source.info.folds_names);
         let grounds = Grounds {
             source: source.info.dialect(),
             target: read::abilities(Side::Target, target.info, target.conn).await?,
             schemas: schemas.to_vec(),
             selection: &selection,
+            names: config.migration.rename.on(Side::Target),
             is_literal: read::schemas_are_literal(Side::Source, source.conn).await?,
             there: there.iter().map(|account| account.name.clone()).collect(),
             made,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use config::progress::Conversion;
-use config::{AccountName, Dialect, Family, TableName};
+use config::{AccountName, Dialect, Family, SideNames, TableName};
 use zeroize::Zeroizing;
 
 use super::account::Account;
@@ -29,6 +29,8 @@ pub(super) struct Grounds<'a> {
     /// Schemas that are moved, as the source spells them.
     pub(super) schemas: Vec<String>,
     pub(super) selection: &'a Selection,
+    /// What the target calls things.
+    pub(super) names: SideNames,
     /// Wildcards in the schemas of the source's grants aren't any.
     pub(super) is_literal: bool,
     /// The accounts that the target has.
@@ -202,6 +204,10 @@ impl Planned {
             Ok(scopes) => scopes,
             Err(why) => return self.lost.push((said, why)),
         };
+        for (table, there) in gone_elsewhere(grounds, &scope) {
+            let why = format!("of {table}, which is in {there} there (migration.rename); grant it by hand");
+            self.lost.push((said.clone(), why));
+        }
         if matches!(scope, Scope::Role(_)) {
             self.wanted.push(ToGrant { scope, privileges, grantable });
             return;
@@ -300,6 +306,7 @@ fn placed(grounds: &Grounds<'_>, scope: &Scope) -> Result<Vec<Scope>, String> {
     let one_family = grounds.source.family == grounds.target.dialect.family;
     let is_moved = |schema: &str| grounds.schemas.iter().any(|moved| moved == schema);
     let elsewhere = || "its schema isn't moved".to_owned();
+    let nowhere = || "it has no counterpart there (migration.rename)".to_owned();
     match scope {
         Scope::Global => Ok(vec![Scope::Global]),
         Scope::Schema(pattern) => {
@@ -310,8 +317,11 @@ fn placed(grounds: &Grounds<'_>, scope: &Scope) -> Result<Vec<Scope>, String> {
             let stays = is_plain || (grounds.selection.schemas().is_none() && !grounds.is_literal);
             match matching.as_slice() {
                 [] => Err(elsewhere()),
-                _ if stays => Ok(vec![scope.clone()]),
-                some => Ok(some.iter().map(|schema| Scope::Schema(escaped(schema))).collect()),
+                _ if stays && grounds.names.is_plain() => Ok(vec![scope.clone()]),
+                some => {
+                    let there = some.iter().filter_map(|schema| grounds.names.schema(schema));
+                    Ok(there.map(|schema| Scope::Schema(escaped(&schema))).collect())
+                }
             }
         }
         Scope::Table(schema, _) if !is_moved(schema) => Err(elsewhere()),
@@ -328,8 +338,24 @@ fn placed(grounds: &Grounds<'_>, scope: &Scope) -> Result<Vec<Scope>, String> {
         {
             Err(format!("{} isn't among the accounts that are made, nor there already", role_sql(account)))
         }
-        Scope::Table(..) | Scope::Routine(..) | Scope::Role(_) | Scope::Proxy(_) => Ok(vec![scope.clone()]),
+        Scope::Table(schema, table) => {
+            let there = grounds.names.table(&TableName::new(schema, table)).ok_or_else(nowhere)?;
+            Ok(vec![Scope::Table(there.schema, there.table)])
+        }
+        Scope::Routine(kind, schema, name) => {
+            let there = grounds.names.schema(schema).ok_or_else(nowhere)?;
+            Ok(vec![Scope::Routine(kind.clone(), there, name.clone())])
+        }
+        Scope::Role(_) | Scope::Proxy(_) => Ok(vec![scope.clone()]),
     }
+}
+
+/// Tables of a schema that go to another one than the rest of it, and which.
+fn gone_elsewhere(grounds: &Grounds<'_>, scope: &Scope) -> Vec<(TableName, String)> {
+    let Scope::Schema(pattern) = scope else { return Vec::new() };
+    let mut gone = grounds.names.schemas_of_tables();
+    gone.retain(|(table, _)| fits(grounds, pattern, &table.schema));
+    gone
 }
 
 fn fits(grounds: &Grounds<'_>, pattern: &str, schema: &str) -> bool {
@@ -366,12 +392,23 @@ mod tests {
 
     /// What `app` gets of these lines where the schemas `shop` and `my_shop` are moved; and what isn't carried.
     fn planned(source: Dialect, target: Dialect, lines: &[&str]) -> (Vec<String>, Vec<String>) {
+        planned_under(SideNames::default(), source, target, lines)
+    }
+
+    /// The same where the target calls things by `names`.
+    fn planned_under(
+        names: SideNames,
+        source: Dialect,
+        target: Dialect,
+        lines: &[&str],
+    ) -> (Vec<String>, Vec<String>) {
         let selection = Selection::of_schemas(&["shop", "my_shop"]);
         let grounds = Grounds {
             source,
             target: Abilities { dialect: target, plugins: BTreeSet::new() },
             schemas: vec!["my_shop".to_owned(), "shop".to_owned()],
             selection: &selection,
+            names,
             is_literal: false,
             there: BTreeSet::new(),
             made: BTreeSet::new(),
@@ -384,6 +421,32 @@ mod tests {
         planned.lost.retain(|(what, _)| what != "account");
         let wanted = planned.wanted.iter().map(ToGrant::shown).collect();
         (wanted, planned.lost.into_iter().map(|(what, _)| what).collect())
+    }
+
+    #[test]
+    fn a_grant_goes_under_the_name_that_its_schema_has_there() {
+        let table = |schema, table| TableName::new(schema, table);
+        let rules = vec![
+            config::Rename::Schema { from: "shop".to_owned(), to: "my_store".to_owned() },
+            config::Rename::Table { from: table("shop", "orders"), to: table("my_store", "purchases") },
+            config::Rename::Table { from: table("shop", "log"), to: table("attic", "log") },
+        ];
+        let names = config::Names::new(rules).on(config::Side::Target);
+        let check = |line: &str, wanted: &[&str], lost: usize| {
+            let (got, left) = planned_under(names.clone(), MARIADB, MARIADB, &[line]);
+            assert_eq!(
+                (got.iter().map(String::as_str).collect::<Vec<_>>(), left.len()),
+                (wanted.to_vec(), lost),
+                "{line}"
+            );
+        };
+        check("GRANT SELECT ON `shop`.*", &["SELECT ON `my\\_store`.*"], 1);
+        check("GRANT SELECT ON `my\\_shop`.*", &["SELECT ON `my\\_shop`.*"], 0);
+        check("GRANT SELECT ON `shop`.`orders`", &["SELECT ON `my_store`.`purchases`"], 0);
+        check("GRANT SELECT ON `shop`.`log`", &["SELECT ON `attic`.`log`"], 0);
+        check("GRANT SELECT ON `shop`.`purchases`", &[], 1);
+        check("GRANT EXECUTE ON PROCEDURE `shop`.`orders`", &["EXECUTE ON PROCEDURE `my_store`.`orders`"], 0);
+        check("GRANT SELECT ON *.*", &["SELECT ON *.*"], 0);
     }
 
     #[test]

@@ -169,8 +169,12 @@ mod tests {
         let session = Session::default();
         let (a, b) =
             (Listed::sample(Kind::Trigger, "a", "1", false), Listed::sample(Kind::Event, "b", "2", true));
-        let definition =
-            |create: &[u8]| Definition { create: create.to_vec(), session: session.clone(), asleep: None };
+        let definition = |create: &[u8]| Definition {
+            create: create.to_vec(),
+            there: Err(String::new()),
+            session: session.clone(),
+            asleep: None,
+        };
         let mut book = Book::default();
         book.replace(Side::Source, &[(a.clone(), definition(b"CREATE TRIGGER \xff"))]);
         book.add(Side::Source, &[(b.clone(), definition(b"CREATE EVENT"))]);

@@ -4,28 +4,42 @@
 //! the session and with the definer that it was made with, which ALTER would otherwise replace by its own.
 
 use config::names::quote_identifier;
-use config::{Dialect, Side};
+use config::{Dialect, Side, TableName};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
 
 use super::book::Sleeping;
 use super::listing::{Kind, Listed};
 use crate::error::{Error, Result};
-use crate::schema::objects::Session;
+use crate::schema::objects::{Session, is_readable};
+use crate::schema::renamed::Renaming;
 
 /// There is no such trigger, no such event.
 const GONE: [u16; 2] = [1360, 1539];
 /// An event whose time is past can't be made, or woken.
 const PAST: [u16; 2] = [1588, 1589];
 
+/// What helps where a text can't be put into the other side's names.
+pub(super) const BY_HAND: &str = "drop it where it serves, and make it by hand on the other side behind the cutover, or write its text without that name";
+
 /// A CREATE statement and its session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Definition {
     /// As the server keeps it, in the character set of its own session.
     pub(super) create: Vec<u8>,
+    /// As it is made on the other side, by the names that are used there; or why it can't be.
+    pub(super) there: std::result::Result<There, String>,
     pub(super) session: Session,
     /// Of an event that is to run.
     pub(super) asleep: Option<Asleep>,
+}
+
+/// A CREATE statement for the other side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct There {
+    create: Vec<u8>,
+    /// The schema in which it is made.
+    pub(super) schema: String,
 }
 
 /// An event that may not run yet.
@@ -75,18 +89,19 @@ pub(super) async fn read(
     side: Side,
     conn: &mut Conn,
     found: Vec<Listed>,
+    renaming: &Renaming,
 ) -> Result<Vec<(Listed, Definition)>> {
     let mut definitions = Vec::with_capacity(found.len());
     for listed in found {
-        let definition = read_one(side, conn, &listed).await?;
+        let definition = read_one(side, conn, &listed, renaming).await?;
         definitions.push((listed, definition));
     }
     Ok(definitions)
 }
 
-async fn read_one(side: Side, conn: &mut Conn, listed: &Listed) -> Result<Definition> {
+async fn read_one(side: Side, conn: &mut Conn, listed: &Listed, renaming: &Renaming) -> Result<Definition> {
     let called = listed.called();
-    let sql = format!("SHOW CREATE {} {}", listed.kind.word(), listed.name.quoted());
+    let sql = format!("SHOW CREATE {} {}", listed.kind.word(), listed.stored.quoted());
     let row: Option<Row> = match conn.query_first(sql).await {
         Err(mysql_async::Error::Server(error)) if GONE.contains(&error.code) => {
             return Err(Error::transient(side, called, "it was dropped just now; it is looked at again"));
@@ -107,9 +122,10 @@ async fn read_one(side: Side, conn: &mut Conn, listed: &Listed) -> Result<Defini
         let why = "the account may not see its definition; grant it TRIGGER and EVENT there";
         return Err(Error::definite(side, called, why));
     };
+    let there = renamed(listed, &create, &charset, renaming);
     let asleep = match listed.enabled {
         false => None,
-        true => Some(Asleep::of(&create).ok_or_else(|| {
+        true => Some(Asleep::of(there.as_ref().map_or(&create, |there| &there.create)).ok_or_else(|| {
             Error::definite(side, &called, "its definition isn't understood; make it by hand, or drop it")
         })?),
     };
@@ -123,9 +139,33 @@ async fn read_one(side: Side, conn: &mut Conn, listed: &Listed) -> Result<Defini
     }
     Ok(Definition {
         create,
+        there,
         session: Session { sql_mode, charset, collation, time_zone: zone.flatten() },
         asleep,
     })
+}
+
+/// The statement that makes it on the other side. An error is the rest of a sentence about it.
+fn renamed(
+    listed: &Listed,
+    create: &[u8],
+    charset: &str,
+    renaming: &Renaming,
+) -> std::result::Result<There, String> {
+    let schema = &listed.stored.schema;
+    if renaming.is_plain() {
+        return Ok(There { create: create.to_vec(), schema: schema.clone() });
+    }
+    if !is_readable(create, charset) {
+        return Err(format!("it was made in {charset}, in which names can't be told from its bytes"));
+    }
+    let create = match listed.kind {
+        Kind::Trigger => renaming.trigger(create, schema)?,
+        Kind::Event => renaming.stored(create, schema)?,
+    };
+    let there = listed.schema_on(renaming.to_names());
+    let schema = there.ok_or_else(|| "its schema has no counterpart on the other side".to_owned())?;
+    Ok(There { create, schema })
 }
 
 /// Makes triggers and events on a server, one after the other.
@@ -178,17 +218,19 @@ impl<'a> Maker<'a> {
     /// Makes it; an event that is to run, disabled.
     pub(super) async fn make(&mut self, listed: &Listed, definition: &Definition) -> Result<()> {
         let called = listed.called();
-        self.enter(&listed.name.schema, &definition.session, &called).await?;
-        let create = definition.asleep.as_ref().map_or(&definition.create, |asleep| &asleep.create);
+        let there = definition.there.as_ref();
+        let there = there.map_err(|why| Error::definite(self.side, &called, format!("{why}; {BY_HAND}")))?;
+        self.enter(&there.schema, &definition.session, &called).await?;
+        let create = definition.asleep.as_ref().map_or(&there.create, |asleep| &asleep.create);
         let made = self.conn.query_drop(create.as_slice()).await;
         made.map_err(|error| refused(self.side, &called, &error))
     }
 
-    /// Wakes an event. False where its time is past.
-    pub(super) async fn wake(&mut self, event: &Sleeping) -> Result<bool> {
+    /// Wakes an event, which the server calls `stored`. False where its time is past.
+    pub(super) async fn wake(&mut self, event: &Sleeping, stored: &TableName) -> Result<bool> {
         let called = format!("event {}", event.name);
-        self.enter(&event.name.schema, &event.session, &called).await?;
-        let sql = format!("ALTER {} EVENT {} ENABLE", event.definer, event.name.quoted());
+        self.enter(&stored.schema, &event.session, &called).await?;
+        let sql = format!("ALTER {} EVENT {} ENABLE", event.definer, stored.quoted());
         match self.conn.query_drop(sql).await {
             Ok(()) => Ok(true),
             Err(mysql_async::Error::Server(error)) if PAST.contains(&error.code) => Ok(false),
@@ -224,7 +266,7 @@ pub(super) fn sleeping(listed: &Listed, definition: &Definition) -> Option<Sleep
 /// Drops them. One that is gone already is no error.
 pub(super) async fn drop_all(side: Side, conn: &mut Conn, which: &[&Listed]) -> Result<()> {
     for listed in which {
-        let sql = format!("DROP {} IF EXISTS {}", listed.kind.word(), listed.name.quoted());
+        let sql = format!("DROP {} IF EXISTS {}", listed.kind.word(), listed.stored.quoted());
         conn.query_drop(sql).await.map_err(|error| Error::database(side, listed.called(), &error))?;
     }
     Ok(())

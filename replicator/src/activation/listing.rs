@@ -1,6 +1,6 @@
 //! The triggers and events of a migration as a server lists them.
 
-use config::{Side, TableName};
+use config::{Side, SideNames, TableName};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row, Value};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result};
 use crate::literal::text_literal;
 use crate::schema::ddl::words;
-use crate::schema::selection::Selection;
+use crate::schema::selection::{Known, Selection};
 
 const PLACE: &str = "looking for triggers and events";
 /// OceanBase hasn't got events in its information_schema.
@@ -48,8 +48,12 @@ impl std::fmt::Display for Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) kind: Kind,
-    /// Its schema and its own name.
+    /// Its schema, by the source's name, and its own name.
     pub(crate) name: TableName,
+    /// The same as the server has it.
+    pub(crate) stored: TableName,
+    /// What a trigger is on, by the source's name.
+    pub(crate) table: Option<TableName>,
     /// `user@host`.
     pub(crate) definer: String,
     /// The default collation that its schema had when it was made.
@@ -82,8 +86,15 @@ impl Listed {
 
     /// True for a trigger on that table.
     pub(crate) fn is_on(&self, table: &TableName) -> bool {
-        let on = self.row.get(2).filter(|_| self.kind == Kind::Trigger);
-        self.name.schema == table.schema && on.is_some_and(|on| on == table.table.as_bytes())
+        self.table.as_ref() == Some(table)
+    }
+
+    /// The schema that it is in on the side with these names: a trigger's is that of its table. `None`: there is none.
+    pub(crate) fn schema_on(&self, names: &SideNames) -> Option<String> {
+        match &self.table {
+            Some(table) => names.table(table).map(|table| table.schema),
+            None => names.schema(&self.name.schema),
+        }
     }
 
     /// `trigger shop.audit`.
@@ -130,7 +141,7 @@ fn events_sql(selection: &Selection) -> String {
 }
 
 fn of_schemas(column: &str, selection: &Selection) -> String {
-    let Some(schemas) = selection.schemas() else { return String::new() };
+    let Some(schemas) = selection.schemas_here() else { return String::new() };
     let list: Vec<String> = schemas.iter().map(|schema| text_literal(schema)).collect();
     // MariaDB looks into one folder only where the schema is given by itself.
     match list.as_slice() {
@@ -140,21 +151,33 @@ fn of_schemas(column: &str, selection: &Selection) -> String {
 }
 
 fn listed(side: Side, kind: Kind, row: Row, selection: &Selection) -> Result<Option<Listed>> {
-    let row: Vec<Vec<u8>> = row.unwrap_raw().into_iter().map(|value| bytes(value.as_ref())).collect();
+    let mut row: Vec<Vec<u8>> = row.unwrap_raw().into_iter().map(|value| bytes(value.as_ref())).collect();
     let text = |index: usize| {
         let bytes = row.get(index).cloned().unwrap_or_default();
         String::from_utf8(bytes)
             .map_err(|_| Error::definite(side, PLACE, "the server's answer isn't text in UTF-8"))
     };
-    let name = TableName::new(text(0)?, text(1)?);
+    let stored = TableName::new(text(0)?, text(1)?);
     // What a trigger is on; of an event, whether it is enabled.
     let third = text(2)?;
-    let ours = match kind {
-        Kind::Trigger => selection.takes(&TableName::new(&name.schema, &third)),
-        Kind::Event => selection.takes_schema(&name.schema),
+    let (schema, table) = match kind {
+        Kind::Trigger => match selection.known(&TableName::new(&stored.schema, &third)) {
+            Known::Moved(table) => (table.schema.clone(), Some(table)),
+            Known::Other | Known::Unnamed => return Ok(None),
+        },
+        Kind::Event => match selection.names().source_schema(&stored.schema) {
+            Some(schema) if selection.takes_schema(&schema) => (schema, None),
+            _ => return Ok(None),
+        },
     };
-    if !ours {
-        return Ok(None);
+    let name = TableName::new(schema, &stored.table);
+    let (definer, database_collation) = (text(3)?, text(4)?);
+    let time_zone = (kind == Kind::Event).then(|| text(10)).transpose()?;
+    // What it is told apart by goes by the source's names.
+    for (index, name) in [(0, Some(&name.schema)), (2, table.as_ref().map(|table| &table.table))] {
+        if let (Some(cell), Some(name)) = (row.get_mut(index), name) {
+            *cell = name.as_bytes().to_vec();
+        }
     }
     let what: &[usize] = match kind {
         Kind::Trigger => &[0, 1, 2, 3, 8, 9, 10],
@@ -170,9 +193,11 @@ fn listed(side: Side, kind: Kind, row: Row, selection: &Selection) -> Result<Opt
     Ok(Some(Listed {
         kind,
         name,
-        definer: text(3)?,
-        database_collation: text(4)?,
-        time_zone: (kind == Kind::Event).then(|| text(10)).transpose()?,
+        stored,
+        table,
+        definer,
+        database_collation,
+        time_zone,
         enabled: kind == Kind::Event && third.eq_ignore_ascii_case("ENABLED"),
         key: key.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
         row,
@@ -194,6 +219,8 @@ impl Listed {
         Self {
             kind,
             name: TableName::new("shop", name),
+            stored: TableName::new("shop", name),
+            table: None,
             definer: "app@%".to_owned(),
             database_collation: "utf8mb4_general_ci".to_owned(),
             time_zone: None,

@@ -38,6 +38,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::leg;
 use crate::pipeline::{Context, same_server};
 use crate::preflight::{self, Backend};
+use crate::schema::renamed::Renaming;
 use crate::schema::selection::Selection;
 use crate::server::{self, ServerInfo};
 use crate::state::MigrationState;
@@ -55,7 +56,11 @@ pub(crate) struct Prepared {
     to: Side,
     from_conn: Conn,
     to_conn: Conn,
+    /// On the side that serves.
     selection: Selection,
+    /// On `to`.
+    there: Selection,
+    renaming: Renaming,
     dialect: Dialect,
     /// Between two families nothing is made.
     moves: bool,
@@ -77,7 +82,11 @@ pub(crate) async fn prepare(context: &Context, to: Side) -> Result<(Prepared, Ve
         Backend::open(from, leg::backend(config, from)),
         Backend::open(to, leg::backend(config, to))
     )?;
-    let selection = Selection::new(&config.migration, here.info.folds_names);
+    let names = &config.migration.rename;
+    let folds_names = here.info.folds_names;
+    let selection = Selection::new(&config.migration, names.on(from), folds_names);
+    let of_there = selection.clone().with_names(names.on(to));
+    let renaming = Renaming::new(names, from, folds_names);
     let listed = list(from, &mut here.conn, &selection).await?;
     let moves = here.info.dialect().family == there.info.dialect().family;
     let (mut obstacles, mut scheduler) = (Vec::new(), false);
@@ -86,22 +95,60 @@ pub(crate) async fn prepare(context: &Context, to: Side) -> Result<(Prepared, Ve
         let what = (to, &*listed, &context.live.schema());
         obstacles = preflight::activation::obstacles(config, &here, &mut there, &selection, what).await?;
         let known: Vec<&Listed> = listed.iter().collect();
-        obstacles.extend(strange(&config.state_dir, (to, &mut there.conn), &selection, &known).await?);
+        obstacles.extend(strange(&config.state_dir, (to, &mut there.conn), &of_there, &known).await?);
         scheduler = preflight::activation::turns_scheduler_on(&here, &there, &listed);
-        found = definition::read(from, &mut here.conn, listed).await?;
+        found = definition::read(from, &mut here.conn, listed, &renaming).await?;
+        obstacles.extend(not_renamed(&found));
     }
     let dialect = there.info.dialect();
     let mut maker = Maker::new(to, &mut there.conn, dialect);
     for (listed, definition) in &found {
-        let entered = maker.enter(&listed.name.schema, &definition.session, &listed.called()).await;
+        let Ok(made) = &definition.there else { continue };
+        let entered = maker.enter(&made.schema, &definition.session, &listed.called()).await;
         obstacles.extend(entered.err().map(|error| error.to_string()));
     }
     maker.leave().await?;
     let (from_conn, mut to_conn) = (here.conn, there.conn);
     wait_briefly(to, &mut to_conn).await?;
-    let prepared =
-        Prepared { to, from_conn, to_conn, selection, dialect, moves, found, scheduler, fresh: None };
+    let prepared = Prepared {
+        to,
+        from_conn,
+        to_conn,
+        selection,
+        there: of_there,
+        renaming,
+        dialect,
+        moves,
+        found,
+        scheduler,
+        fresh: None,
+    };
     Ok((prepared, obstacles))
+}
+
+/// What can't be made because of its text, each a sentence without its full stop.
+fn not_renamed(found: &[(Listed, Definition)]) -> impl Iterator<Item = String> {
+    found.iter().filter_map(|(listed, definition)| {
+        let why = definition.there.as_ref().err()?;
+        Some(format!("{}: {why}; {}", listed.called(), definition::BY_HAND))
+    })
+}
+
+/// The same of what was listed on `side`, for a look ahead.
+///
+/// # Errors
+/// That side can't be asked.
+pub(crate) async fn texts_not_renamed(
+    side: Side,
+    conn: &mut Conn,
+    listed: &[Listed],
+    renaming: &Renaming,
+) -> Result<Vec<String>> {
+    if renaming.is_plain() {
+        return Ok(Vec::new());
+    }
+    let found = definition::read(side, conn, listed.to_vec(), renaming).await?;
+    Ok(not_renamed(&found).collect())
 }
 
 impl Prepared {
@@ -161,10 +208,10 @@ pub(crate) async fn refresh(prepared: &mut Prepared) -> Result<()> {
         return Ok(());
     }
     let (to, from) = (prepared.to, prepared.to.other());
-    let Prepared { from_conn, to_conn, selection, .. } = prepared;
-    let (now, there) = tokio::try_join!(list(from, from_conn, selection), list(to, to_conn, selection))?;
+    let Prepared { from_conn, to_conn, selection, there, renaming, .. } = prepared;
+    let (now, there) = tokio::try_join!(list(from, from_conn, selection), list(to, to_conn, there))?;
     if !now.iter().eq(prepared.found.iter().map(|(listed, _)| listed)) {
-        prepared.found = definition::read(from, from_conn, now).await?;
+        prepared.found = definition::read(from, from_conn, now, renaming).await?;
     }
     prepared.fresh = Some(there);
     Ok(())
@@ -192,7 +239,7 @@ async fn make(context: &Context, prepared: &mut Prepared) -> Result<usize> {
     take_turn(context, to, &mut prepared.to_conn).await?;
     write_down(context, prepared)?;
     failpoint::hit("activation.written");
-    let Prepared { to_conn, selection, dialect, found, .. } = prepared;
+    let Prepared { to_conn, there: selection, dialect, found, .. } = prepared;
     definition::drop_all(to, to_conn, &replaced).await?;
     failpoint::hit("activation.dropped");
     let mut maker = Maker::new(to, to_conn, *dialect);
@@ -356,7 +403,7 @@ async fn keep(
     if unknown.is_empty() {
         return Ok(());
     }
-    let found = definition::read(side, conn, unknown).await?;
+    let found = definition::read(side, conn, unknown, &Renaming::default()).await?;
     book.add(side, &found);
     book.write(state_dir)
 }
@@ -371,7 +418,8 @@ pub(crate) async fn wake(context: &Context, state: &MigrationState, side: Side) 
     let Some(awaits) = book.awaits.clone().filter(|awaits| awaits.side == side.into()) else { return Ok(()) };
     let mut conn = server::connect(side, leg::backend(&context.config, side)).await?;
     let info = server::inspect(side, &mut conn).await?;
-    let selection = Selection::new(&context.config.migration, info.folds_names);
+    let migration = &context.config.migration;
+    let selection = Selection::new(migration, migration.rename.on(side), info.folds_names);
     same_server(side, identity(state, side), &info)?;
     wait_briefly(side, &mut conn).await?;
     let there = list(side, &mut conn, &selection).await?;
@@ -380,7 +428,8 @@ pub(crate) async fn wake(context: &Context, state: &MigrationState, side: Side) 
         let asleep =
             |there: &&Listed| there.kind == Kind::Event && there.name == event.name && !there.enabled;
         // One that is gone, or runs, was dealt with by its owner.
-        if !there.iter().any(|there| asleep(&there)) || maker.wake(event).await? {
+        let Some(stored) = there.iter().find(asleep).map(|there| &there.stored) else { continue };
+        if maker.wake(event, stored).await? {
             continue;
         }
         tracing::error!(
@@ -407,7 +456,8 @@ async fn reach(context: &Context, state: &MigrationState, side: Side) -> Result<
     let mut conn = server::connect(side, leg::backend(&context.config, side)).await?;
     let info: ServerInfo = server::inspect(side, &mut conn).await?;
     same_server(side, identity(state, side), &info)?;
-    Ok((conn, Selection::new(&context.config.migration, info.folds_names)))
+    let migration = &context.config.migration;
+    Ok((conn, Selection::new(migration, migration.rename.on(side), info.folds_names)))
 }
 
 fn identity(state: &MigrationState, side: Side) -> &str {

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use config::names::quote_identifier;
-use config::{BackendConfig, Flavor, Side, TableName};
+use config::{BackendConfig, Flavor, Side, SideNames, TableName};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
 use sha2::{Digest as _, Sha256};
@@ -17,7 +17,7 @@ use crate::binlog::transaction::DdlStatement;
 use crate::error::{Error, Result};
 use crate::literal::text_literal;
 use crate::schema::convert::prepare_table_session;
-use crate::schema::ddl::Change;
+use crate::schema::ddl::{Change, is_nameless};
 use crate::server;
 use crate::stray::own;
 
@@ -141,10 +141,17 @@ pub(crate) async fn end_left_over(conn: &mut Conn, label: &str) -> Result<()> {
 }
 
 /// A hash of what the target has of the things that a statement is about. `schemas`: where that can't be told.
-pub(crate) async fn fingerprint(conn: &mut Conn, change: &Change, schemas: &[String]) -> Result<String> {
+/// `names`: what the target calls things.
+pub(crate) async fn fingerprint(
+    conn: &mut Conn,
+    change: &Change,
+    names: &SideNames,
+    schemas: &[String],
+) -> Result<String> {
     let mut seen = Sha256::new();
     match change {
         Change::Schema { name, .. } => {
+            let name = &names.schema(name).unwrap_or_else(|| name.clone());
             let sql = format!(
                 "SELECT * FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = {}",
                 text_literal(name)
@@ -153,6 +160,7 @@ pub(crate) async fn fingerprint(conn: &mut Conn, change: &Change, schemas: &[Str
             tables_of(conn, std::slice::from_ref(name), &mut seen).await?;
         }
         Change::Routine(name) => {
+            let name = &TableName::new(names.schema(&name.schema).unwrap_or_default(), &name.table);
             let sql = format!(
                 "SELECT ROUTINE_TYPE, DTD_IDENTIFIER, ROUTINE_DEFINITION, SQL_MODE, DEFINER, CREATED, LAST_ALTERED \
                  FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = {} AND ROUTINE_NAME = {}",
@@ -163,7 +171,8 @@ pub(crate) async fn fingerprint(conn: &mut Conn, change: &Change, schemas: &[Str
         }
         Change::Unknown => tables_of(conn, schemas, &mut seen).await?,
         change => {
-            for name in change.names() {
+            let there = change.names().into_iter().filter(|name| !is_nameless(name));
+            for name in there.filter_map(|name| names.table(&name)) {
                 table(conn, &name, &mut seen).await?;
             }
         }

@@ -40,6 +40,7 @@ pub(crate) fn schema(name: &str, columns: Vec<Column>, keys: &[&[usize]]) -> Tab
         create_sql: String::new(),
         keyless: keys.is_empty(),
         target: None,
+        stored_as: None,
         filter: None,
         left_out: Default::default(),
     }

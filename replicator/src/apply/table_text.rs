@@ -39,7 +39,7 @@ impl<'a> TableText<'a> {
         };
         Self {
             schema,
-            name: schema.name.quoted(),
+            name: schema.quoted(),
             column_list: format!(" ({}) VALUES", names(&stored).join(",")),
             key_names: key.map(|key| names(&key.columns)).unwrap_or_default(),
             key: key.map_or(&[], |key| &key.columns),

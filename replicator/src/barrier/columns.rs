@@ -139,7 +139,7 @@ pub(super) fn carry_over(
                 "the order of its columns, with those that aren't moved, isn't known any more",
             ));
         };
-        let written = Arc::new(table.schema.clone());
+        let written = table.schema.target.take().unwrap_or_else(|| Arc::new(table.schema.clone()));
         (table.schema.left_out, table.schema.target) = (left_out, Some(written));
     }
     Ok(())

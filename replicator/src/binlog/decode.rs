@@ -87,7 +87,9 @@ impl Decoder {
         let table_id = super::cursor::Cursor::new(body).uint_le(6)?;
         let known = self.tables.get(&table_id).is_some_and(|(bytes, _)| bytes == body);
         if (!known || self.wants_end())
-            && self.schemas.passes_over(&TableMap::parse(body)?.name, self.end.as_ref())
+            && self
+                .schemas
+                .passes_over(&self.schemas.in_source_names(TableMap::parse(body)?.name), self.end.as_ref())
         {
             self.mapped.retain(|id| *id != table_id);
             self.passed_over.push(table_id);
@@ -96,12 +98,13 @@ impl Decoder {
         self.passed_over.retain(|id| *id != table_id);
         if !known {
             let map = TableMap::parse(body)?;
-            let table = self.schemas.get(&map.name).ok_or_else(|| {
-                Malformed::new(format!(
-                    "the spool holds rows of table {}, which isn't part of the migration",
-                    map.name
-                ))
-            })?;
+            let table =
+                self.schemas.get(&self.schemas.in_source_names(map.name.clone())).ok_or_else(|| {
+                    Malformed::new(format!(
+                        "the spool holds rows of table {}, which isn't part of the migration",
+                        map.name
+                    ))
+                })?;
             let plan = Arc::new(map.plan(table)?);
             self.tables.insert(table_id, (Bytes::copy_from_slice(body), plan));
         }

@@ -33,6 +33,7 @@ pub(crate) fn tables() -> SchemaSet {
         create_sql: String::new(),
         keyless: false,
         target: None,
+        stored_as: None,
         filter: None,
         left_out: Default::default(),
     }])

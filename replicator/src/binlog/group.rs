@@ -17,7 +17,7 @@ use super::table_map::TableMap;
 use super::transaction::DdlStatement;
 use super::xid::Xid;
 use crate::schema::ddl::{Change, is_readable_in};
-use crate::schema::selection::Selection;
+use crate::schema::selection::{Known, Selection};
 
 /// The table id of a rows event that holds no rows and only ends a statement.
 const DUMMY_TABLE_ID: u64 = 0x00ff_ffff;
@@ -88,7 +88,7 @@ pub(crate) struct Grouper {
 impl Grouper {
     /// For what a migration moves, and the binlog of a server that has GTIDs or hasn't.
     pub(crate) fn new(selection: Selection, has_gtids: bool) -> Self {
-        let names = match selection.schemas() {
+        let names = match selection.schemas_here() {
             Some(schemas) => SchemaNames::new(schemas.iter().map(String::as_str)),
             None => SchemaNames::all(),
         };
@@ -277,15 +277,22 @@ impl Grouper {
 
     fn table_map(&mut self, body: &[u8]) -> Result<Step, Malformed> {
         let map = TableMap::parse(body)?;
-        let wanted = self.wants(&map.name);
+        let wanted = self.wants(&map.name)?;
         let open = self.opened()?;
         open.tables.insert(map.table_id, wanted);
         open.kept |= wanted;
         Ok(if wanted { Step::Keep } else { Step::Ignore })
     }
 
-    fn wants(&self, name: &TableName) -> bool {
-        self.selection.takes(name)
+    fn wants(&self, name: &TableName) -> Result<bool, Malformed> {
+        match self.selection.known(name) {
+            Known::Moved(_) => Ok(true),
+            Known::Other => Ok(false),
+            Known::Unnamed => Err(Malformed::new(format!(
+                "rows of {name}, which has no counterpart on the other side: what would have to be called so there is renamed \
+                 (migration.rename), so its changes can't be followed. Give the table another name"
+            ))),
+        }
     }
 
     /// False where the names in the statement say that it isn't about anything that is moved.
@@ -298,8 +305,13 @@ impl Grouper {
         }
         match Change::parse(&query.sql, schema, self.selection.folds_names()) {
             Change::Unknown => true,
-            Change::Schema { name, .. } => self.selection.takes_schema(&name),
-            change => change.names().iter().any(|name| self.selection.takes(name)),
+            Change::Schema { name, .. } => self.selection.holds(&name),
+            change @ (Change::Routine(_) | Change::Trigger(_) | Change::Event(_))
+                if !self.selection.names().is_plain() =>
+            {
+                change.names().iter().any(|name| self.selection.holds(&name.schema))
+            }
+            change => change.names().iter().any(|name| self.selection.known(name) != Known::Other),
         }
     }
 

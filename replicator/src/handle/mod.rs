@@ -49,7 +49,8 @@ impl Replicator {
     /// # Errors
     /// The state is damaged or belongs to another migration.
     pub fn open(config: Config) -> Result<Arc<Self>> {
-        let file = StateFile::open(&config.state_dir, &config.migration.name)?;
+        let file =
+            StateFile::open(&config.state_dir, &config.migration.name, &config.migration.rename.to_text())?;
         let live = Live::new(&config, file.get());
         let context = Arc::new(Context { config, file: Mutex::new(file), live, strays: Strays::default() });
         Ok(Arc::new(Self {
@@ -95,8 +96,8 @@ impl Replicator {
         let findings = preflight::check(config, false).await?;
         refuse_fatal(&findings)?;
         let (source, target) = pipeline::identify(config).await?;
-        let name = config.migration.name.clone();
-        self.context.store(MigrationState::begun(name, source.identity, target.identity))?;
+        let (name, renames) = (config.migration.name.clone(), config.migration.rename.to_text());
+        self.context.store(MigrationState::begun(name, renames, source.identity, target.identity))?;
         failpoint::hit("migration.begun");
         tracing::info!(area = "migration", "migration {} started", config.migration.name);
         self.spawn(&mut running);
@@ -364,7 +365,7 @@ mod tests {
             ..config::Overrides::default()
         };
         let replicator = Replicator::open(config::load(&overrides, &|_| None).unwrap()).unwrap();
-        let begun = MigrationState::begun("m".to_owned(), "a".to_owned(), "b".to_owned());
+        let begun = MigrationState::begun("m".to_owned(), Vec::new(), "a".to_owned(), "b".to_owned());
         let state = MigrationState { stage: Stage::Copying, ..begun };
         replicator.context.store(state).unwrap();
         replicator

@@ -26,6 +26,7 @@ use crate::schema::filter;
 use crate::schema::history::{Definitions, History};
 use crate::schema::left_out;
 use crate::schema::objects;
+use crate::schema::renamed::Renaming;
 use crate::schema::selection::Selection;
 use crate::server::{self, ServerInfo};
 use crate::snapshot::journal::ChunkJournal;
@@ -169,7 +170,8 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     same_server(Side::Target, &state.target_identity, &target)?;
     let history = History::of(&config.state_dir);
     let (read, write) = if leg.reads() == Side::Source { (source, target) } else { (target, source) };
-    let selection = Selection::new(&config.migration, read.folds_names);
+    let names = config.migration.rename.on(leg.reads());
+    let selection = Selection::new(&config.migration, names, read.folds_names);
     let (definitions, start) = match state.start {
         Some(start) => (definitions_of(context, leg, &history, (&read, &write)).await?, start.read()?),
         None => prepare(context, &read, &write, &history, cancel).await?,
@@ -334,7 +336,8 @@ async fn definitions_of(
         None
     } else {
         let mut conn = server::connect(side, leg.from(config)).await?;
-        let found = discover(side, &mut conn, &config.migration).await?;
+        let names = config.migration.rename.on(side);
+        let found = discover(side, &mut conn, &config.migration, &names).await?;
         conn.disconnect().await.ok();
         Some(found)
     };
@@ -366,7 +369,7 @@ async fn prepare(
     let mut to = server::connect(Side::Target, &config.target).await?;
     forget_former(config, &mut to).await?;
     let dialects = Dialects { source: source.dialect(), target: target.dialect() };
-    let mut conversions = convert::conversions(&discovery, dialects)?;
+    let mut conversions = convert::conversions(&discovery, dialects, &config.migration.rename)?;
     let mut asked = Asked { info: source, conn: &mut from };
     let mut accounts = Accounts::plan(
         config,
@@ -378,7 +381,8 @@ async fn prepare(
     accounts.create(config, &mut asked, &mut to).await?;
     let discovery = convert::create_on_target(&mut to, discovery, dialects, &config.migration).await?;
     if source.version.flavor == target.version.flavor {
-        let made = objects::create(&mut from, &mut to, &discovery.objects).await?;
+        let renaming = Renaming::new(&config.migration.rename, Side::Source, source.folds_names);
+        let made = objects::create(&mut from, &mut to, &discovery.objects, &renaming).await?;
         failpoint::hit("schema.objects_made");
         tracing::info!(area = "migration", "{} views and routines made on the target", made.made);
         for why in made.left_out {

@@ -236,14 +236,15 @@ impl Stages {
     /// Indexes of these tables that come after the rows. What was taken off comes back, whatever is configured by now.
     async fn late_indexes(&self, tables: &SchemaSet) -> Result<LateIndexes> {
         let config = &self.context.config;
-        if let Some(known) = LateIndexes::recall(&config.target, &config.state_dir)? {
+        let names = config.migration.rename.on(Side::Target);
+        if let Some(known) = LateIndexes::recall(&config.target, names.clone(), &config.state_dir)? {
             return Ok(known);
         }
         // OceanBase builds indexes on its own, beside the rows.
         if !config.snapshot.late_indexes || self.write.version.ocean_base {
             return Ok(LateIndexes::none(&config.target));
         }
-        LateIndexes::take_off(&config.target, tables, &config.state_dir).await
+        LateIndexes::take_off(&config.target, names, tables, &config.state_dir).await
     }
 
     /// P1. A table without transactions shows a row before the binlog has it, so these are locked for the moment of

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use config::{Config, Flavor, Side};
+use config::{Config, Flavor, Side, SideNames};
 use mysql_async::prelude::Queryable as _;
 
 use super::{Backend, columns};
@@ -38,12 +38,13 @@ pub(crate) async fn obstacles(
             named(found.iter())
         ));
     }
+    let names = config.migration.rename.on(to);
     if to == Side::Target {
         reasons.extend(lacking_columns(found, tables));
     }
-    reasons.extend(lacking_privileges(there, to, found));
+    reasons.extend(lacking_privileges(there, to, found, &names));
     reasons.extend(definers(there, to, found).await?);
-    reasons.extend(collations(there, to, found).await?);
+    reasons.extend(collations(there, to, found, &names).await?);
     reasons.extend(past(there, to, found).await?);
     reasons.extend(scheduler(from, there, to, found));
     Ok(reasons)
@@ -72,7 +73,7 @@ fn lacking_columns(found: &[Listed], tables: &SchemaSet) -> Vec<String> {
 
 /// What an account may not see would be left behind in silence (invariant 5).
 fn unseen(from: &Backend, side: Side, selection: &Selection) -> Vec<String> {
-    let lacks = |privilege: &&str| match selection.schemas() {
+    let lacks = |privilege: &&str| match selection.schemas_here() {
         Some(schemas) => !schemas.iter().all(|schema| from.grants.has(privilege, schema)),
         None => !from.grants.has_global(privilege),
     };
@@ -100,13 +101,14 @@ fn named<'a>(found: impl Iterator<Item = &'a Listed>) -> String {
     super::tables::some_of(names.iter().map(String::as_str))
 }
 
-fn lacking_privileges(there: &Backend, to: Side, found: &[Listed]) -> Vec<String> {
+fn lacking_privileges(there: &Backend, to: Side, found: &[Listed], names: &SideNames) -> Vec<String> {
     let (grants, flavor) = (&there.grants, there.info.version.flavor);
     let mut reasons = Vec::new();
-    let lacks: BTreeSet<(&str, &str)> = found
+    let lacks: BTreeSet<(&str, String)> = found
         .iter()
-        .map(|listed| {
-            (if listed.kind == Kind::Trigger { "TRIGGER" } else { "EVENT" }, listed.name.schema.as_str())
+        .filter_map(|listed| {
+            let privilege = if listed.kind == Kind::Trigger { "TRIGGER" } else { "EVENT" };
+            Some((privilege, listed.schema_on(names)?))
         })
         .filter(|(privilege, schema)| !grants.has(privilege, schema))
         .collect();
@@ -185,7 +187,12 @@ async fn definers(there: &mut Backend, to: Side, found: &[Listed]) -> Result<Vec
 }
 
 /// What was made under another default of its schema would get the present one.
-async fn collations(there: &mut Backend, to: Side, found: &[Listed]) -> Result<Vec<String>> {
+async fn collations(
+    there: &mut Backend,
+    to: Side,
+    found: &[Listed],
+    names: &SideNames,
+) -> Result<Vec<String>> {
     let defaults: Vec<(String, String)> = there
         .conn
         .query("SELECT SCHEMA_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA")
@@ -194,7 +201,8 @@ async fn collations(there: &mut Backend, to: Side, found: &[Listed]) -> Result<V
     let dialect = there.info.dialect();
     let differs = |listed: &&Listed| {
         let wanted = collation_on(&listed.database_collation, dialect);
-        defaults.iter().any(|(schema, own)| *schema == listed.name.schema && !same_name(own, &wanted))
+        let called = listed.schema_on(names);
+        defaults.iter().any(|(schema, own)| Some(schema) == called.as_ref() && !same_name(own, &wanted))
     };
     let which = named(found.iter().filter(differs));
     Ok((!which.is_empty())

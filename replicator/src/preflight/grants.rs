@@ -149,12 +149,14 @@ impl Grants {
     }
 
     pub(super) fn judge_target(&self, config: &Config, flavor: Flavor, found: &Discovery) -> Vec<Finding> {
-        let schemas = found.schemas.iter().map(|schema| schema.name.as_str()).chain(["changeover"]);
+        let there = config.migration.rename.on(Side::Target);
+        let mut schemas = there.schemas(found.schemas.iter().map(|schema| schema.name.as_str()));
+        schemas.push("changeover".to_owned());
         let mut missing = Vec::new();
         if config.cutover.fence == FencePolicy::Accounts && config.migration.reverse {
             missing.extend(self.lacks_for_accounts(flavor));
         }
-        for schema in schemas {
+        for schema in &schemas {
             for privilege in TARGET_PRIVILEGES {
                 if !self.has(privilege, schema) {
                     missing.push((privilege, scope(schema), "make and fill the tables"));

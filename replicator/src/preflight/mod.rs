@@ -9,13 +9,14 @@ mod columns;
 mod filters;
 mod grants;
 mod pair;
+mod renames;
 mod replica;
 mod settings;
 mod tables;
 pub(crate) mod way_back;
 
 use config::progress::{Conversion, Finding, Severity};
-use config::{BackendConfig, Config, FencePolicy, ServerVersion, Side};
+use config::{BackendConfig, Config, FencePolicy, ServerVersion, Side, SideNames};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
@@ -27,6 +28,7 @@ use crate::accounts::{Accounts, Asked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::convert::Dialects;
 use crate::schema::discover::{Discovery, discover};
+use crate::schema::renamed::Renaming;
 use crate::schema::selection::Selection;
 use crate::server::{ServerInfo, connect, end_position, inspect, show_replication, start_position, xa};
 
@@ -53,7 +55,7 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
         check_source(&mut findings, config, source).await;
         findings.0.extend(judge_fence(config, source.info.version, Side::Source));
         let mut schemas = config.migration.schemas.clone();
-        match discover(Side::Source, &mut source.conn, &config.migration).await {
+        match discover(Side::Source, &mut source.conn, &config.migration, &SideNames::default()).await {
             Ok(found) => {
                 let one_family = dialects.is_none_or(|both| both.source.family == both.target.family);
                 findings.all(tables::judge(&found, source.info.cascades_in_binlog, one_family));
@@ -63,6 +65,14 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
                 findings.all(columns::judge(&config.migration, &found));
                 match columns::judge_objects(&mut source.conn, &found).await {
                     Ok(objects) => findings.all(objects),
+                    Err(error) => findings.error("views and routines", &error),
+                }
+                let folds_names = source.info.folds_names;
+                let either = folds_names || target.as_ref().is_some_and(|target| target.info.folds_names);
+                let ocean_base = target.as_ref().is_some_and(|target| target.info.version.ocean_base);
+                findings.all(renames::judge(config, &found, (either, ocean_base)));
+                match renames::judge_objects(config, &mut source.conn, &found, folds_names).await {
+                    Ok(left_out) => findings.all(left_out),
                     Err(error) => findings.error("views and routines", &error),
                 }
                 if !source.settings.logs_whole_rows() {
@@ -127,7 +137,7 @@ pub async fn conversions(config: &Config) -> Result<Vec<Conversion>> {
     let from = inspect(Side::Source, &mut source).await?;
     let to = inspect(Side::Target, &mut target).await?;
     let dialects = Dialects { source: from.dialect(), target: to.dialect() };
-    let found = discover(Side::Source, &mut source, &config.migration).await?;
+    let found = discover(Side::Source, &mut source, &config.migration, &SideNames::default()).await?;
     let accounts = Accounts::plan(
         config,
         &mut Asked { info: &from, conn: &mut source },
@@ -138,7 +148,7 @@ pub async fn conversions(config: &Config) -> Result<Vec<Conversion>> {
     for conn in [source, target] {
         drop(conn.disconnect().await);
     }
-    let mut rows = crate::schema::convert::conversions(&found, dialects)?;
+    let mut rows = crate::schema::convert::conversions(&found, dialects, &config.migration.rename)?;
     rows.extend(accounts.rows());
     Ok(rows)
 }
@@ -360,13 +370,18 @@ impl Findings {
         found: &Discovery,
     ) {
         let tables = found.schema_set();
-        let selection = Selection::new(&config.migration, source.info.folds_names);
+        let (names, folds_names) = (&config.migration.rename, source.info.folds_names);
+        let selection = Selection::new(&config.migration, names.on(Side::Source), folds_names);
+        let of_target = selection.clone().with_names(names.on(Side::Target));
+        let renaming = Renaming::new(names, Side::Source, folds_names);
         let found = async {
             let listed = crate::activation::list(Side::Source, &mut source.conn, &selection).await?;
             let to = (Side::Target, &*listed, &tables);
-            let obstacles = activation::obstacles(config, source, target, &selection, to).await?;
+            let mut obstacles = activation::obstacles(config, source, target, &selection, to).await?;
+            let texts = crate::activation::texts_not_renamed;
+            obstacles.extend(texts(Side::Source, &mut source.conn, &listed, &renaming).await?);
             let (known, target) = (listed.iter().collect::<Vec<_>>(), (Side::Target, &mut target.conn));
-            let strange = crate::activation::strange(&config.state_dir, target, &selection, &known).await?;
+            let strange = crate::activation::strange(&config.state_dir, target, &of_target, &known).await?;
             Ok((obstacles, strange))
         };
         match found.await {

@@ -60,7 +60,7 @@ pub(super) fn judge(from: ServerVersion, to: ServerVersion) -> Vec<Finding> {
 /// Tables that have no counterpart, and what is lost by converting them without a yes.
 pub(super) fn judge_definitions(config: &Config, found: &Discovery, dialects: Dialects) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let all = match definitions(found, dialects) {
+    let all = match definitions(found, dialects, &config.migration.rename) {
         Ok(all) => all,
         Err(error) => return vec![finding(Severity::Fatal, "definitions", format!("{error}."))],
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use config::progress::{Finding, Severity};
-use config::{Config, Flavor, Side};
+use config::{Config, Flavor, Side, SideNames};
 use mysql_async::Row;
 use mysql_async::prelude::Queryable as _;
 
@@ -135,7 +135,7 @@ async fn replicates(replica: &mut Backend, source: &Backend) -> Result<Vec<Strin
 
 /// Tables that it has otherwise.
 async fn same_tables(config: &Config, replica: &mut Backend, found: &Discovery) -> Result<Vec<String>> {
-    let there = discover(Side::Source, &mut replica.conn, &config.migration).await?;
+    let there = discover(Side::Source, &mut replica.conn, &config.migration, &SideNames::default()).await?;
     let definitions: BTreeMap<String, String> = there
         .tables
         .iter()

@@ -200,14 +200,25 @@ pub(super) async fn check_target(
     if migration.schemas.is_empty() {
         return Ok(Vec::new());
     }
-    let there = discover(Side::Target, target, &migration).await?;
+    let names = config.migration.rename.on(Side::Target);
+    let there = discover(Side::Target, target, &migration, &names).await?;
     let mut findings = Vec::new();
+    if !there.unnamed.is_empty() {
+        let tables: Vec<String> = there.unnamed.iter().map(TableName::to_string).collect();
+        let message = format!(
+            "It holds {}, under names that nothing of the source could have there (migration.rename), so a way back couldn't \
+             follow what is written to them; drop or rename them there.",
+            some_of(tables.iter().map(String::as_str))
+        );
+        findings.push(finding(Severity::Fatal, "target, migration.rename", message));
+    }
     let mut empty = HashSet::new();
     let mut filled: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for table in &there.tables {
         let name = &table.schema.name;
         if has_rows(target, &table.schema).await? {
-            filled.entry(&name.schema).or_default().push(&name.table);
+            let stored = table.schema.stored();
+            filled.entry(&stored.schema).or_default().push(&stored.table);
         } else {
             empty.insert(name.clone());
         }
@@ -239,7 +250,8 @@ pub(super) async fn check_target(
                  DATABASE there to make it the same.",
                 other.collation, wanted
             );
-            findings.push(finding(Severity::Warning, format!("schema {}", schema.name), message));
+            let subject = format!("schema {}", names.schema(&schema.name).as_ref().unwrap_or(&schema.name));
+            findings.push(finding(Severity::Warning, subject, message));
         }
     }
     Ok(findings)
@@ -247,7 +259,7 @@ pub(super) async fn check_target(
 
 async fn has_rows(target: &mut Conn, table: &TableSchema) -> Result<bool> {
     let row: Option<u8> = target
-        .query_first(format!("SELECT 1 FROM {} LIMIT 1", table.name.quoted()))
+        .query_first(format!("SELECT 1 FROM {} LIMIT 1", table.quoted()))
         .await
         .map_err(|e| Error::database(Side::Target, table.name.to_string(), &e))?;
     Ok(row.is_some())

@@ -50,9 +50,8 @@ pub(crate) async fn obstacles(
         }
     }
     let other = serves.other();
-    let mut schemas: Vec<&str> = tables.iter().map(|(schema, _)| schema.as_str()).collect();
-    schemas.sort_unstable();
-    schemas.dedup();
+    let names = config.migration.rename.on(other);
+    let schemas: Vec<String> = names.schemas(tables.iter().map(|(schema, _)| schema.as_str()));
     let lacks = |privilege: &&str| !schemas.iter().all(|schema| written.grants.has(privilege, schema));
     let lacking: Vec<&str> = WRITE_PRIVILEGES.into_iter().filter(lacks).collect();
     if !lacking.is_empty() {

@@ -4,8 +4,11 @@
 //! Everything else of the text is the target's business, which runs it as it is. A statement that isn't understood
 //! here is [`Change::Unknown`], which nobody runs and nobody skips (invariant 5).
 
+use std::ops::Range;
+
 use config::TableName;
 
+use super::selection::{Known, Selection};
 use crate::binlog::context::StatementContext;
 
 /// False for a client's character set in which the second byte of a character may look like a quote or a backslash.
@@ -48,8 +51,64 @@ impl Change {
     /// Reads a statement. `default_schema` is that of its session; `folds_names` says that the server keeps names in
     /// lower case.
     pub(crate) fn parse(sql: &[u8], default_schema: &str, folds_names: bool) -> Self {
-        let mut reader = Reader { tokens: Lexer { rest: sql }.collect(), at: 0, default_schema, folds_names };
-        reader.statement().unwrap_or(Change::Unknown)
+        Parsed::of(sql, default_schema, folds_names).change
+    }
+
+    /// The same with the names that the source has for what it names. What isn't moved and has no name there gets one that no
+    /// selection takes.
+    ///
+    /// # Errors
+    /// A name that is of the migration, and that nothing of the source is called by here (`migration.rename`).
+    pub(crate) fn in_source_names(self, selection: &Selection) -> Result<Self, TableName> {
+        if selection.names().is_plain() {
+            return Ok(self);
+        }
+        let table = |here: TableName| match selection.known(&here) {
+            Known::Moved(name) => Ok(name),
+            Known::Unnamed => Err(here),
+            Known::Other => Ok(selection.names().source_table(&here).unwrap_or_else(|| nameless(&here))),
+        };
+        let tables = |names: Vec<TableName>| names.into_iter().map(table).collect::<Result<Vec<_>, _>>();
+        let beside = |here: TableName| match selection.names().source_schema(&here.schema) {
+            Some(schema) => Ok(TableName::new(schema, here.table)),
+            None if selection.holds(&here.schema) => Err(here),
+            None => Ok(nameless(&here)),
+        };
+        Ok(match self {
+            Change::CreateTable { table: name, like } => {
+                Change::CreateTable { table: table(name)?, like: like.map(table).transpose()? }
+            }
+            Change::DropTables(names) => Change::DropTables(tables(names)?),
+            Change::Truncate(name) => Change::Truncate(table(name)?),
+            Change::Rename(pairs) => {
+                let pairs = pairs.into_iter().map(|(from, to)| Ok((table(from)?, table(to)?)));
+                Change::Rename(pairs.collect::<Result<_, _>>()?)
+            }
+            Change::Alter { table: name, renamed, exchanged } => Change::Alter {
+                table: table(name)?,
+                renamed: renamed.map(table).transpose()?,
+                exchanged: exchanged.map(table).transpose()?,
+            },
+            Change::Schema { name, dropped } => {
+                let held = selection.holds(&name);
+                match selection.names().source_schema(&name) {
+                    // It holds tables of two schemas, or some of one: nothing else is like it on the other side.
+                    Some(of_source) if held && selection.names().parts(&of_source) => Change::Unknown,
+                    None if held => Change::Unknown,
+                    Some(name) => Change::Schema { name, dropped },
+                    None => Change::Schema { name: nameless(&TableName::new(name, "")).schema, dropped },
+                }
+            }
+            // A view may stand in for a table that is renamed. It is of this side alone then.
+            Change::Views(names) => {
+                let view = |here: TableName| table(here.clone()).unwrap_or_else(|_| nameless(&here));
+                Change::Views(names.into_iter().map(view).collect())
+            }
+            Change::Routine(name) => Change::Routine(beside(name)?),
+            Change::Trigger(name) => Change::Trigger(beside(name)?),
+            Change::Event(name) => Change::Event(beside(name)?),
+            Change::Unknown => Change::Unknown,
+        })
     }
 
     /// Every table or view that it names, each once.
@@ -70,9 +129,74 @@ impl Change {
     }
 }
 
+/// A name that no server has, for something of the target that the source has no name for.
+fn nameless(here: &TableName) -> TableName {
+    TableName::new(format!("{}\0", here.schema), &here.table)
+}
+
+/// True for a name of [`Change::in_source_names`] that isn't one.
+pub(crate) fn is_nameless(name: &TableName) -> bool {
+    name.schema.ends_with('\0')
+}
+
+/// What a name in a statement is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    /// A table or a view.
+    Table,
+    /// A routine, a trigger, an event: it goes with its schema.
+    Beside,
+    /// A schema.
+    Schema,
+}
+
+/// A name in a statement, and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Named {
+    pub(super) of: Of,
+    /// Complete; of a schema the other part is empty.
+    pub(super) name: TableName,
+    /// All of it.
+    pub(super) span: Range<usize>,
+    /// The last part of it.
+    pub(super) last: Range<usize>,
+}
+
+/// A statement, taken apart.
+pub(super) struct Parsed {
+    pub(super) change: Change,
+    /// The names that [`Change`] was made of, in their order.
+    pub(super) named: Vec<Named>,
+    pub(super) tokens: Vec<(Token, Range<usize>)>,
+}
+
+impl Parsed {
+    /// See [`Change::parse`].
+    pub(super) fn of(sql: &[u8], default_schema: &str, folds_names: bool) -> Self {
+        let tokens = Lexer::of(sql).collect();
+        let mut reader = Reader { tokens, at: 0, default_schema, folds_names, named: Vec::new() };
+        let change = reader.statement().unwrap_or(Change::Unknown);
+        Self { change, named: reader.named, tokens: reader.tokens }
+    }
+
+    /// The name of a table that begins at a token. `default_schema` stands where it has none.
+    pub(super) fn table_at(
+        &self,
+        at: usize,
+        default_schema: &str,
+        folds_names: bool,
+    ) -> Option<(Named, bool)> {
+        let tokens = self.tokens.get(at..)?.iter().take(4).cloned().collect();
+        let mut reader = Reader { tokens, at: 0, default_schema, folds_names, named: Vec::new() };
+        reader.name()?;
+        let qualified = reader.at > 1;
+        Some((reader.named.pop()?, qualified))
+    }
+}
+
 /// The words and names of a statement, in their order.
 pub(crate) fn words(sql: &[u8]) -> Vec<String> {
-    let words = Lexer { rest: sql }.filter_map(|token| match token {
+    let words = Lexer::of(sql).filter_map(|(token, _)| match token {
         Token::Word(word) | Token::Quoted(word) => Some(word),
         Token::Literal | Token::Symbol(_) => None,
     });
@@ -81,7 +205,7 @@ pub(crate) fn words(sql: &[u8]) -> Vec<String> {
 
 /// A piece of a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
+pub(super) enum Token {
     /// A word or a number, as it stands.
     Word(String),
     /// Between backticks or double quotes.
@@ -94,13 +218,29 @@ enum Token {
 
 struct Lexer<'a> {
     rest: &'a [u8],
+    length: usize,
+}
+
+impl<'a> Lexer<'a> {
+    fn of(sql: &'a [u8]) -> Self {
+        Self { rest: sql, length: sql.len() }
+    }
 }
 
 impl Iterator for Lexer<'_> {
-    type Item = Token;
+    /// With where it stands.
+    type Item = (Token, Range<usize>);
 
-    fn next(&mut self) -> Option<Token> {
+    fn next(&mut self) -> Option<(Token, Range<usize>)> {
         self.skip_space_and_comments();
+        let begin = self.length - self.rest.len();
+        let token = self.token()?;
+        Some((token, begin..self.length - self.rest.len()))
+    }
+}
+
+impl Lexer<'_> {
+    fn token(&mut self) -> Option<Token> {
         let &first = self.rest.first()?;
         match first {
             b'`' | b'"' => {
@@ -188,15 +328,16 @@ fn is_dash_comment(rest: &[u8]) -> bool {
 }
 
 struct Reader<'a> {
-    tokens: Vec<Token>,
+    tokens: Vec<(Token, Range<usize>)>,
     at: usize,
     default_schema: &'a str,
     folds_names: bool,
+    named: Vec<Named>,
 }
 
 impl Reader<'_> {
     fn peek(&self) -> Option<&Token> {
-        self.tokens.get(self.at)
+        self.tokens.get(self.at).map(|(token, _)| token)
     }
 
     /// Takes the next token where it is that word.
@@ -236,8 +377,27 @@ impl Reader<'_> {
         Some(if self.folds_names { name.to_lowercase() } else { name })
     }
 
-    /// `a`, `a.b` or `.b`.
+    /// Of a table or a view: `a`, `a.b` or `.b`.
     fn name(&mut self) -> Option<TableName> {
+        self.name_of(Of::Table)
+    }
+
+    fn name_of(&mut self, of: Of) -> Option<TableName> {
+        let begin = self.at;
+        let name = self.complete_name()?;
+        self.note(of, begin, name.clone())?;
+        Some(name)
+    }
+
+    /// Of a schema.
+    fn schema(&mut self) -> Option<String> {
+        let begin = self.at;
+        let name = self.identifier()?;
+        self.note(Of::Schema, begin, TableName::new(&name, ""))?;
+        Some(name)
+    }
+
+    fn complete_name(&mut self) -> Option<TableName> {
         if self.symbol(b'.') {
             return Some(TableName::new(self.default_schema, self.identifier()?));
         }
@@ -246,6 +406,14 @@ impl Reader<'_> {
             return Some(TableName::new(first, self.identifier()?));
         }
         (!self.default_schema.is_empty()).then(|| TableName::new(self.default_schema, first))
+    }
+
+    /// Remembers where a name stands that was just read.
+    fn note(&mut self, of: Of, begin: usize, name: TableName) -> Option<()> {
+        let (_, first) = self.tokens.get(begin)?;
+        let (_, last) = self.tokens.get(self.at.checked_sub(1)?)?;
+        self.named.push(Named { of, name, span: first.start..last.end, last: last.clone() });
+        Some(())
     }
 
     fn names(&mut self) -> Option<Vec<TableName>> {
@@ -301,7 +469,7 @@ impl Reader<'_> {
         self.attributes();
         if self.any(&["DATABASE", "SCHEMA"]) {
             self.if_exists();
-            return Some(Change::Schema { name: self.identifier()?, dropped: false });
+            return Some(Change::Schema { name: self.schema()?, dropped: false });
         }
         if self.word("TABLE") {
             self.if_exists();
@@ -340,7 +508,7 @@ impl Reader<'_> {
         }
         if self.any(&["PROCEDURE", "FUNCTION"]) {
             self.if_exists();
-            let name = self.name()?;
+            let name = self.name_of(Of::Beside)?;
             // A loadable function belongs to the server, not to a schema.
             let loadable = self.word("RETURNS") && {
                 self.at += 1;
@@ -350,11 +518,11 @@ impl Reader<'_> {
         }
         if self.word("TRIGGER") {
             self.if_exists();
-            return Some(Change::Trigger(self.name()?));
+            return Some(Change::Trigger(self.name_of(Of::Beside)?));
         }
         if self.word("EVENT") {
             self.if_exists();
-            return Some(Change::Event(self.name()?));
+            return Some(Change::Event(self.name_of(Of::Beside)?));
         }
         None
     }
@@ -362,7 +530,7 @@ impl Reader<'_> {
     fn drop_(&mut self) -> Option<Change> {
         if self.any(&["DATABASE", "SCHEMA"]) {
             self.if_exists();
-            return Some(Change::Schema { name: self.identifier()?, dropped: true });
+            return Some(Change::Schema { name: self.schema()?, dropped: true });
         }
         if self.any(&["TABLE", "TABLES"]) {
             self.if_exists();
@@ -412,7 +580,7 @@ impl Reader<'_> {
             const OPTIONS: [&str; 7] =
                 ["DEFAULT", "CHARACTER", "CHARSET", "COLLATE", "ENCRYPTION", "READ", "COMMENT"];
             let options = matches!(self.peek(), Some(Token::Word(w)) if OPTIONS.iter().any(|o| o.eq_ignore_ascii_case(w)));
-            let name = if options { self.default_schema.to_owned() } else { self.identifier()? };
+            let name = if options { self.default_schema.to_owned() } else { self.schema()? };
             return Some(Change::Schema { name, dropped: false });
         }
         if self.word("TABLE") {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use config::pattern::like;
-use config::{MigrationConfig, Side, TableName};
+use config::{MigrationConfig, Side, SideNames, TableName};
 use mysql_async::prelude::{FromRow, Queryable as _};
 use mysql_async::{Conn, Row};
 
@@ -39,6 +39,9 @@ pub struct Discovery {
     pub own_schemas: Vec<String>,
     /// Views, routines, triggers, events and sequences.
     pub objects: Vec<OtherObject>,
+    /// Tables of this side, as it calls them, in schemas of the migration and under names that nothing of the source
+    /// could have here (`migration.rename`).
+    pub unnamed: Vec<TableName>,
 }
 
 /// A schema and what its tables get by default.
@@ -82,10 +85,16 @@ impl Discovery {
     }
 }
 
-/// Reads what a migration moves. The connection is one of [`crate::server::connect`]. `side`: on the target a table hasn't got
-/// the columns that aren't moved, so `migration.columns` is for the source alone.
-pub async fn discover(side: Side, conn: &mut Conn, migration: &MigrationConfig) -> Result<Discovery> {
-    let mut reader = Reader { side, conn };
+/// Reads what a migration moves, from a server that calls things by `names`; what comes back goes by the source's. The
+/// connection is one of [`crate::server::connect`]. `side`: on the target a table hasn't got the columns that aren't moved, so
+/// `migration.columns` is for the source alone.
+pub async fn discover(
+    side: Side,
+    conn: &mut Conn,
+    migration: &MigrationConfig,
+    names: &SideNames,
+) -> Result<Discovery> {
+    let mut reader = Reader { side, conn, names };
     // Names and SHOW CREATE TABLE are text for people: with a binary session a literal in them would lose its
     // charset.
     reader.run("SET NAMES utf8mb4").await?;
@@ -97,7 +106,11 @@ pub async fn discover(side: Side, conn: &mut Conn, migration: &MigrationConfig) 
 struct Reader<'a> {
     side: Side,
     conn: &'a mut Conn,
+    names: &'a SideNames,
 }
+
+/// Tables by what the server calls them.
+type Drafts = BTreeMap<TableName, DiscoveredTable>;
 
 impl Reader<'_> {
     async fn run(&mut self, statement: &str) -> Result<()> {
@@ -115,11 +128,11 @@ impl Reader<'_> {
             // What names a column is told from what doesn't by its quotes.
             self.run("SET SESSION sql_quote_show_create = 1").await?;
         }
-        let mut found = self.schemas(&migration.schemas).await?;
-        if found.schemas.is_empty() {
+        let (mut found, here) = self.schemas(&migration.schemas).await?;
+        if here.is_empty() {
             return Ok(found);
         }
-        let list: Vec<String> = found.schemas.iter().map(|s| string_literal(&s.name)).collect();
+        let list: Vec<String> = here.iter().map(|schema| string_literal(schema)).collect();
         let list = list.join(", ");
         let excluded = |name: &TableName| {
             let text = name.to_string();
@@ -129,10 +142,11 @@ impl Reader<'_> {
         self.columns(&list, &mut drafts).await?;
         self.keys(&list, &mut drafts).await?;
         self.foreign_keys(&list, &mut drafts).await?;
-        found.objects.extend(self.objects(&list).await?);
+        let objects = self.objects(&list, &found.schemas).await?;
+        found.objects.extend(objects);
         found.objects.sort();
-        for draft in drafts.values_mut() {
-            draft.schema.create_sql = self.create_table(&draft.schema.name).await?;
+        for (here, draft) in &mut drafts {
+            draft.schema.create_sql = self.create_table(here).await?;
         }
         note_cascades(&mut drafts);
         if self.side == Side::Source {
@@ -141,11 +155,13 @@ impl Reader<'_> {
             }
         }
         found.tables = drafts.into_values().map(|draft| narrow(finish(draft), migration)).collect();
+        found.tables.sort_by(|a, b| a.schema.name.cmp(&b.schema.name));
         left_out::judge_parents(&mut found.tables);
         Ok(found)
     }
 
-    async fn schemas(&mut self, configured: &[String]) -> Result<Discovery> {
+    /// The schemas, and which ones of this server are to be looked into.
+    async fn schemas(&mut self, configured: &[String]) -> Result<(Discovery, Vec<String>)> {
         let rows: Vec<(String, String, String)> = self
             .rows(
                 "SELECT SCHEMA_NAME, DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME \
@@ -157,23 +173,44 @@ impl Reader<'_> {
         let own = is_own_schema;
         let mut found = Discovery::default();
         let mut wanted = HashSet::new();
+        // A server that folds names keeps those of the rules as they are, which has to be in small letters there.
+        let of_source = |here: &String| self.names.source_schema(here);
         for name in configured {
             let stored = rows
                 .iter()
-                .map(|(stored, ..)| stored)
-                .find(|stored| *stored == name || (folded && stored.to_lowercase() == name.to_lowercase()));
+                .filter_map(|(stored, ..)| of_source(stored))
+                .find(|stored| stored == name || (folded && stored.to_lowercase() == name.to_lowercase()));
             match stored {
                 _ if own(name) => found.own_schemas.push(name.clone()),
-                Some(stored) => drop(wanted.insert(stored.clone())),
+                Some(stored) => drop(wanted.insert(stored)),
                 None => found.missing_schemas.push(name.clone()),
             }
         }
-        found.schemas = rows
-            .into_iter()
-            .filter(|(name, ..)| if configured.is_empty() { !own(name) } else { wanted.contains(name) })
-            .map(|(name, charset, collation)| SchemaDefaults { name, charset, collation })
-            .collect();
-        Ok(found)
+        let is_wanted =
+            |name: &String| if configured.is_empty() { !own(name) } else { wanted.contains(name) };
+        let held = self.names.schemas(configured.iter().map(String::as_str));
+        let here = rows
+            .iter()
+            .map(|(here, ..)| here)
+            .filter(|here| of_source(here).is_some_and(|name| is_wanted(&name)) || held.contains(here));
+        let here = here.cloned().collect();
+        let moved = rows.into_iter().filter_map(|(here, charset, collation)| {
+            let name = self.names.source_schema(&here).filter(is_wanted)?;
+            Some(SchemaDefaults { name, charset, collation })
+        });
+        found.schemas = moved.collect();
+        found.schemas.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok((found, here))
+    }
+
+    /// What the source calls a table or a view of this server. `None`: it isn't moved.
+    fn known(&self, here: &TableName, moved: &[SchemaDefaults]) -> Option<TableName> {
+        if self.names.is_plain() {
+            return Some(here.clone());
+        }
+        // A schema that holds tables of another one by rules of their own isn't moved for that.
+        let name = self.names.source_table(here)?;
+        moved.iter().any(|schema| schema.name == name.schema).then_some(name)
     }
 
     async fn tables(
@@ -181,7 +218,7 @@ impl Reader<'_> {
         list: &str,
         found: &mut Discovery,
         excluded: impl Fn(&TableName) -> bool,
-    ) -> Result<BTreeMap<TableName, DiscoveredTable>> {
+    ) -> Result<Drafts> {
         type Table = (String, String, String, Option<String>, Option<u64>);
         let rows: Vec<Table> = self
             .rows(&format!(
@@ -191,7 +228,14 @@ impl Reader<'_> {
             .await?;
         let mut drafts = BTreeMap::new();
         for (schema, table, table_type, engine, rows_estimate) in rows {
-            let name = TableName::new(schema, table);
+            let here = TableName::new(schema, table);
+            let Some(name) = self.known(&here, &found.schemas) else {
+                // A view there may well stand in for a table that is renamed.
+                if table_type == "BASE TABLE" && self.names.source_table(&here).is_none() {
+                    found.unnamed.push(here);
+                }
+                continue;
+            };
             let kind = match table_type.as_str() {
                 "VIEW" => Some("view"),
                 "SEQUENCE" => Some("sequence"),
@@ -217,7 +261,8 @@ impl Reader<'_> {
                 ));
             }
             let schema = TableSchema {
-                name: name.clone(),
+                stored_as: (name != here).then(|| here.clone()),
+                name,
                 columns: Vec::new(),
                 unique_keys: Vec::new(),
                 foreign_keys: Vec::new(),
@@ -229,13 +274,13 @@ impl Reader<'_> {
                 filter: None,
                 left_out: LeftOut::default(),
             };
-            drafts.insert(name, DiscoveredTable { schema, engine: engine.unwrap_or_default(), problems });
+            drafts.insert(here, DiscoveredTable { schema, engine: engine.unwrap_or_default(), problems });
         }
         found.excluded.sort();
         Ok(drafts)
     }
 
-    async fn columns(&mut self, list: &str, drafts: &mut BTreeMap<TableName, DiscoveredTable>) -> Result<()> {
+    async fn columns(&mut self, list: &str, drafts: &mut Drafts) -> Result<()> {
         let rows: Vec<Row> = self
             .rows(&format!(
                 "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, COLUMN_TYPE, CHARACTER_SET_NAME, \
@@ -283,7 +328,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    async fn keys(&mut self, list: &str, drafts: &mut BTreeMap<TableName, DiscoveredTable>) -> Result<()> {
+    async fn keys(&mut self, list: &str, drafts: &mut Drafts) -> Result<()> {
         type Part = (String, String, String, Option<String>, Option<u32>, String);
         let rows: Vec<Part> = self
             .rows(&format!(
@@ -325,11 +370,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    async fn foreign_keys(
-        &mut self,
-        list: &str,
-        drafts: &mut BTreeMap<TableName, DiscoveredTable>,
-    ) -> Result<()> {
+    async fn foreign_keys(&mut self, list: &str, drafts: &mut Drafts) -> Result<()> {
         let rows: Vec<Row> = self
             .rows(&format!(
                 "SELECT k.TABLE_SCHEMA, k.TABLE_NAME, k.CONSTRAINT_NAME, k.COLUMN_NAME, \
@@ -361,7 +402,7 @@ impl Reader<'_> {
                 None => draft.schema.foreign_keys.push(ForeignKey {
                     name,
                     columns: vec![position],
-                    parent: TableName::new(self.text(&row, 4)?, self.text(&row, 5)?),
+                    parent: self.parent(TableName::new(self.text(&row, 4)?, self.text(&row, 5)?)),
                     parent_columns: vec![parent_column],
                     cascades_on_delete: acts(&self.text(&row, 7)?),
                     cascades_on_update: acts(&self.text(&row, 8)?),
@@ -371,18 +412,31 @@ impl Reader<'_> {
         Ok(())
     }
 
-    async fn objects(&mut self, list: &str) -> Result<Vec<OtherObject>> {
-        let rows: Vec<(String, String, String)> = self
+    /// A parent that nothing of the source is called by is one that isn't moved.
+    fn parent(&self, here: TableName) -> TableName {
+        self.names.source_table(&here).unwrap_or(here)
+    }
+
+    async fn objects(&mut self, list: &str, moved: &[SchemaDefaults]) -> Result<Vec<OtherObject>> {
+        let rows: Vec<(String, String, String, String)> = self
             .rows(&format!(
-                "SELECT LOWER(ROUTINE_TYPE), ROUTINE_SCHEMA, ROUTINE_NAME FROM information_schema.ROUTINES \
+                "SELECT LOWER(ROUTINE_TYPE), ROUTINE_SCHEMA, ROUTINE_NAME, '' FROM information_schema.ROUTINES \
                  WHERE ROUTINE_SCHEMA IN ({list}) \
-                 UNION ALL SELECT 'trigger', TRIGGER_SCHEMA, TRIGGER_NAME FROM information_schema.TRIGGERS \
-                 WHERE TRIGGER_SCHEMA IN ({list})"
+                 UNION ALL SELECT 'trigger', TRIGGER_SCHEMA, TRIGGER_NAME, EVENT_OBJECT_TABLE \
+                 FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA IN ({list})"
             ))
             .await?;
         let events = self.events(list).await?;
-        let rows = rows.into_iter().chain(events);
-        Ok(rows.map(|(kind, schema, name)| OtherObject { kind, schema, name }).collect())
+        let events = events.into_iter().map(|(kind, schema, name)| (kind, schema, name, String::new()));
+        let object = |(kind, schema, name, table): (String, String, String, String)| {
+            // A trigger goes where its table goes.
+            let schema = match table.as_str() {
+                "" => self.names.source_schema(&schema)?,
+                _ => self.names.source_table(&TableName::new(schema, table))?.schema,
+            };
+            moved.iter().any(|moved| moved.name == schema).then_some(OtherObject { kind, schema, name })
+        };
+        Ok(rows.into_iter().chain(events).filter_map(object).collect())
     }
 
     /// OceanBase hasn't got any in its information_schema.
@@ -426,15 +480,15 @@ impl Reader<'_> {
 }
 
 /// Marks the tables that others refer to with an action of their own.
-fn note_cascades(drafts: &mut BTreeMap<TableName, DiscoveredTable>) {
+fn note_cascades(drafts: &mut Drafts) {
     let parents: HashSet<TableName> = drafts
         .values()
         .flat_map(|draft| &draft.schema.foreign_keys)
         .filter(|key| key.cascades_on_delete || key.cascades_on_update)
         .map(|key| key.parent.clone())
         .collect();
-    for (name, draft) in drafts {
-        draft.schema.has_cascading_children = parents.contains(name);
+    for draft in drafts.values_mut() {
+        draft.schema.has_cascading_children = parents.contains(&draft.schema.name);
     }
 }
 
@@ -560,6 +614,7 @@ mod tests {
                 create_sql: String::new(),
                 keyless: false,
                 target: None,
+                stored_as: None,
                 filter: None,
                 left_out: LeftOut::default(),
             };
@@ -595,6 +650,7 @@ mod tests {
                 create_sql: String::new(),
                 keyless: false,
                 target: None,
+                stored_as: None,
                 filter: None,
                 left_out: LeftOut::default(),
             };

@@ -265,6 +265,7 @@ mod tests {
             create_sql: sql.to_owned(),
             keyless: false,
             target: None,
+            stored_as: None,
             filter: None,
             left_out: Default::default(),
         };

@@ -8,6 +8,7 @@ pub(crate) mod filter;
 pub(crate) mod history;
 pub(crate) mod left_out;
 pub(crate) mod objects;
+pub(crate) mod renamed;
 pub mod selection;
 pub mod table;
 pub(crate) mod transfer;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::convert::{charset_on, collation_on};
 use super::discover::OtherObject;
+use super::renamed::Renaming;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The session in which something was made, as the server has kept it with the definition.
@@ -90,24 +91,15 @@ pub(crate) struct Made {
 ///
 /// # Errors
 /// A connection broke.
-pub(crate) async fn create(source: &mut Conn, target: &mut Conn, objects: &[OtherObject]) -> Result<Made> {
-    let mut waiting = Vec::new();
+pub(crate) async fn create(
+    source: &mut Conn,
+    target: &mut Conn,
+    objects: &[OtherObject],
+    renaming: &Renaming,
+) -> Result<Made> {
     let mut made = Made::default();
-    for object in objects {
-        let kind = match object.kind.as_str() {
-            "procedure" => "PROCEDURE",
-            "function" => "FUNCTION",
-            "view" => "VIEW",
-            _ => continue,
-        };
-        match read(source, kind, object).await? {
-            Some(object) => waiting.push(object),
-            None => made.left_out.push(format!(
-                "{} {}.{}: the account may not see its definition",
-                object.kind, object.schema, object.name
-            )),
-        }
-    }
+    let (mut waiting, left_out) = read_all(source, objects, renaming).await?;
+    made.left_out = left_out;
     // Routines first: they name what they use only when they run.
     waiting.sort_by_key(|object| object.kind == "VIEW");
     loop {
@@ -143,6 +135,75 @@ pub(crate) async fn create(source: &mut Conn, target: &mut Conn, objects: &[Othe
             .map_err(|error| Error::database(Side::Target, "leaving a session of objects", &error))?;
     }
     Ok(made)
+}
+
+/// The views and routines whose text can't be put into the other side's names, each with the reason.
+///
+/// # Errors
+/// The connection broke.
+pub(crate) async fn not_renamed(
+    source: &mut Conn,
+    objects: &[OtherObject],
+    renaming: &Renaming,
+) -> Result<Vec<String>> {
+    if renaming.is_plain() {
+        return Ok(Vec::new());
+    }
+    Ok(read_all(source, objects, renaming).await?.1)
+}
+
+/// What can be made, and the others, each with the reason why not.
+async fn read_all(
+    source: &mut Conn,
+    objects: &[OtherObject],
+    renaming: &Renaming,
+) -> Result<(Vec<Object>, Vec<String>)> {
+    let (mut found, mut left_out) = (Vec::new(), Vec::new());
+    for object in objects {
+        let kind = match object.kind.as_str() {
+            "procedure" => "PROCEDURE",
+            "function" => "FUNCTION",
+            "view" => "VIEW",
+            _ => continue,
+        };
+        let read = match read(source, kind, object).await? {
+            Some(object) => renamed(object, renaming),
+            None => Err("the account may not see its definition".to_owned()),
+        };
+        match read {
+            Ok(object) => found.push(object),
+            Err(why) => left_out.push(format!("{} {}.{}: {why}", object.kind, object.schema, object.name)),
+        }
+    }
+    Ok((found, left_out))
+}
+
+/// The object under the other side's names.
+fn renamed(mut object: Object, renaming: &Renaming) -> std::result::Result<Object, String> {
+    if renaming.is_plain() {
+        return Ok(object);
+    }
+    if !is_readable(&object.create, &object.session.charset) {
+        return Err(format!(
+            "it was made in {}, in which names can't be told from its bytes",
+            object.session.charset
+        ));
+    }
+    let nowhere = || "its name has no counterpart on the other side (migration.rename)".to_owned();
+    if object.kind == "VIEW" {
+        object.create = renaming.view(&object.create)?;
+        object.name = renaming.table(&object.name).ok_or_else(nowhere)?;
+    } else {
+        object.create = renaming.stored(&object.create, &object.name.schema)?;
+        object.name.schema = renaming.schema(&object.name.schema).ok_or_else(nowhere)?;
+    }
+    Ok(object)
+}
+
+/// False for a text in a character set in which the second byte of a character may look like a quote or a backslash.
+pub(crate) fn is_readable(text: &[u8], charset: &str) -> bool {
+    const UNREADABLE: [&str; 5] = ["big5", "sjis", "gbk", "cp932", "gb18030"];
+    text.is_ascii() || !UNREADABLE.iter().any(|known| charset.eq_ignore_ascii_case(known))
 }
 
 /// Its CREATE statement, in a session without a default schema, so that every name in a view is complete.

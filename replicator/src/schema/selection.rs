@@ -1,7 +1,9 @@
 //! Which tables a migration moves, by name alone: also those that don't exist yet.
+//!
+//! It goes by the source's names. What one of the servers calls a thing is put into them here ([`Selection::known`]).
 
 use config::pattern::like;
-use config::{MigrationConfig, TableName};
+use config::{MigrationConfig, SideNames, TableName};
 
 /// Schemas that belong to the server or to Changeover itself.
 const OWN_SCHEMAS: [&str; 5] = ["mysql", "information_schema", "performance_schema", "sys", "changeover"];
@@ -19,19 +21,78 @@ pub struct Selection {
     exclude_tables: Vec<String>,
     /// The server keeps names in lower case.
     folds_names: bool,
+    /// What the server calls things.
+    names: SideNames,
+}
+
+/// What a table is to a migration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// It is moved; the name is the source's.
+    Moved(TableName),
+    /// It has nothing to do with it.
+    Other,
+    /// It is in a schema of the migration, and no table of the source could be called that here (`migration.rename`).
+    Unnamed,
 }
 
 impl Selection {
-    /// The rule of a migration. `folds_names`: the source keeps names in lower case.
+    /// The rule of a migration, on a server with these names. `folds_names`: that server keeps names in lower case.
     #[must_use]
-    pub fn new(migration: &MigrationConfig, folds_names: bool) -> Self {
+    pub fn new(migration: &MigrationConfig, names: SideNames, folds_names: bool) -> Self {
         let spelled = |name: &String| if folds_names { name.to_lowercase() } else { name.clone() };
         let schemas: Vec<String> = migration.schemas.iter().map(spelled).collect();
         Self {
             schemas: (!schemas.is_empty()).then_some(schemas),
             exclude_tables: migration.exclude_tables.clone(),
             folds_names,
+            names,
         }
+    }
+
+    /// The same on a server with these names.
+    #[must_use]
+    pub fn with_names(self, names: SideNames) -> Self {
+        Self { names, ..self }
+    }
+
+    /// What the server calls things.
+    #[must_use]
+    pub fn names(&self) -> &SideNames {
+        &self.names
+    }
+
+    /// What a table is that the server calls `here`.
+    #[must_use]
+    pub fn known(&self, here: &TableName) -> Known {
+        let taken = |name: TableName| if self.takes(&name) { Known::Moved(name) } else { Known::Other };
+        if self.names.is_plain() {
+            return taken(here.clone());
+        }
+        match self.names.source_table(here) {
+            Some(name) => taken(name),
+            None if self.holds(&here.schema) => Known::Unnamed,
+            None => Known::Other,
+        }
+    }
+
+    /// True where a schema of the server holds, or may hold, something of the migration.
+    #[must_use]
+    pub fn holds(&self, here: &str) -> bool {
+        match &self.schemas {
+            Some(schemas) if self.names.is_plain() => schemas.iter().any(|schema| schema == here),
+            Some(schemas) => {
+                self.names.schemas(schemas.iter().map(String::as_str)).iter().any(|schema| schema == here)
+            }
+            None => !is_own_schema(here),
+        }
+    }
+
+    /// The schemas of the server that hold something of the migration; `None` where it is all of them.
+    #[must_use]
+    pub fn schemas_here(&self) -> Option<Vec<String>> {
+        let schemas = self.schemas.as_ref()?;
+        Some(self.names.schemas(schemas.iter().map(String::as_str)))
     }
 
     /// The tables of these schemas, all of them.

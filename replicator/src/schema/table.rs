@@ -13,8 +13,11 @@ use super::selection::Selection;
 /// A table of the migration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSchema {
-    /// Its name, the same on both sides.
+    /// Its name, the source's on both sides: what it is known by everywhere.
     pub name: TableName,
+    /// Its name where this is its definition, if it is another one (`migration.rename`); see [`Self::quoted`].
+    #[serde(default)]
+    pub stored_as: Option<TableName>,
     /// Every column that is moved in the order of the row image, generated ones among them.
     pub columns: Vec<Column>,
     /// Unique keys; the first one is the key rows are found by (the primary key, else a unique key without
@@ -232,6 +235,16 @@ impl SchemaSet {
         self
     }
 
+    /// The source's name of a table that the log of the side that is read calls so.
+    pub(crate) fn in_source_names(&self, here: TableName) -> TableName {
+        match &self.passed_over.selection {
+            Some(selection) if !selection.names().is_plain() => {
+                selection.names().source_table(&here).unwrap_or(here)
+            }
+            _ => here,
+        }
+    }
+
     /// The last of the positions up to which some table is passed over, where there is any: up to there a
     /// transaction's end decides.
     /// Tables whose rows are exact from their first change on, whatever is replayed over a copy beside them.
@@ -307,6 +320,18 @@ impl SchemaSet {
 }
 
 impl TableSchema {
+    /// What the server calls it whose definition this is.
+    #[must_use]
+    pub fn stored(&self) -> &TableName {
+        self.stored_as.as_ref().unwrap_or(&self.name)
+    }
+
+    /// That name, safe to put into SQL for that server.
+    #[must_use]
+    pub fn quoted(&self) -> String {
+        self.stored().quoted()
+    }
+
     /// The key that rows are found by. `None` for a [`Self::keyless`] table.
     #[must_use]
     pub fn row_key(&self) -> Option<&UniqueKey> {

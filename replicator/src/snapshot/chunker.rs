@@ -234,7 +234,7 @@ pub(crate) async fn was_changed(source: &mut Conn, table: &TableSchema) -> Resul
     // As the definitions were read: a literal in one would look different in a binary session.
     source.query_drop("SET NAMES utf8mb4").await.map_err(database)?;
     let shown: std::result::Result<Option<Row>, _> =
-        source.query_first(format!("SHOW CREATE TABLE {}", table.name.quoted())).await;
+        source.query_first(format!("SHOW CREATE TABLE {}", table.quoted())).await;
     source.query_drop("SET NAMES binary").await.map_err(database)?;
     match shown {
         Ok(row) => {
@@ -276,12 +276,8 @@ async fn bound(
         return Err(Error::definite(Side::Source, place(), "the table has no key to cut it by"));
     }
     let range = KeyRange { table: table.clone(), after: after.map(<[Value]>::to_vec), upto: None };
-    let head = format!(
-        "SELECT {} FROM {} {} WHERE ",
-        expressions.join(", "),
-        table.name.quoted(),
-        force_row_key(table)
-    );
+    let head =
+        format!("SELECT {} FROM {} {} WHERE ", expressions.join(", "), table.quoted(), force_row_key(table));
     let tail = format!(" ORDER BY {} LIMIT 1 OFFSET {}", key_list(table), rows.saturating_sub(1));
     let sql = [head.as_bytes(), &range.condition(), tail.as_bytes()].concat();
     let row: Option<Row> =

@@ -53,7 +53,7 @@ pub(super) fn select_list(table: &TableSchema) -> Result<String> {
 /// `replace`: rows may be there already, from an attempt before or under another unique key that the row had when
 /// its neighbour was read. What it displaces has a later event of its own.
 pub(super) fn statement(table: &TableSchema, form: Form, replace: bool) -> String {
-    let name = table.name.quoted();
+    let name = table.quoted();
     match form {
         Form::LoadData => load_data(table, &name, replace),
         Form::Insert => {

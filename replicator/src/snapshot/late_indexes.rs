@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use config::names::quote_identifier;
-use config::{BackendConfig, Side, TableName, durable};
+use config::{BackendConfig, Side, SideNames, TableName, durable};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
 use serde::{Deserialize, Serialize};
@@ -56,20 +56,22 @@ struct Noted {
 #[derive(Debug)]
 pub(crate) struct LateIndexes {
     target: BackendConfig,
+    /// What the target calls tables.
+    names: SideNames,
     owed: BTreeMap<TableName, Vec<Index>>,
 }
 
 impl LateIndexes {
     /// Every table keeps its indexes.
     pub(crate) fn none(target: &BackendConfig) -> Self {
-        Self { target: target.clone(), owed: BTreeMap::new() }
+        Self { target: target.clone(), names: SideNames::default(), owed: BTreeMap::new() }
     }
 
     /// What an earlier run has taken off.
     ///
     /// # Errors
     /// The file is damaged.
-    pub(crate) fn recall(target: &BackendConfig, state_dir: &Path) -> Result<Option<Self>> {
+    pub(crate) fn recall(target: &BackendConfig, names: SideNames, state_dir: &Path) -> Result<Option<Self>> {
         let failed = |why: String| Error::definite(None, FILE, why);
         let known =
             durable::read(&path(state_dir), NAME, VERSION).map_err(|error| failed(error.to_string()))?;
@@ -77,7 +79,7 @@ impl LateIndexes {
         let noted: Vec<Noted> =
             serde_json::from_slice(&bytes).map_err(|error| failed(format!("it can't be read: {error}")))?;
         let owed = noted.into_iter().map(|of| (TableName::new(&of.schema, &of.table), of.indexes));
-        Ok(Some(Self { target: target.clone(), owed: owed.collect() }))
+        Ok(Some(Self { target: target.clone(), names, owed: owed.collect() }))
     }
 
     /// Takes the indexes off `tables`, which have no rows on the target yet.
@@ -86,6 +88,7 @@ impl LateIndexes {
     /// The target can't be asked, or the file can't be written.
     pub(crate) async fn take_off(
         target: &BackendConfig,
+        names: SideNames,
         tables: &SchemaSet,
         state_dir: &Path,
     ) -> Result<Self> {
@@ -102,11 +105,11 @@ impl LateIndexes {
         config::failpoint::hit("snapshot.indexes.noted");
         let mut conn = prepared(target).await?;
         for (name, indexes) in &owed {
-            drop_all(&mut conn, name, indexes).await?;
+            drop_all(&mut conn, &there(&names, name)?, indexes).await?;
             config::failpoint::hit("snapshot.indexes.dropped");
         }
         drop(conn.disconnect().await);
-        Ok(Self { target: target.clone(), owed })
+        Ok(Self { target: target.clone(), names, owed })
     }
 
     async fn choose(target: &BackendConfig, tables: &SchemaSet) -> Result<BTreeMap<TableName, Vec<Index>>> {
@@ -119,7 +122,7 @@ impl LateIndexes {
             }
             let there = table.on_target();
             let may_be_late = |columns: &[String]| may_be_late(&there, columns, referred.get(&table.name));
-            let indexes = last_ones(&definition(&mut conn, &table.name).await?, may_be_late);
+            let indexes = last_ones(&definition(&mut conn, there.stored()).await?, may_be_late);
             if !indexes.is_empty() {
                 owed.insert(table.name.clone(), indexes);
             }
@@ -152,7 +155,7 @@ impl LateIndexes {
     pub(super) async fn build(&self, table: &TableName) -> Result<()> {
         let Some(indexes) = self.owed.get(table) else { return Ok(()) };
         let mut conn = prepared(&self.target).await?;
-        build(&mut conn, table, indexes).await?;
+        build(&mut conn, &there(&self.names, table)?, indexes).await?;
         drop(conn.disconnect().await);
         Ok(())
     }
@@ -164,11 +167,18 @@ impl LateIndexes {
         }
         let mut conn = prepared(&self.target).await?;
         for (table, indexes) in &self.owed {
-            build(&mut conn, table, indexes).await?;
+            build(&mut conn, &there(&self.names, table)?, indexes).await?;
         }
         drop(conn.disconnect().await);
         Ok(())
     }
+}
+
+/// What the target calls the table.
+fn there(names: &SideNames, table: &TableName) -> Result<TableName> {
+    names.table(table).ok_or_else(|| {
+        Error::bug(table.to_string(), "it has no name of its own on the target (migration.rename)")
+    })
 }
 
 async fn prepared(target: &BackendConfig) -> Result<Conn> {

@@ -148,6 +148,7 @@ mod tests {
             create_sql: String::new(),
             keyless: false,
             target: None,
+            stored_as: None,
             filter: None,
             left_out: Default::default(),
         })

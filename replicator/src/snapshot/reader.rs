@@ -127,12 +127,8 @@ fn key_of(table: &TableSchema, row: &Row) -> Result<Option<Vec<Value>>> {
 /// In the order of the row key, which is how the target's own tree grows cheapest.
 fn select(range: &KeyRange) -> Result<Vec<u8>> {
     let table = &range.table;
-    let head = format!(
-        "SELECT {} FROM {} {} WHERE ",
-        select_list(table)?,
-        table.name.quoted(),
-        force_row_key(table)
-    );
+    let head =
+        format!("SELECT {} FROM {} {} WHERE ", select_list(table)?, table.quoted(), force_row_key(table));
     let order = format!(" ORDER BY {}", key_list(table));
     Ok([head.as_bytes(), &table.moved(), b" AND ", &range.condition(), order.as_bytes()].concat())
 }

@@ -68,7 +68,7 @@ pub(crate) async fn copy(
     let there = &table.on_target();
     let form = form.of_table(there);
     let limit = RateLimit::new(config.snapshot.max_rows_per_s);
-    let head = format!("SELECT {} FROM {} WHERE ", select_list(table)?, table.name.quoted());
+    let head = format!("SELECT {} FROM {} WHERE ", select_list(table)?, table.quoted());
     let sql = [head.as_bytes(), &table.moved()].concat();
     let mut rows = reader.query_iter(sql).await.map_err(|error| failed(table, &error))?;
     let mut more = true;
@@ -170,7 +170,7 @@ async fn stand_locked(
         "SET SESSION autocommit = 0, SESSION lock_wait_timeout = {LOCK_WAIT_S}, \
          SESSION innodb_lock_wait_timeout = {LOCK_WAIT_S}"
     );
-    for statement in [settings, format!("LOCK TABLES {} READ", table.name.quoted())] {
+    for statement in [settings, format!("LOCK TABLES {} READ", table.quoted())] {
         lock.query_drop(statement).await.map_err(|error| match failed(table, &error) {
             error if error.kind == ErrorKind::Transient => Error::transient(
                 Side::Source,
@@ -201,7 +201,7 @@ async fn stand_locked(
 async fn hold_definition(table: &TableSchema, reader: &mut Conn) -> Result<()> {
     const CHANGED: &str = "its definition is being changed; it is read again";
     let changed = || Error::transient(Side::Source, table.name.to_string(), CHANGED);
-    match reader.query_drop(format!("SELECT 1 FROM {} LIMIT 1", table.name.quoted())).await {
+    match reader.query_drop(format!("SELECT 1 FROM {} LIMIT 1", table.quoted())).await {
         Ok(()) => {}
         // No such table; or a consistent read that is older than the table's definition.
         Err(mysql_async::Error::Server(error)) if matches!(error.code, 1146 | 1412) => return Err(changed()),

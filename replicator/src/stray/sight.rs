@@ -17,7 +17,7 @@ use crate::binlog::statement::{SchemaNames, Statement, classify};
 use crate::binlog::table_map::TableMap;
 use crate::schema::ddl::Change;
 use crate::schema::filter::Outside;
-use crate::schema::selection::Selection;
+use crate::schema::selection::{Known, Selection};
 use crate::schema::table::SchemaSet;
 
 /// Events of one transaction that are kept, so that its rows can be counted once it is known to be nobody of ours.
@@ -98,7 +98,7 @@ enum Table {
 
 impl Sight {
     pub(super) fn new(selection: Selection) -> Self {
-        let names = match selection.schemas() {
+        let names = match selection.schemas_here() {
             Some(schemas) => SchemaNames::new(schemas.iter().map(String::as_str)),
             None => SchemaNames::all(),
         };
@@ -225,7 +225,11 @@ impl Sight {
 
     /// The tables of the migration whose definition, or whole content, a statement changes; or what it changes beside them.
     fn changed(&self, sql: &[u8], schema: &str) -> (Vec<TableName>, bool) {
-        match self.change(sql, schema) {
+        let change = self.change(sql, schema).in_source_names(&self.selection);
+        // A name that nothing of the migration could have there: what is done to it is understood as far as its schema.
+        let change = change.unwrap_or(Change::Unknown);
+        let schema = self.selection.names().source_schema(schema).unwrap_or_else(|| schema.to_owned());
+        match change {
             change @ (Change::Views(_) | Change::Routine(_) | Change::Trigger(_) | Change::Event(_)) => {
                 let of_ours = |name: &TableName| self.selection.takes_schema(&name.schema);
                 (change.names().into_iter().filter(of_ours).collect(), true)
@@ -240,6 +244,7 @@ impl Sight {
     }
 
     fn as_text(&mut self, schema: &str) {
+        let schema = self.selection.names().source_schema(schema).unwrap_or_else(|| schema.to_owned());
         let open = self.open.get_or_insert_with(Open::default);
         let written = open.written.entry(TableName::new(schema, "")).or_default();
         (written.as_text, written.more) = (true, true);
@@ -249,10 +254,12 @@ impl Sight {
         let map = TableMap::parse(body)?;
         let table = if own::is_own(&map.name) {
             Table::Own
-        } else if self.selection.takes(&map.name) {
-            Table::Moved(map.name, body.clone())
         } else {
-            Table::Foreign
+            match self.selection.known(&map.name) {
+                Known::Moved(name) => Table::Moved(name, body.clone()),
+                // Nothing of the migration could be called so there.
+                Known::Other | Known::Unnamed => Table::Foreign,
+            }
         };
         self.open.get_or_insert_with(Open::default).tables.insert(map.table_id, table);
         Ok(())

@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handle::lock;
 use crate::leg;
 use crate::pipeline::{Context, replica_server_id, same_server};
-use crate::schema::selection::Selection;
+use crate::schema::selection::{Known, Selection};
 use crate::schema::table::SchemaSet;
 use crate::server;
 
@@ -99,7 +99,8 @@ impl Tail<'_> {
             self.watch.begin_at(end, &config.state_dir)?;
         }
         let from: ReplicationPosition = self.watch.reached(info.version.flavor)?;
-        let selection = Selection::new(&config.migration, info.folds_names);
+        let names = config.migration.rename.on(side);
+        let selection = Selection::new(&config.migration, names, info.folds_names);
         let unmarked = without_transactions(side, &mut conn, &selection).await?;
         drop(conn.disconnect().await);
         let mut stream = BinlogStream::open(backend, &from, replica_server_id()).await?;
@@ -176,7 +177,11 @@ async fn without_transactions(
     selection: &Selection,
 ) -> Result<HashSet<TableName>> {
     let names = server::tables_without_transactions(side, conn).await?.into_iter();
-    let found: HashSet<TableName> = names.filter(|name| selection.takes(name)).collect();
+    let moved = |name: TableName| match selection.known(&name) {
+        Known::Moved(name) => Some(name),
+        Known::Other | Known::Unnamed => None,
+    };
+    let found: HashSet<TableName> = names.filter_map(moved).collect();
     if let Some(one) = found.iter().next() {
         tracing::warn!(
             area = "stray",

@@ -51,6 +51,8 @@ pub(super) struct TableSql<'a> {
 
 /// What depends on the side.
 struct SideSql<'a> {
+    /// The table.
+    name: String,
     /// The row key, as literals are compared with it.
     key: Key<'a>,
     /// The expressions that read the columns.
@@ -85,6 +87,7 @@ impl<'a> TableSql<'a> {
         }
         let [source, target] = sides;
         let side = |side, (schema, reads, parts): (&TableSchema, Vec<String>, Vec<String>), key| SideSql {
+            name: schema.quoted(),
             key,
             reads,
             hash: format!("SHA2(CONCAT({}),256)", parts.join(",")),
@@ -165,14 +168,14 @@ impl<'a> TableSql<'a> {
     /// Locks the rows that have one of these keys, and the gaps of those that aren't there, to the end of the
     /// transaction.
     pub(super) fn lock(&self, keys: &[RowKey]) -> Vec<u8> {
-        let mut sql = self.select_of_all("1", &self.key.one_of(keys));
+        let mut sql = self.select_of_all(Side::Target, "1", &self.key.one_of(keys));
         sql.extend_from_slice(b" FOR UPDATE");
         sql
     }
 
     /// Deletes the row with that key.
     pub(super) fn delete(&self, key: &RowKey) -> Vec<u8> {
-        let mut sql = format!("DELETE FROM {} WHERE ", self.table.name.quoted()).into_bytes();
+        let mut sql = format!("DELETE FROM {} WHERE ", self.target.name).into_bytes();
         sql.extend_from_slice(&self.key.equals(key));
         self.only_moved(Side::Target, &mut sql);
         sql
@@ -180,7 +183,7 @@ impl<'a> TableSql<'a> {
 
     /// Changes the row with that key.
     pub(super) fn update(&self, key: &RowKey, assignments: &[u8]) -> Vec<u8> {
-        let mut sql = format!("UPDATE {} SET ", self.table.name.quoted()).into_bytes();
+        let mut sql = format!("UPDATE {} SET ", self.target.name).into_bytes();
         sql.extend_from_slice(assignments);
         sql.extend_from_slice(b" WHERE ");
         sql.extend_from_slice(&self.key.equals(key));
@@ -190,7 +193,7 @@ impl<'a> TableSql<'a> {
 
     /// The key of the row `offset` rows into a range. Rows that aren't moved count: the server has to walk over them.
     pub(super) fn bound(&self, side: Side, range: &KeyRange, offset: u64) -> Vec<u8> {
-        let mut sql = self.select_of_all(&self.key_values(side), &self.within(side, range));
+        let mut sql = self.select_of_all(side, &self.key_values(side), &self.within(side, range));
         self.order_and_limit(&mut sql, &format!("1 OFFSET {offset}"));
         sql
     }
@@ -218,9 +221,9 @@ impl<'a> TableSql<'a> {
 
     fn select(&self, side: Side, what: &str, condition: &[u8]) -> Vec<u8> {
         if self.side(side).only.is_none() {
-            return self.select_of_all(what, condition);
+            return self.select_of_all(side, what, condition);
         }
-        let mut sql = self.select_of_all(what, &[b"(", condition, b")"].concat());
+        let mut sql = self.select_of_all(side, what, &[b"(", condition, b")"].concat());
         self.only_moved(side, &mut sql);
         sql
     }
@@ -232,8 +235,8 @@ impl<'a> TableSql<'a> {
         }
     }
 
-    fn select_of_all(&self, what: &str, condition: &[u8]) -> Vec<u8> {
-        let (table, index) = (self.table.name.quoted(), force_row_key(self.table));
+    fn select_of_all(&self, side: Side, what: &str, condition: &[u8]) -> Vec<u8> {
+        let (table, index) = (&self.side(side).name, force_row_key(self.table));
         let mut sql = format!("SELECT {what} FROM {table} {index} WHERE ").into_bytes();
         sql.extend_from_slice(condition);
         sql
@@ -342,6 +345,7 @@ pub(super) mod tests {
             create_sql: String::new(),
             keyless: false,
             target: None,
+            stored_as: None,
             filter: None,
             left_out: Default::default(),
         }

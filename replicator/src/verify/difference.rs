@@ -147,7 +147,7 @@ pub(super) fn describe(
     target: Option<&[Value]>,
 ) -> Result<Option<Difference>> {
     let condition = printable_condition(&Key::of(table)?, key);
-    let name = table.name.quoted();
+    let name = table.quoted();
     let (kind, columns, sql) = match (source, target) {
         (None, None) => return Ok(None),
         (Some(row), None) => {

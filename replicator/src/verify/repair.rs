@@ -349,7 +349,7 @@ fn insert(table: &TableSchema, row: &[Value]) -> Vec<u8> {
         table.stored_columns().filter_map(|i| Some((table.columns.get(i)?, row.get(i)?))).collect();
     let names: Vec<String> =
         stored.iter().map(|(column, _)| config::names::quote_identifier(&column.name)).collect();
-    let mut sql = format!("INSERT INTO {} ({}) VALUES (", table.name.quoted(), names.join(", ")).into_bytes();
+    let mut sql = format!("INSERT INTO {} ({}) VALUES (", table.quoted(), names.join(", ")).into_bytes();
     for (i, (column, value)) in stored.into_iter().enumerate() {
         sql.extend_from_slice(if i == 0 { b"" } else { b", " });
         write_literal(&mut sql, column, value);

@@ -9,8 +9,8 @@ mod variables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use config::collation;
 pub(crate) use config::dialect::{Dialect, Family};
+use config::{SideNames, collation};
 
 use super::pins::Pins;
 use super::replay::{Context, Snapshot, UserValue, Variables};
@@ -69,6 +69,29 @@ pub(crate) fn snapshot(
         }
     }
     Ok(there)
+}
+
+/// What the side with the names `to` calls a schema that is called so by `from`.
+pub(crate) fn schema(schema: &[u8], from: &SideNames, to: &SideNames) -> Result<Vec<u8>, Unmapped> {
+    // Names of rules are ASCII, and no other name is another one there.
+    let Ok(text) = std::str::from_utf8(schema) else { return Ok(schema.to_vec()) };
+    let there = from.source_schema(text).and_then(|of_source| to.schema(&of_source));
+    there.map(String::into_bytes).ok_or_else(|| Unmapped {
+        pin: Pins::FOREIGN_SCHEMA,
+        what: "the current schema (migration.rename)".to_owned(),
+    })
+}
+
+/// What older statements were prepared under, in the schemas of the side with the names `to`.
+pub(crate) fn schemas_of_contexts(
+    contexts: &mut BTreeMap<u64, Context>,
+    from: &SideNames,
+    to: &SideNames,
+) -> Result<(), Unmapped> {
+    for here in contexts.values_mut().filter_map(|context| context.schema.as_mut()) {
+        *here = schema(here, from, to)?;
+    }
+    Ok(())
 }
 
 /// What older statements were prepared under, in the terms of `to`.

@@ -1,11 +1,11 @@
 //! The source's schemas and tables, made on the target in its own terms. What is there already is compared, never
 //! changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use config::names::quote_identifier;
-use config::{MigrationConfig, Side, TableName, failpoint};
+use config::{MigrationConfig, Names, Rename, Side, SideNames, TableName, failpoint};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::literal::text_literal;
 use crate::schema::discover::{Discovery, SchemaDefaults, discover};
 use crate::schema::filter::same_rows;
+use crate::schema::renamed::Renaming;
 use crate::schema::table::{Column, ColumnKind, SchemaSet, TableSchema};
 use crate::schema::transfer::Transfer;
 use crate::stray::own;
@@ -41,11 +42,11 @@ pub async fn create_on_target(
     dialects: Dialects,
     migration: &MigrationConfig,
 ) -> Result<Discovery> {
-    let result = create_all(target, &source, dialects).await;
+    let result = create_all(target, &source, dialects, &migration.rename).await;
     let left =
         run(target, "leaving the schema session", "SET NAMES binary, SESSION foreign_key_checks = 1").await;
     result.and(left)?;
-    let made = discover(Side::Target, target, migration).await?;
+    let made = discover(Side::Target, target, migration, &migration.rename.on(Side::Target)).await?;
     pair_up(source, &made, dialects, Side::Source)
 }
 
@@ -84,7 +85,8 @@ pub fn pair_up(
         let alike = schema.columns == other.columns
             && schema.unique_keys == other.unique_keys
             && schema.left_out.is_empty()
-            && other.left_out.is_empty();
+            && other.left_out.is_empty()
+            && schema.stored() == other.stored();
         if !same_rows(schema, other) {
             let what = "the column by which its rows are filtered compares otherwise there";
             return Err(fails(&schema.name, what));
@@ -98,10 +100,18 @@ pub fn pair_up(
 }
 
 /// The definitions of every table in the target's terms, in the order of [`Discovery::tables`].
-pub fn definitions(source: &Discovery, dialects: Dialects) -> Result<Vec<Converted>> {
+pub fn definitions(source: &Discovery, dialects: Dialects, names: &Names) -> Result<Vec<Converted>> {
+    let renaming = Renaming::new(names, Side::Source, false);
     let convert = |table: &TableSchema| {
         let mut converted =
             table_definition(&table.create_sql, &table.name, dialects.source, dialects.target)?;
+        match renaming.statement(converted.sql.as_bytes(), &table.stored().schema) {
+            Ok(sql) => converted.sql = String::from_utf8_lossy(&sql).into_owned(),
+            Err(why) => converted.problems.push(format!(
+                "Its definition can't be put into the target's names: {why}; exclude it with exclude_tables, or change \
+                 migration.rename."
+            )),
+        }
         converted.conversions.extend(left_out(table));
         Ok(converted)
     };
@@ -121,9 +131,29 @@ fn left_out(table: &TableSchema) -> impl Iterator<Item = Conversion> {
     })
 }
 
-/// Everything that is defined otherwise on the target: schemas first, then tables.
-pub fn conversions(source: &Discovery, dialects: Dialects) -> Result<Vec<Conversion>> {
-    let mut all = Vec::new();
+/// What is called otherwise on the target.
+fn renames(names: &Names) -> impl Iterator<Item = Conversion> {
+    names.rules().iter().map(|rule| {
+        let (schema, object, from, to) = match rule {
+            Rename::Schema { from, to } => (from.clone(), from.clone(), from.clone(), to.clone()),
+            Rename::Table { from, to } => {
+                (from.schema.clone(), from.table.clone(), from.to_string(), to.to_string())
+            }
+        };
+        Conversion {
+            schema,
+            object,
+            kind: "rename".to_owned(),
+            source_definition: from,
+            target_definition: to,
+            lossy: false,
+        }
+    })
+}
+
+/// Everything that is defined otherwise on the target: names first, then schemas, then tables.
+pub fn conversions(source: &Discovery, dialects: Dialects, names: &Names) -> Result<Vec<Conversion>> {
+    let mut all: Vec<Conversion> = renames(names).collect();
     for schema in &source.schemas {
         let (charset, collation) = schema_defaults(&schema.charset, &schema.collation, dialects.target);
         if !same_name(&collation, &schema.collation) {
@@ -140,7 +170,7 @@ pub fn conversions(source: &Discovery, dialects: Dialects) -> Result<Vec<Convers
             });
         }
     }
-    all.extend(definitions(source, dialects)?.into_iter().flat_map(|converted| converted.conversions));
+    all.extend(definitions(source, dialects, names)?.into_iter().flat_map(|converted| converted.conversions));
     all.extend(source.tables.iter().filter_map(|table| filtered(&table.schema)));
     Ok(all)
 }
@@ -158,28 +188,57 @@ fn filtered(table: &TableSchema) -> Option<Conversion> {
     })
 }
 
-async fn create_all(target: &mut Conn, source: &Discovery, dialects: Dialects) -> Result<()> {
+async fn create_all(target: &mut Conn, source: &Discovery, dialects: Dialects, names: &Names) -> Result<()> {
     // Literals in a CREATE TABLE (defaults, members, comments) are text of the source's SHOW in UTF-8.
     run(target, "preparing the schema session", "SET NAMES utf8mb4").await?;
     run(target, "preparing the schema session", "SET SESSION foreign_key_checks = 0").await?;
     prepare_table_session(target).await?;
     own::announce(Side::Target, target).await?;
-    for schema in &source.schemas {
-        let place = format!("creating the schema {}", schema.name);
-        run(target, &place, &create_schema(schema, dialects)).await?;
+    let there = names.on(Side::Target);
+    for (schema, called) in schemas_on(source, &there) {
+        let place = format!("creating the schema {called}");
+        run(target, &place, &create_schema(schema, &called, dialects)).await?;
         failpoint::hit("schema.made");
     }
-    for (table, converted) in source.tables.iter().zip(definitions(source, dialects)?) {
+    for (table, converted) in source.tables.iter().zip(definitions(source, dialects, names)?) {
         let name = &table.schema.name;
         if let Some(problem) = converted.problems.first() {
             return Err(Error::definite(Side::Source, name.to_string(), problem.clone()));
         }
         let place = format!("creating the table {name}");
-        run(target, &place, &format!("USE {}", quote_identifier(&name.schema))).await?;
+        let called = called(&there, name)?;
+        run(target, &place, &format!("USE {}", quote_identifier(&called.schema))).await?;
         run(target, &place, &create_table(name, &converted.sql)?).await?;
         failpoint::hit("schema.table_made");
     }
     Ok(())
+}
+
+/// The schemas that are made, each with what it is called there: also those that only tables go to by rules of their own, with
+/// the defaults of the schema that such a table comes from.
+fn schemas_on<'a>(source: &'a Discovery, there: &SideNames) -> Vec<(&'a SchemaDefaults, String)> {
+    let mut all: Vec<(&SchemaDefaults, String)> = Vec::new();
+    let of_schemas = source.schemas.iter().filter_map(|schema| Some((schema, there.schema(&schema.name)?)));
+    let of_tables = there.schemas_of_tables().into_iter().filter_map(|(table, called)| {
+        let is_moved = source.tables.iter().any(|moved| moved.schema.name == table);
+        let schema = source.schemas.iter().find(|schema| schema.name == table.schema)?;
+        is_moved.then_some((schema, called))
+    });
+    for (schema, called) in of_schemas.chain(of_tables) {
+        if !all.iter().any(|(_, other)| *other == called) {
+            all.push((schema, called));
+        }
+    }
+    all
+}
+
+/// What the side with these names calls a table.
+pub(crate) fn called(there: &SideNames, name: &TableName) -> Result<TableName> {
+    there.table(name).ok_or_else(|| {
+        let what = "what it would be called on the other side is the name of another table there (migration.rename); rename one of \
+                    them, or exclude it with exclude_tables";
+        Error::definite(None, name.to_string(), what)
+    })
 }
 
 /// Takes away what a server may put between a CREATE TABLE and the table that it makes elsewhere.
@@ -199,11 +258,11 @@ async fn run(target: &mut Conn, place: &str, statement: &str) -> Result<()> {
     target.query_drop(statement).await.map_err(|e| Error::database(Side::Target, place, &e))
 }
 
-fn create_schema(schema: &SchemaDefaults, dialects: Dialects) -> String {
+fn create_schema(schema: &SchemaDefaults, called: &str, dialects: Dialects) -> String {
     let (charset, collation) = schema_defaults(&schema.charset, &schema.collation, dialects.target);
     format!(
         "CREATE DATABASE IF NOT EXISTS {} DEFAULT CHARACTER SET {charset} DEFAULT COLLATE {collation}",
-        quote_identifier(&schema.name),
+        quote_identifier(called),
     )
 }
 
@@ -294,15 +353,17 @@ fn describe(column: &Column) -> String {
 /// InnoDB follows explicit inserts, so copy and tail bring it almost there; what is left are values that the
 /// source gave out and rolled back. To be called behind the fence, when nobody inserts on either side.
 pub async fn raise_auto_increment(source: &mut Conn, target: &mut Conn, tables: &SchemaSet) -> Result<usize> {
+    let on_target = tables.on_target();
     let there = auto_increments(Side::Source, source, tables).await?;
-    let here = auto_increments(Side::Target, target, tables).await?;
+    let here = auto_increments(Side::Target, target, &on_target).await?;
     let mut raised = 0;
     for (table, value) in there {
         if here.get(&table).is_none_or(|present| *present < value) {
             if raised == 0 {
                 own::announce(Side::Target, target).await?;
             }
-            let statement = format!("ALTER TABLE {} AUTO_INCREMENT = {value}", table.quoted());
+            let called = on_target.get(&table).map_or_else(|| table.quoted(), |there| there.quoted());
+            let statement = format!("ALTER TABLE {called} AUTO_INCREMENT = {value}");
             run(target, &format!("raising AUTO_INCREMENT of {table}"), &statement).await?;
             failpoint::hit("auto_increment.raised");
             raised += 1;
@@ -326,7 +387,9 @@ async fn auto_increments(
     // This is asked in a pause. A server opens every table that it is asked about, and passes over other schemas only
     // where theirs is named with a plain equality.
     let tables_sorted = tables.sorted();
-    let schemas: BTreeSet<&str> = tables_sorted.iter().map(|table| table.name.schema.as_str()).collect();
+    let known: HashMap<&TableName, &TableName> =
+        tables_sorted.iter().map(|table| (table.stored(), &table.name)).collect();
+    let schemas: BTreeSet<&str> = known.keys().map(|stored| stored.schema.as_str()).collect();
     let of_schema = |schema: &&str| {
         let schema = text_literal(schema);
         format!(
@@ -342,7 +405,7 @@ async fn auto_increments(
         );
     }
     let rows = rows.into_iter().map(|(schema, table, value)| (TableName::new(schema, table), value));
-    Ok(rows.filter(|(name, _)| tables.get(name).is_some()).collect())
+    Ok(rows.filter_map(|(stored, value)| Some(((*known.get(&stored)?).clone(), value))).collect())
 }
 
 #[cfg(test)]
@@ -374,6 +437,7 @@ mod tests {
             create_sql: "CREATE TABLE `t` (\n  `a` int\n) COMMENT='CREATE TABLE `t`'".to_owned(),
             keyless: false,
             target: None,
+            stored_as: None,
             filter: None,
             left_out: Default::default(),
         }

@@ -17,7 +17,7 @@ mod token;
 pub use config::progress::Conversion;
 use config::{Dialect, Side, TableName, collation};
 
-pub(crate) use self::create::prepare_table_session;
+pub(crate) use self::create::{called, prepare_table_session};
 pub use self::create::{
     conversions, create_on_target, definitions, differences, pair_up, raise_auto_increment,
 };
