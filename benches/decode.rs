@@ -54,6 +54,7 @@ fn tables(columns: usize) -> SchemaSet {
         target: None,
         stored_as: None,
         filter: None,
+        left_out: Default::default(),
     }])
 }
 

@@ -10,6 +10,7 @@ mod admin;
 mod adoption;
 mod carried_accounts;
 mod certificates;
+mod column_filters;
 mod crashes;
 mod crowds;
 mod cutovers;

@@ -31,8 +31,8 @@ pub use dialect::{Dialect, Family};
 pub use entrance::{EntranceConfig, ProxyHeaders, SentHeader};
 pub use load::{ConfigErrors, Overrides, load};
 pub use migration::{
-    ApplyConfig, CutoverConfig, DdlPolicy, FencePolicy, FilterValue, MigrationConfig, OpenTransactions,
-    PastFence, RowsConfig, SnapshotConfig, StartPolicy, ThrottleConfig,
+    ApplyConfig, ColumnsConfig, CutoverConfig, DdlPolicy, FencePolicy, FilterValue, MigrationConfig,
+    OpenTransactions, PastFence, RowsConfig, SnapshotConfig, StartPolicy, ThrottleConfig,
 };
 pub use names::{AccountName, Flavor, ServerVersion, Side, TableName};
 pub use network::Network;

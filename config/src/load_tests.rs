@@ -165,6 +165,9 @@ past_fence = "kill"
 table = "shop.%"
 column = "tenant_id"
 values = [7, "nine"]
+[[migration.columns]]
+table = "shop.users"
+exclude = ["password_hash", "Notes"]
 "#;
     let text = text.replace("D/", &format!("{}/", folder.path().display()));
     let config = load_text(&text, &[], &[("PW", "of env\n")]).result.unwrap();
@@ -175,6 +178,9 @@ values = [7, "nine"]
         values: vec![FilterValue::Integer(7), FilterValue::Text("nine".to_owned())],
     };
     assert_eq!(config.migration.rows, [rows]);
+    let [columns] = config.migration.columns.as_slice() else { panic!("{:?}", config.migration.columns) };
+    assert_eq!(columns.tables, "shop.users");
+    assert!(columns.excludes("PASSWORD_hash") && columns.excludes("notes") && !columns.excludes("note"));
     assert_eq!(
         (config.proxy.listen.as_str(), config.proxy.workers, config.proxy.max_connections),
         ("[::1]:1", 2, 3)
@@ -463,6 +469,27 @@ fn row_filters_are_whole() {
     refused(
         &rows("table = \"shop.a\"\ncolum = \"t\"\nvalues = [1]"),
         &["C:1: needs column", "C:3: did you mean column?"],
+    );
+}
+
+#[test]
+fn column_filters_are_whole() {
+    let columns = |text: &str| format!("[[migration.columns]]\n{text}");
+    refused(
+        "[migration]\ncolumns = [\"notes\"]",
+        &["C:2: write [[migration.columns]] with table and exclude"],
+    );
+    refused(&columns("table = \"shop.a\""), &["C:1: needs exclude = […]"]);
+    refused(&columns("table = \"shop\"\nexclude = [\"a\"]"), &["C:1: schema.table"]);
+    for exclude in ["[]", "\"a\"", "[1]", "[\"\"]", "[\"a\", \"A\"]"] {
+        refused(
+            &columns(&format!("table = \"shop.a\"\nexclude = {exclude}")),
+            &["C:3: each once, such as [\"password_hash\"]"],
+        );
+    }
+    refused(
+        &columns("table = \"shop.a\"\nexlude = [\"a\"]"),
+        &["C:1: needs exclude", "C:3: did you mean exclude?"],
     );
 }
 

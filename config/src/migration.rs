@@ -1,5 +1,7 @@
 //! What is moved, and how carefully.
 
+use serde::{Deserialize, Serialize};
+
 /// `[migration]`
 #[derive(Debug, Clone)]
 pub struct MigrationConfig {
@@ -11,6 +13,8 @@ pub struct MigrationConfig {
     pub exclude_tables: Vec<String>,
     /// Of which tables only some rows are moved; the first one that matches a table counts.
     pub rows: Vec<RowsConfig>,
+    /// Which columns of which tables aren't moved; the first one that matches a table counts.
+    pub columns: Vec<ColumnsConfig>,
     /// What is called otherwise on the target.
     pub rename: crate::Names,
     /// `schema.table` patterns of tables whose definition may lose something on the target; `%.%` is all of them.
@@ -35,6 +39,24 @@ pub struct RowsConfig {
     pub column: String,
     /// The values; never empty.
     pub values: Vec<FilterValue>,
+}
+
+/// `[[migration.columns]]`: of the tables that match, all columns but these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ColumnsConfig {
+    /// `schema.table`, with `%` and `_` as in LIKE.
+    pub tables: String,
+    /// Names of columns; never empty.
+    pub exclude: Vec<String>,
+}
+
+impl ColumnsConfig {
+    /// True for the name of a column that isn't moved. Names of columns have no case.
+    #[must_use]
+    pub fn excludes(&self, column: &str) -> bool {
+        let column = column.to_lowercase();
+        self.exclude.iter().any(|name| name.to_lowercase() == column)
+    }
 }
 
 /// A value of a row filter.

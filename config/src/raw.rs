@@ -11,7 +11,7 @@ use std::fmt;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::migration::RowsConfig;
+use crate::migration::{ColumnsConfig, RowsConfig};
 use crate::nearest::nearest;
 use crate::renames::Rename;
 
@@ -148,6 +148,7 @@ pub(crate) struct RawConfig {
     pub(crate) exclude_tables: Setting<Vec<String>>,
     /// Those that are whole.
     pub(crate) rows: Vec<RowsConfig>,
+    pub(crate) columns: Vec<ColumnsConfig>,
     /// Those that are whole.
     pub(crate) renames: Vec<Said<Rename>>,
     pub(crate) allow_lossy: Setting<Vec<String>>,
@@ -208,6 +209,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "schemas",
             "exclude_tables",
             "rows",
+            "columns",
             "rename",
             "allow_lossy",
             "accounts",
@@ -420,6 +422,7 @@ impl<'a> Reader<'a> {
             schemas: self.texts(p, "migration", "schemas"),
             exclude_tables: self.texts(p, "migration", "exclude_tables"),
             rows: self.rows(p),
+            columns: self.columns(p),
             renames: self.renames(p),
             allow_lossy: self.patterns_or_all(
                 p,

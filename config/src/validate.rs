@@ -89,6 +89,7 @@ pub(crate) fn validate(
         schemas,
         exclude_tables: check.table_patterns("exclude_tables", raw.exclude_tables),
         rows: raw.rows,
+        columns: raw.columns,
         allow_lossy: check.table_patterns("allow_lossy", raw.allow_lossy),
         accounts: check.account_patterns("migration.accounts", raw.accounts),
         start: check.choice("migration.start", raw.start, START, StartPolicy::Manual),

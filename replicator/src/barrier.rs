@@ -15,6 +15,7 @@
 //! How a crash is survived stands in [`crate::apply::ddl`]. Order of what is durable: the hash of before, the target,
 //! `definitions.json`, the checkpoint.
 
+mod columns;
 mod filters;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,7 @@ use crate::schema::history::{Begin, Definitions, History, Pending, position};
 use crate::schema::renamed::Renaming;
 use crate::schema::selection::Selection;
 use crate::server::{self, ServerInfo};
+use crate::snapshot::was_changed;
 use crate::stray::own;
 
 /// What a statement means for the target.
@@ -124,12 +126,8 @@ impl Barrier<'_> {
         };
         let change = self.in_source_names(change, &kind, meta)?;
         if self.leg.reads() == Side::Target
-            && let Some(table) = filters::shared(&change, definitions).first()
+            && let Some(why) = self.stays_on_new_server(&change, &statement.sql, definitions)
         {
-            let why = format!(
-                "it isn't run on the old server, where other businesses share the table {table} (migration.rows): nothing is \
-                 skipped, so the way back ends here. Stay on the new server: FINISH MIGRATION"
-            );
             return Err(Error::definite(Side::Source, format!("{kind}, {}", place(meta, meta)), why));
         }
         let (context, plan) = match context {
@@ -180,11 +178,64 @@ impl Barrier<'_> {
                 }
             }
             Plan::ByHand(why) => self.by_hand(definitions, &change, meta, &kind, why).await?,
+            Plan::CopyAnew(_) if self.concerns_left_out(&change, &statement.sql, definitions) => {
+                let why = format!(
+                    "{kind}: it concerns columns that aren't moved (migration.columns), so nobody can do it by hand. Everything \
+                     before it is applied. Set migration.ddl = \"apply\" and start again: then its tables are copied anew"
+                );
+                return Err(Error::pause(Side::Target, at, why));
+            }
             Plan::Run { .. } | Plan::CopyAnew(_) => {
                 self.by_hand(definitions, &change, meta, &kind, "migration.ddl is \"pause\"").await?;
             }
         }
-        self.read_again(definitions, &change, known, &kind, &at).await.map(Some)
+        let mut names = self.read_again(definitions, &change, known, &kind, &at).await?;
+        let unsure = self.changed_beside(definitions, &change).await?;
+        if !unsure.is_empty() && !self.copy_anew(definitions, &unsure).await? {
+            return Ok(None);
+        }
+        names.extend(unsure);
+        Ok(Some(names))
+    }
+
+    /// See [`columns::copies_anew`].
+    fn concerns_left_out(&self, change: &Change, sql: &[u8], definitions: &Definitions) -> bool {
+        columns::copies_anew(change, sql, &self.context.config.migration.columns, definitions)
+    }
+
+    /// The tables with columns that aren't moved that the old server has otherwise by now. What a statement did that nobody
+    /// understood isn't seen on the new server, as far as it was about these columns.
+    async fn changed_beside(&self, definitions: &Definitions, change: &Change) -> Result<Vec<TableName>> {
+        let mut changed = Vec::new();
+        let tables = definitions.tables.iter().map(|definition| &definition.table);
+        let tables: Vec<_> = tables.filter(|table| !table.left_out.is_empty()).collect();
+        if tables.is_empty() || *change != Change::Unknown || self.leg.reads() == Side::Target {
+            return Ok(changed);
+        }
+        let mut conn = server::connect(Side::Source, self.leg.from(&self.context.config)).await?;
+        for table in tables {
+            if was_changed(&mut conn, table).await? {
+                changed.push(table.name.clone());
+            }
+        }
+        drop(conn.disconnect().await);
+        Ok(changed)
+    }
+
+    /// Why a statement on the new server isn't run on the old one.
+    fn stays_on_new_server(&self, change: &Change, sql: &[u8], definitions: &Definitions) -> Option<String> {
+        if let Some(table) = filters::shared(change, definitions).first() {
+            return Some(format!(
+                "it isn't run on the old server, where other businesses share the table {table} (migration.rows): nothing is \
+                 skipped, so the way back ends here. Stay on the new server: FINISH MIGRATION"
+            ));
+        }
+        let rules = &self.context.config.migration.columns;
+        let table = columns::stopping(change, sql, rules, definitions)?;
+        Some(format!(
+            "it isn't run on the old server, where {table} has columns that aren't moved (migration.columns), and what is in \
+             them is nowhere else: nothing is skipped, so the way back ends here. Stay on the new server: FINISH MIGRATION"
+        ))
     }
 
     /// What the side that is written calls things.
@@ -246,11 +297,16 @@ impl Barrier<'_> {
         };
         let plan = view.plan(change, statement.alone)?;
         let rules = &self.context.config.migration.rows;
-        let plan = match self.leg.reads() {
-            Side::Source => {
+        let plan = match (self.leg.reads(), plan) {
+            (Side::Source, Plan::Run { .. })
+                if self.concerns_left_out(change, &statement.sql, definitions) =>
+            {
+                Plan::CopyAnew(change.names().into_iter().filter(|name| self.selection.takes(name)).collect())
+            }
+            (Side::Source, plan) => {
                 filters::forth(plan, (change, &*statement.sql), rules, definitions, self.selection)
             }
-            Side::Target => plan,
+            (Side::Target, plan) => plan,
         };
         if self.read.version.flavor == self.write.version.flavor {
             return Ok(plan);
@@ -404,6 +460,22 @@ impl Barrier<'_> {
             );
             return Err(Error::definite(Side::Source, format!("{kind}, {at}"), why));
         }
+        let one_family = self.read.version.flavor == self.write.version.flavor;
+        if self.leg.reads() == Side::Target || !one_family {
+            // The other side says nothing of these; a statement on one of them isn't run there.
+            let has_more = |name: &TableName| {
+                definitions.get(name).is_some_and(|known| known.table.left_out_of_either().is_some())
+            };
+            names.retain(|name| {
+                !has_more(name) || !found.tables.iter().any(|table| table.schema.name == *name)
+            });
+        } else if let Err((table, what)) = columns::carry_over(&mut found, &names, definitions, change) {
+            let why = format!(
+                "it is applied, but {table} can't be followed any further: {what} (migration.columns); begin the migration again \
+                 with an empty state_dir and an empty target"
+            );
+            return Err(Error::definite(Side::Source, format!("{kind}, {at}"), why));
+        }
         definitions.replace(&names, &found, &Begin::Stream, &came_from(change));
         Ok(names)
     }
@@ -476,7 +548,13 @@ impl View<'_> {
                     Plan::Run { sql: None }
                 }
             }
-            Change::Truncate(table) if names.is_empty() || self.is_later(table)? => Plan::Nothing,
+            Change::Truncate(table)
+                if names.is_empty()
+                    || self.definitions.ignored.contains(table)
+                    || self.is_later(table)? =>
+            {
+                Plan::Nothing
+            }
             // Every row that is there after it comes by the stream, whatever a copy saw.
             Change::Truncate(_) => Plan::Run { sql: None },
             Change::DropTables(_) => {
@@ -599,6 +677,7 @@ mod tests {
             target: None,
             stored_as: None,
             filter: None,
+            left_out: Default::default(),
         };
         Definition { table, begin }
     }
@@ -611,6 +690,7 @@ mod tests {
             seq: 0,
             ignored: BTreeSet::new(),
             pending: None,
+            column_rules: Vec::new(),
             tables: vec![
                 definition("a", Begin::FirstCopy),
                 definition("own", own),

@@ -51,8 +51,20 @@ impl Barrier<'_> {
 impl Recopy<'_> {
     /// Drops `names` on the target and copies those of them that the source has now. A crash in its midst begins it
     /// anew. False where it was cancelled.
+    ///
+    /// # Errors
+    /// A table there has columns that aren't moved: what is in them would be lost.
     pub(crate) async fn copy_anew(&self, definitions: &mut Definitions, names: &[TableName]) -> Result<bool> {
         let Recopy { context, read, .. } = *self;
+        let holds_more = |name: &&TableName| {
+            let written = definitions.get(name).and_then(|known| known.table.target.as_deref());
+            written.is_some_and(|written| !written.left_out.is_empty())
+        };
+        if let Some(name) = names.iter().find(holds_more) {
+            let what = "it would have to be copied anew, and what is in its columns that aren't moved (migration.columns) would be \
+                        lost; nothing is skipped, so the way back ends here. Stay on the new server: FINISH MIGRATION";
+            return Err(Error::definite(Side::Target, name.to_string(), what));
+        }
         let config = &in_direction(&context.config, self.leg);
         context.live.set_phase(Phase::Copying);
         let mut from = server::connect(Side::Source, &config.source).await?;
@@ -150,6 +162,10 @@ impl Recopy<'_> {
         let end = server::end_position(Side::Source, self.read, from).await?;
         let begin = Begin::OwnCopy { from: start.coordinates.to_string(), to: end.coordinates.to_string() };
         definitions.replace(&names, found, &begin, &BTreeMap::new());
+        // Up to `start` somebody has dropped them, or given them another name: a statement that does copies that one anew. Whatever
+        // the stream holds of them before is gone with them.
+        let is_there = |name: &&TableName| found.tables.iter().any(|table| table.schema.name == **name);
+        definitions.ignored.extend(names.iter().filter(|name| !is_there(name)).cloned());
         ChunkJournal::discard(&folder)?;
         Ok(Some(progress.rows_copied()))
     }
@@ -236,12 +252,13 @@ pub(crate) fn not_at_one_position(
     })
 }
 
-/// The configuration with the side that a leg reads as its source.
+/// The configuration with the side that a leg reads as its source. The new server hasn't got the columns that aren't moved.
 fn in_direction(config: &Config, leg: Leg) -> Config {
     let (source, target) = (leg.from(config).clone(), leg.to(config).clone());
     let mut turned = Config { source, target, ..config.clone() };
     if leg.reads() == Side::Target {
         turned.migration.rename = config.migration.rename.turned();
+        turned.migration.columns.clear();
     }
     turned
 }
@@ -275,7 +292,7 @@ pub(crate) async fn standing_definitions(
 fn shown(found: &Discovery, names: Option<&[TableName]>) -> Vec<(TableName, String)> {
     let wanted = |table: &&DiscoveredTable| names.is_none_or(|names| names.contains(&table.schema.name));
     let show = |table: &DiscoveredTable| {
-        (table.schema.name.clone(), without_auto_increment(&table.schema.create_sql))
+        (table.schema.name.clone(), without_auto_increment(table.schema.whole_sql()))
     };
     found.tables.iter().filter(wanted).map(show).collect()
 }

@@ -27,3 +27,14 @@ pub enum Value {
     /// big-endian; GEOMETRY as stored (SRID and WKB); VECTOR as stored (four bytes a number).
     Bytes(Bytes),
 }
+
+impl Value {
+    /// True where both are the same bytes. `==` isn't enough: 0.0 equals -0.0.
+    pub(crate) fn is_identical(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Value::Float(a), Value::Float(b)) => a.to_bits() == b.to_bits(),
+            (Value::Double(a), Value::Double(b)) => a.to_bits() == b.to_bits(),
+            _ => self == other,
+        }
+    }
+}

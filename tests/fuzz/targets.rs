@@ -359,6 +359,7 @@ fn tables(mariadb: bool) -> SchemaSet {
         target: None,
         stored_as: None,
         filter: None,
+        left_out: Default::default(),
     }])
 }
 

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
 use crate::literal::text_literal;
+use crate::schema::ddl::words;
 use crate::schema::selection::{Known, Selection};
 
 const PLACE: &str = "looking for triggers and events";
@@ -75,6 +76,17 @@ impl Listed {
         let at = cell(11).or_else(|| cell(15)).filter(|_| self.kind == Kind::Event && !kept)?;
         let zone = self.time_zone.as_deref()?;
         Some((text_literal(zone), text_literal(std::str::from_utf8(at).ok()?)))
+    }
+
+    /// The words and names of what it does.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let text = if self.kind == Kind::Trigger { 10 } else { 9 };
+        words(self.row.get(text).map(Vec::as_slice).unwrap_or_default())
+    }
+
+    /// True for a trigger on that table.
+    pub(crate) fn is_on(&self, table: &TableName) -> bool {
+        self.table.as_ref() == Some(table)
     }
 
     /// The schema that it is in on the side with these names: a trigger's is that of its table. `None`: there is none.

@@ -92,8 +92,8 @@ pub(crate) async fn prepare(context: &Context, to: Side) -> Result<(Prepared, Ve
     let (mut obstacles, mut scheduler) = (Vec::new(), false);
     let mut found = Vec::new();
     if moves {
-        obstacles =
-            preflight::activation::obstacles(config, &here, &mut there, &selection, (to, &listed)).await?;
+        let what = (to, &*listed, &context.live.schema());
+        obstacles = preflight::activation::obstacles(config, &here, &mut there, &selection, what).await?;
         let known: Vec<&Listed> = listed.iter().collect();
         obstacles.extend(strange(&config.state_dir, (to, &mut there.conn), &of_there, &known).await?);
         scheduler = preflight::activation::turns_scheduler_on(&here, &there, &listed);

@@ -16,6 +16,7 @@ mod graph;
 mod intake;
 mod intervals;
 mod keyless;
+mod left_out;
 #[cfg(test)]
 mod model;
 mod net;

@@ -167,15 +167,6 @@ impl<'a> Net<'a> {
     }
 }
 
-/// True where both values are the same bytes. `==` isn't enough: 0.0 equals -0.0.
-pub(super) fn same_value(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Float(a), Value::Float(b)) => a.to_bits() == b.to_bits(),
-        (Value::Double(a), Value::Double(b)) => a.to_bits() == b.to_bits(),
-        _ => a == b,
-    }
-}
-
 /// True where the row key has the same bytes in both images.
 pub(super) fn same_key(table: &TableSchema, a: &Row, b: &Row) -> bool {
     table.row_key().is_some_and(|key| same_columns(&key.columns, a, b))
@@ -184,7 +175,7 @@ pub(super) fn same_key(table: &TableSchema, a: &Row, b: &Row) -> bool {
 /// True where those columns have the same bytes in both images.
 pub(super) fn same_columns(columns: &[usize], a: &Row, b: &Row) -> bool {
     columns.iter().all(|&c| match (a.get(c), b.get(c)) {
-        (Some(a), Some(b)) => same_value(a, b),
+        (Some(a), Some(b)) => a.is_identical(b),
         _ => false,
     })
 }

@@ -42,6 +42,7 @@ pub(crate) fn schema(name: &str, columns: Vec<Column>, keys: &[&[usize]]) -> Tab
         target: None,
         stored_as: None,
         filter: None,
+        left_out: Default::default(),
     }
 }
 

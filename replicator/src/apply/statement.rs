@@ -119,6 +119,11 @@ impl Script {
                 self.keyless(change)?;
                 continue;
             }
+            if !change.table.left_out.is_empty() {
+                self.net(mode, &std::mem::take(&mut net))?;
+                self.beside_left_out(plans, mode, change)?;
+                continue;
+            }
             if change.rows.iter().any(RowChange::is_partial) {
                 self.net(mode, &std::mem::take(&mut net))?;
                 self.partial(plans, mode, change)?;
@@ -242,7 +247,7 @@ impl Script {
     }
 
     /// DELETE by key, in lists.
-    fn delete(&mut self, table: &TableText<'_>, rows: &[&Row], mode: Mode) -> Result<()> {
+    pub(super) fn delete(&mut self, table: &TableText<'_>, rows: &[&Row], mode: Mode) -> Result<()> {
         let mut sql = Vec::new();
         let mut rows = rows.iter().peekable();
         while rows.peek().is_some() {

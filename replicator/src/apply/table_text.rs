@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use config::names::quote_identifier;
 
-use super::net::{Row, same_columns, same_value};
+use super::net::{Row, same_columns};
 use crate::literal::write_literal;
-use crate::schema::table::{ColumnKind, TableSchema};
+use crate::schema::table::{Column, ColumnKind, TableSchema};
 use crate::value::Value;
 
 /// Only rows up to about this size are updated together: all of a row is named there, not only what changed.
@@ -24,6 +24,8 @@ pub(super) struct TableText<'a> {
     key_names: Vec<String>,
     key: &'a [usize],
     stored: Vec<usize>,
+    /// Columns that aren't moved and that an UPDATE might set by itself.
+    kept_back: Vec<String>,
     has_enum: bool,
 }
 
@@ -31,8 +33,9 @@ impl<'a> TableText<'a> {
     pub(super) fn new(schema: &'a Arc<TableSchema>) -> Self {
         let key = schema.row_key();
         let stored: Vec<usize> = schema.stored_columns().collect();
+        let name_of = |column: &Column| quote_identifier(&column.name);
         let names = |columns: &[usize]| -> Vec<String> {
-            columns.iter().filter_map(|&c| schema.columns.get(c)).map(|c| quote_identifier(&c.name)).collect()
+            columns.iter().filter_map(|&c| schema.columns.get(c)).map(name_of).collect()
         };
         Self {
             schema,
@@ -40,6 +43,14 @@ impl<'a> TableText<'a> {
             column_list: format!(" ({}) VALUES", names(&stored).join(",")),
             key_names: key.map(|key| names(&key.columns)).unwrap_or_default(),
             key: key.map_or(&[], |key| &key.columns),
+            kept_back: schema
+                .left_out
+                .columns
+                .iter()
+                .map(|left| &left.column)
+                .filter(|c| is_timed(c))
+                .map(name_of)
+                .collect(),
             has_enum: schema.columns.iter().any(|c| matches!(c.kind, ColumnKind::Enum { .. })),
             stored,
         }
@@ -101,17 +112,14 @@ impl<'a> TableText<'a> {
     }
 
     /// `a=1,b='x'` for the columns that changed, and for every TIMESTAMP and DATETIME: one that isn't named is
-    /// set to the present time where it is declared ON UPDATE CURRENT_TIMESTAMP.
+    /// set to the present time where it is declared ON UPDATE CURRENT_TIMESTAMP. One that isn't moved stays as it is.
     pub(super) fn write_assignments(&self, out: &mut Vec<u8>, before: &Row, after: &Row) {
         let changed = |c: usize| match (before.get(c), after.get(c)) {
             (_, Some(Value::Absent)) => false,
-            (Some(a), Some(b)) => !same_value(a, b),
+            (Some(a), Some(b)) => !a.is_identical(b),
             _ => true,
         };
-        let timed = |c: usize| {
-            let kind = self.schema.columns.get(c).map(|column| &column.kind);
-            matches!(kind, Some(ColumnKind::Timestamp { .. } | ColumnKind::Datetime { .. }))
-        };
+        let timed = |c: usize| self.schema.columns.get(c).is_some_and(is_timed);
         let mut named: Vec<usize> = self.stored.iter().copied().filter(|&c| timed(c) || changed(c)).collect();
         if named.is_empty() {
             // Nothing that is stored has changed; the statement still has to find its row.
@@ -131,6 +139,9 @@ impl<'a> TableText<'a> {
                     value => write_literal(out, column, value),
                 }
             }
+        }
+        for name in &self.kept_back {
+            out.extend_from_slice(format!(",{name}={name}").as_bytes());
         }
     }
 
@@ -181,4 +192,9 @@ impl<'a> TableText<'a> {
         };
         row.contains(&Value::Absent) || (self.has_enum && of_enum())
     }
+}
+
+/// True for a column that may be declared ON UPDATE CURRENT_TIMESTAMP.
+fn is_timed(column: &Column) -> bool {
+    matches!(column.kind, ColumnKind::Timestamp { .. } | ColumnKind::Datetime { .. }) && !column.generated
 }

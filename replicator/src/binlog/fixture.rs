@@ -35,6 +35,7 @@ pub(crate) fn tables() -> SchemaSet {
         target: None,
         stored_as: None,
         filter: None,
+        left_out: Default::default(),
     }])
 }
 

@@ -115,6 +115,7 @@ impl RowsEvent {
     /// The next row of those that are moved; `None` at the end.
     pub(crate) fn next_row(&mut self) -> Result<Option<RowChange>, Malformed> {
         while let Some(row) = self.next_of_all()? {
+            let Some(row) = self.of_moved_columns(row) else { continue };
             let table = &self.plan.table;
             let Some(filter) = &table.filter else { return Ok(Some(row)) };
             let narrowed = filter.narrow(row, self.outside);
@@ -125,6 +126,28 @@ impl RowsEvent {
             }
         }
         Ok(None)
+    }
+
+    /// The change of the columns that are moved; `None` where it is one of the others alone.
+    fn of_moved_columns(&self, row: RowChange) -> Option<RowChange> {
+        if !self.plan.leaves_out() {
+            return Some(row);
+        }
+        let moved = |values: Vec<Value>| -> Vec<Value> {
+            let pairs = values.into_iter().zip(&self.plan.columns);
+            pairs.filter(|(_, column)| column.moved).map(|(value, _)| value).collect()
+        };
+        Some(match row {
+            RowChange::Insert { after } => RowChange::Insert { after: moved(after) },
+            RowChange::Delete { before } => RowChange::Delete { before: moved(before) },
+            RowChange::Update { before, after } => {
+                let (before, after) = (moved(before), moved(after));
+                if before.len() == after.len() && before.iter().zip(&after).all(|(a, b)| a.is_identical(b)) {
+                    return None;
+                }
+                RowChange::Update { before, after }
+            }
+        })
     }
 
     fn next_of_all(&mut self) -> Result<Option<RowChange>, Malformed> {
@@ -194,6 +217,7 @@ fn refuse_what_is_not_enough(
     let key = table.row_key();
     let stored = || (0..table.columns.len()).filter(|&c| table.columns.get(c).is_some_and(|c| !c.generated));
     let all_stored: Vec<usize>;
+    let in_image = |column: &usize| plan.places.get(*column).copied().unwrap_or(usize::MAX);
     let needed = match key {
         Some(key) => &key.columns,
         // Nothing but all of its values tells a row apart.
@@ -203,9 +227,11 @@ fn refuse_what_is_not_enough(
         }
     };
     let lacking = match (shape.kind, key) {
-        (RowsKind::Write, Some(_)) => needed.iter().find(|&&column| !after.contains(column)),
+        (RowsKind::Write, Some(_)) => needed.iter().find(|column| !after.contains(in_image(column))),
         (RowsKind::Write, None) => None,
-        (RowsKind::Update | RowsKind::Delete, _) => needed.iter().find(|&&column| !before.contains(column)),
+        (RowsKind::Update | RowsKind::Delete, _) => {
+            needed.iter().find(|column| !before.contains(in_image(column)))
+        }
     };
     if let Some(column) = lacking.and_then(|&column| table.columns.get(column)) {
         return Err(Malformed::new(format!(
@@ -214,7 +240,8 @@ fn refuse_what_is_not_enough(
             table.name, column.name
         )));
     }
-    if shape.partial && stored().any(|column| !before.contains(column) || !after.contains(column)) {
+    let lacks = |column: usize| !before.contains(in_image(&column)) || !after.contains(in_image(&column));
+    if shape.partial && stored().any(lacks) {
         return Err(Malformed::new(format!(
             "an update of table {} logs parts of documents (binlog_row_value_options) in images that lack columns \
              (binlog_row_image), which can't be put together; set one of the two back, globally and in every session, \
@@ -237,11 +264,10 @@ fn image(
     let nulls = cursor.take(presence.count(plan.columns.len()).div_ceil(8))?;
     let mut values = Vec::with_capacity(plan.columns.len());
     let mut place = 0;
-    for (index, decoder) in plan.columns.iter().enumerate() {
+    for (index, column) in plan.columns.iter().enumerate() {
         if !presence.contains(index) {
             // A generated column is never written, so nothing is missing with it.
-            let generated = plan.table.columns.get(index).is_some_and(|column| column.generated);
-            values.push(if generated { Value::Null } else { Value::Absent });
+            values.push(if column.generated { Value::Null } else { Value::Absent });
             continue;
         }
         let null = bit(nulls, place);
@@ -249,7 +275,7 @@ fn image(
         let edited = edited.filter(|(edited, _)| edited.contains(index));
         values.push(match (null, edited) {
             (true, _) => Value::Null,
-            (false, None) => value(*decoder, data, cursor)?,
+            (false, None) => value(column.decoder, data, cursor)?,
             (false, Some((_, before))) => edited_document(before.get(index), cursor)?,
         });
     }
@@ -273,7 +299,8 @@ impl EditedDocuments {
             }
         }
         let is_document = |decoder: &ColumnDecoder| matches!(decoder, ColumnDecoder::Json { .. });
-        let documents = plan.columns.iter().filter(|decoder| is_document(decoder)).count();
+        let decoders = || plan.columns.iter().map(|column| &column.decoder);
+        let documents = decoders().filter(|decoder| is_document(decoder)).count();
         let bits = cursor.take(documents.div_ceil(8))?;
         let mut place = 0;
         let mut of = |decoder| {
@@ -281,7 +308,7 @@ impl EditedDocuments {
             place += usize::from(is_document(decoder));
             edited
         };
-        Ok(Some(Self(plan.columns.iter().map(&mut of).collect())))
+        Ok(Some(Self(decoders().map(&mut of).collect())))
     }
 
     fn contains(&self, index: usize) -> bool {

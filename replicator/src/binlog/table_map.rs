@@ -69,24 +69,28 @@ impl<'a> TableMap<'a> {
     pub(crate) fn plan(&self, table: &Arc<TableSchema>) -> Result<RowPlan, Malformed> {
         let mut cursor = self.columns;
         let count = cursor.lenenc_size()?;
-        if count != table.columns.len() {
+        let image = table.image();
+        if count != image.len() {
             return Err(Malformed::new(format!(
                 "the binlog holds {count} columns for table {}, its definition has {}: the table was changed \
                  since, or before it was read; start the migration again, without definition changes",
                 self.name,
-                table.columns.len()
+                image.len()
             )));
         }
         let types = cursor.take(count)?;
         let metadata_length = cursor.lenenc_size()?;
         let mut metadata = Cursor::new(cursor.take(metadata_length)?);
-        let columns = types.iter().zip(&table.columns).map(|(&code, column)| {
+        let columns = types.iter().zip(&image).map(|(&code, &(column, moved))| {
             let stored = Stored::parse(code, &mut metadata)?;
-            decoder(&stored, column).map_err(|why| {
+            let decoder = decoder(&stored, column).map_err(|why| {
                 Malformed::new(format!("column {} of table {}: {why}", column.name, self.name))
-            })
+            })?;
+            Ok(ColumnPlan { decoder, generated: column.generated, moved: moved.is_some() })
         });
-        Ok(RowPlan { table: Arc::clone(table), columns: columns.collect::<Result<_, _>>()? })
+        let columns: Vec<ColumnPlan> = columns.collect::<Result<_, Malformed>>()?;
+        let places = columns.iter().enumerate().filter(|(_, column)| column.moved).map(|(at, _)| at);
+        Ok(RowPlan { table: Arc::clone(table), places: places.collect(), columns })
     }
 }
 
@@ -94,7 +98,26 @@ impl<'a> TableMap<'a> {
 #[derive(Debug)]
 pub(crate) struct RowPlan {
     pub(crate) table: Arc<TableSchema>,
-    pub(crate) columns: Vec<ColumnDecoder>,
+    /// Every column of the image.
+    pub(crate) columns: Vec<ColumnPlan>,
+    /// Where in the image each of the table's columns is.
+    pub(crate) places: Vec<usize>,
+}
+
+impl RowPlan {
+    /// True where the image holds columns that aren't moved.
+    pub(crate) fn leaves_out(&self) -> bool {
+        self.places.len() < self.columns.len()
+    }
+}
+
+/// What to do with one value of an image.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ColumnPlan {
+    pub(crate) decoder: ColumnDecoder,
+    pub(crate) generated: bool,
+    /// False for one that is read and dropped.
+    pub(crate) moved: bool,
 }
 
 /// How to read one value.

@@ -296,7 +296,8 @@ impl Replicator {
             return Ok(false);
         }
         let serves = self.context.leg().writes();
-        let obstacles = preflight::way_back::obstacles(config, serves, &self.context.tables()).await?;
+        let mut obstacles = preflight::way_back::obstacles(config, serves, &self.context.tables()).await?;
+        obstacles.extend(preflight::way_back::lacking_columns(&self.context.live.schema()));
         if obstacles.is_empty() {
             // A cutover may follow at once: both connections are open then.
             tokio::try_join!(self.end_of(Side::Source), self.end_of(Side::Target))?;

@@ -24,6 +24,7 @@ use crate::schema::convert::{self, Dialects};
 use crate::schema::discover::discover;
 use crate::schema::filter;
 use crate::schema::history::{Definitions, History};
+use crate::schema::left_out;
 use crate::schema::objects;
 use crate::schema::renamed::Renaming;
 use crate::schema::selection::Selection;
@@ -178,6 +179,7 @@ async fn stages(context: &Arc<Context>, cancel: &CancellationToken) -> Result<()
     same_gtid_mode(leg.reads(), &start, &read)?;
     let tables = definitions.schema_set(&selection)?;
     filter::hold_to(&config.migration.rows, &tables)?;
+    left_out::hold_to(&config.migration.columns, &definitions.column_rules)?;
     forget_other_legs(config, leg).await?;
     let folder = config.state_dir.join(leg.spool_folder());
     let (spool, writer) = Spool::open(&folder, config.apply.spool_max_bytes, &start).await?;
@@ -402,7 +404,7 @@ async fn prepare(
     };
     let settled_at = server::end_position(Side::Source, source, &mut from).await?;
     from.disconnect().await.ok();
-    let definitions = Definitions::begin(&discovery);
+    let definitions = Definitions::begin(&discovery, &config.migration.columns);
     history.write(&definitions)?;
     let tables = definitions.names();
     context.update(|state| {

@@ -6,16 +6,17 @@ use std::collections::BTreeSet;
 use config::{Config, Flavor, Side, SideNames};
 use mysql_async::prelude::Queryable as _;
 
-use super::Backend;
+use super::{Backend, columns};
 use crate::activation::{Kind, Listed};
 use crate::error::{Error, Result};
 use crate::schema::convert::{collation_on, same_name};
 use crate::schema::selection::Selection;
+use crate::schema::table::SchemaSet;
 
 /// What the servers' own accounts can't be asked for.
 const NO_SUCH_TABLE: [u16; 4] = [1142, 1143, 1146, 1370];
 
-/// Every reason, each a sentence without its full stop. `from` serves.
+/// Every reason, each a sentence without its full stop. `from` serves. `tables`: those of the migration.
 ///
 /// # Errors
 /// A side can't be asked.
@@ -24,7 +25,7 @@ pub(crate) async fn obstacles(
     from: &Backend,
     there: &mut Backend,
     selection: &Selection,
-    (to, found): (Side, &[Listed]),
+    (to, found, tables): (Side, &[Listed], &SchemaSet),
 ) -> Result<Vec<String>> {
     let mut reasons = unseen(from, to.other(), selection);
     if found.is_empty() {
@@ -38,12 +39,36 @@ pub(crate) async fn obstacles(
         ));
     }
     let names = config.migration.rename.on(to);
+    if to == Side::Target {
+        reasons.extend(lacking_columns(found, tables));
+    }
     reasons.extend(lacking_privileges(there, to, found, &names));
     reasons.extend(definers(there, to, found).await?);
     reasons.extend(collations(there, to, found, &names).await?);
     reasons.extend(past(there, to, found).await?);
     reasons.extend(scheduler(from, there, to, found));
     Ok(reasons)
+}
+
+/// What works with columns that aren't moved would fail on the new server.
+fn lacking_columns(found: &[Listed], tables: &SchemaSet) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for table in tables.sorted() {
+        for listed in found {
+            let (words, on) = (listed.words(), listed.is_on(&table.name));
+            let named = columns::named_columns(&table, &words);
+            if !named.is_empty() && (on || columns::has(&words, &table.name.table)) {
+                reasons.push(format!(
+                    "{} names {} of {}, which the {} hasn't got (migration.columns); change or drop it",
+                    listed.called(),
+                    named.join(", "),
+                    table.name,
+                    Side::Target
+                ));
+            }
+        }
+    }
+    reasons
 }
 
 /// What an account may not see would be left behind in silence (invariant 5).

@@ -5,6 +5,7 @@
 //! as long as it takes the target to look whether it sees it: two addresses of one server can't hide that.
 
 pub(crate) mod activation;
+mod columns;
 mod filters;
 mod grants;
 mod pair;
@@ -61,6 +62,11 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
                 let (whole_rows, cascades) =
                     (source.settings.logs_whole_rows(), source.info.cascades_in_binlog);
                 findings.all(filters::judge(config, &found, whole_rows, cascades));
+                findings.all(columns::judge(&config.migration, &found));
+                match columns::judge_objects(&mut source.conn, &found).await {
+                    Ok(objects) => findings.all(objects),
+                    Err(error) => findings.error("views and routines", &error),
+                }
                 let folds_names = source.info.folds_names;
                 let either = folds_names || target.as_ref().is_some_and(|target| target.info.folds_names);
                 let ocean_base = target.as_ref().is_some_and(|target| target.info.version.ocean_base);
@@ -104,7 +110,7 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
             findings.target_limits(target, found);
             if let Some(source) = source.as_mut().filter(|_| dialects.source.family == dialects.target.family)
             {
-                findings.activation(config, source, target).await;
+                findings.activation(config, source, target, found).await;
             }
             if let Some(source) = &mut source {
                 findings.accounts(config, source, target, &names_of(found)).await;
@@ -356,15 +362,22 @@ impl Findings {
     }
 
     /// What a cutover would be refused for.
-    async fn activation(&mut self, config: &Config, source: &mut Backend, target: &mut Backend) {
+    async fn activation(
+        &mut self,
+        config: &Config,
+        source: &mut Backend,
+        target: &mut Backend,
+        found: &Discovery,
+    ) {
+        let tables = found.schema_set();
         let (names, folds_names) = (&config.migration.rename, source.info.folds_names);
         let selection = Selection::new(&config.migration, names.on(Side::Source), folds_names);
         let of_target = selection.clone().with_names(names.on(Side::Target));
         let renaming = Renaming::new(names, Side::Source, folds_names);
         let found = async {
             let listed = crate::activation::list(Side::Source, &mut source.conn, &selection).await?;
-            let mut obstacles =
-                activation::obstacles(config, source, target, &selection, (Side::Target, &listed)).await?;
+            let to = (Side::Target, &*listed, &tables);
+            let mut obstacles = activation::obstacles(config, source, target, &selection, to).await?;
             let texts = crate::activation::texts_not_renamed;
             obstacles.extend(texts(Side::Source, &mut source.conn, &listed, &renaming).await?);
             let (known, target) = (listed.iter().collect::<Vec<_>>(), (Side::Target, &mut target.conn));

@@ -139,14 +139,14 @@ async fn same_tables(config: &Config, replica: &mut Backend, found: &Discovery) 
     let definitions: BTreeMap<String, String> = there
         .tables
         .iter()
-        .map(|table| (table.schema.name.to_string(), without_auto_increment(&table.schema.create_sql)))
+        .map(|table| (table.schema.name.to_string(), without_auto_increment(table.schema.whole_sql())))
         .collect();
     let differs: Vec<String> = found
         .tables
         .iter()
         .filter(|table| {
             definitions.get(&table.schema.name.to_string())
-                != Some(&without_auto_increment(&table.schema.create_sql))
+                != Some(&without_auto_increment(table.schema.whole_sql()))
         })
         .map(|table| table.schema.name.to_string())
         .collect();

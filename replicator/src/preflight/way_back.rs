@@ -8,6 +8,7 @@ use super::Backend;
 use super::settings;
 use crate::error::Result;
 use crate::leg;
+use crate::schema::table::{SchemaSet, TableSchema};
 use crate::server::end_position;
 
 /// What an account needs in each schema that rows are applied to.
@@ -69,6 +70,12 @@ pub(crate) async fn obstacles(
         drop(backend.conn.disconnect().await);
     }
     Ok(found)
+}
+
+/// The tables of the side that would be written whose rows need more than the other side's have (`migration.columns`).
+pub(crate) fn lacking_columns(tables: &SchemaSet) -> Vec<String> {
+    let why = |table: &TableSchema| Some(format!("{}: {}", table.name, table.left_out.no_way_back.as_ref()?));
+    tables.sorted().iter().filter_map(|table| why(table)).collect()
 }
 
 /// Any of these lets an account write in spite of read_only, and the one to ask for.

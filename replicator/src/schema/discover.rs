@@ -12,6 +12,7 @@ use mysql_async::{Conn, Row};
 
 use super::column;
 use super::filter::RowFilter;
+use super::left_out::{self, LeftOut};
 use super::selection::is_own_schema;
 use super::table::{Column, ColumnKind, ForeignKey, SchemaSet, TableSchema, UniqueKey};
 use crate::error::{Error, Result};
@@ -85,7 +86,8 @@ impl Discovery {
 }
 
 /// Reads what a migration moves, from a server that calls things by `names`; what comes back goes by the source's. The
-/// connection is one of [`crate::server::connect`].
+/// connection is one of [`crate::server::connect`]. `side`: on the target a table hasn't got the columns that aren't moved, so
+/// `migration.columns` is for the source alone.
 pub async fn discover(
     side: Side,
     conn: &mut Conn,
@@ -122,6 +124,10 @@ impl Reader<'_> {
     async fn discover(&mut self, migration: &MigrationConfig) -> Result<Discovery> {
         // MySQL keeps statistics of a day ago unless told otherwise; a server without the setting has none.
         let _fresh_or_unknown = self.run("SET SESSION information_schema_stats_expiry = 0").await;
+        if self.side == Side::Source && !migration.columns.is_empty() {
+            // What names a column is told from what doesn't by its quotes.
+            self.run("SET SESSION sql_quote_show_create = 1").await?;
+        }
         let (mut found, here) = self.schemas(&migration.schemas).await?;
         if here.is_empty() {
             return Ok(found);
@@ -143,8 +149,14 @@ impl Reader<'_> {
             draft.schema.create_sql = self.create_table(here).await?;
         }
         note_cascades(&mut drafts);
+        if self.side == Side::Source {
+            for draft in drafts.values_mut() {
+                draft.problems.extend(left_out::leave_out(migration, &mut draft.schema));
+            }
+        }
         found.tables = drafts.into_values().map(|draft| narrow(finish(draft), migration)).collect();
         found.tables.sort_by(|a, b| a.schema.name.cmp(&b.schema.name));
+        left_out::judge_parents(&mut found.tables);
         Ok(found)
     }
 
@@ -260,6 +272,7 @@ impl Reader<'_> {
                 keyless: false,
                 target: None,
                 filter: None,
+                left_out: LeftOut::default(),
             };
             drafts.insert(here, DiscoveredTable { schema, engine: engine.unwrap_or_default(), problems });
         }
@@ -439,7 +452,15 @@ impl Reader<'_> {
     }
 
     async fn create_table(&mut self, table: &TableName) -> Result<String> {
-        let rows: Vec<Row> = self.rows(&format!("SHOW CREATE TABLE {}", table.quoted())).await?;
+        const GONE: [u16; 2] = [1049, 1146];
+        let sql = format!("SHOW CREATE TABLE {}", table.quoted());
+        let rows: Vec<Row> = match self.conn.query(sql).await {
+            Err(mysql_async::Error::Server(error)) if GONE.contains(&error.code) => {
+                let what = "it was dropped or renamed while the schema was read; it is tried again";
+                return Err(Error::transient(self.side, table.to_string(), what));
+            }
+            rows => rows.map_err(|e| Error::database(self.side, PLACE, &e))?,
+        };
         match rows.first() {
             Some(row) => self.text(row, 1),
             None => Err(Error::definite(self.side, table.to_string(), "SHOW CREATE TABLE gave nothing")),
@@ -490,6 +511,7 @@ fn finish(mut draft: DiscoveredTable) -> DiscoveredTable {
         None => {
             schema.keyless = true;
             problems.extend(without_key(schema, engine));
+            problems.extend(left_out::without_key(schema));
         }
     }
     if !ENGINES.iter().any(|known| engine.eq_ignore_ascii_case(known)) {
@@ -594,6 +616,7 @@ mod tests {
                 target: None,
                 stored_as: None,
                 filter: None,
+                left_out: LeftOut::default(),
             };
             let done = finish(DiscoveredTable { schema, engine: "InnoDB".to_owned(), problems: Vec::new() });
             let names: Vec<_> = done.schema.unique_keys.iter().map(|k| k.name.as_str()).collect();
@@ -629,6 +652,7 @@ mod tests {
                 target: None,
                 stored_as: None,
                 filter: None,
+                left_out: LeftOut::default(),
             };
             let done = finish(DiscoveredTable { schema, engine: engine.to_owned(), problems: Vec::new() });
             assert!(done.schema.keyless && done.schema.row_key().is_none());

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use config::{BinlogPosition, Side, TableName, durable};
+use config::{BinlogPosition, ColumnsConfig, Side, TableName, durable};
 use serde::{Deserialize, Serialize};
 
 use super::discover::Discovery;
@@ -58,14 +58,18 @@ pub(crate) struct Definitions {
     /// Number of the last statement that changed definitions.
     pub(crate) seq: u64,
     pub(crate) tables: Vec<Definition>,
-    /// Things with rows in the binlog that aren't moved: sequences.
+    /// Things with rows in the binlog that aren't moved: sequences, and tables that were to be copied anew and are gone from
+    /// the source, so that nothing that comes of them stays.
     pub(crate) ignored: BTreeSet<TableName>,
     pub(crate) pending: Option<Pending>,
+    /// By what columns aren't moved.
+    #[serde(default)]
+    pub(crate) column_rules: Vec<ColumnsConfig>,
 }
 
 impl Definitions {
     /// Those with which a migration begins.
-    pub(crate) fn begin(found: &Discovery) -> Self {
+    pub(crate) fn begin(found: &Discovery, column_rules: &[ColumnsConfig]) -> Self {
         let table = |table: &super::discover::DiscoveredTable| Definition {
             table: table.schema.clone(),
             begin: Begin::FirstCopy,
@@ -77,6 +81,7 @@ impl Definitions {
             tables: found.tables.iter().map(table).collect(),
             ignored: sequences.map(|object| TableName::new(&object.schema, &object.name)).collect(),
             pending: None,
+            column_rules: column_rules.to_vec(),
         }
     }
 
@@ -178,6 +183,7 @@ impl Definitions {
         self.tables.retain(|definition| !names.contains(&definition.table.name));
         for table in now.tables.iter().filter(|table| names.contains(&table.schema.name)) {
             let name = &table.schema.name;
+            self.ignored.remove(name);
             let begin = match begin {
                 Begin::OwnCopy { .. } => begin,
                 _ => before.get(came_from.get(name).unwrap_or(name)).unwrap_or(begin),
@@ -261,6 +267,7 @@ mod tests {
             target: None,
             stored_as: None,
             filter: None,
+            left_out: Default::default(),
         };
         DiscoveredTable { schema, engine: "InnoDB".to_owned(), problems: Vec::new() }
     }
@@ -276,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_swap_of_names_carries_on_what_each_table_has_behind_it() {
-        let mut definitions = Definitions::begin(&found(&[("a", "1")]));
+        let mut definitions = Definitions::begin(&found(&[("a", "1")]), &[]);
         let name = |n: &str| TableName::new("s", n);
         definitions.replace(
             &[name("_gho")],
@@ -297,7 +304,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let history = History::of(folder.path());
         assert!(history.read().is_err());
-        let mut definitions = Definitions::begin(&found(&[("a", "1")]));
+        let mut definitions = Definitions::begin(&found(&[("a", "1")]), &[]);
         let own = Begin::OwnCopy { from: "bin.000001:4".to_owned(), to: "bin.000002:9".to_owned() };
         definitions.replace(&[TableName::new("s", "a")], &found(&[("a", "2")]), &own, &BTreeMap::new());
         definitions.pending = Some(Pending { seq: 7, before: "x".to_owned() });

@@ -6,6 +6,7 @@ pub(crate) mod ddl;
 pub mod discover;
 pub(crate) mod filter;
 pub(crate) mod history;
+pub(crate) mod left_out;
 pub(crate) mod objects;
 pub(crate) mod renamed;
 pub mod selection;

@@ -7,6 +7,7 @@ use config::{BinlogPosition, TableName};
 use serde::{Deserialize, Serialize};
 
 use super::filter::{Outside, RowFilter};
+use super::left_out::LeftOut;
 use super::selection::Selection;
 
 /// A table of the migration.
@@ -17,7 +18,7 @@ pub struct TableSchema {
     /// Its name where this is its definition, if it is another one (`migration.rename`); see [`Self::quoted`].
     #[serde(default)]
     pub stored_as: Option<TableName>,
-    /// Every column in the order of the row image, generated ones among them.
+    /// Every column that is moved in the order of the row image, generated ones among them.
     pub columns: Vec<Column>,
     /// Unique keys; the first one is the key rows are found by (the primary key, else a unique key without
     /// nullable columns), unless the table is [`Self::keyless`].
@@ -41,6 +42,9 @@ pub struct TableSchema {
     /// The rows that are moved; `None`: all of them.
     #[serde(default)]
     pub filter: Option<RowFilter>,
+    /// The columns that aren't moved, on the side that has them; [`Self::columns`] are the others.
+    #[serde(default)]
+    pub left_out: LeftOut,
 }
 
 /// A table inside of a table, for serde.

@@ -229,7 +229,7 @@ pub(super) async fn was_changed_on(primary: &BackendConfig, table: &TableSchema)
 }
 
 /// The same on a connection that is there.
-pub(super) async fn was_changed(source: &mut Conn, table: &TableSchema) -> Result<bool> {
+pub(crate) async fn was_changed(source: &mut Conn, table: &TableSchema) -> Result<bool> {
     let database = |e: mysql_async::Error| Error::database(Side::Source, table.name.to_string(), &e);
     // As the definitions were read: a literal in one would look different in a binary session.
     source.query_drop("SET NAMES utf8mb4").await.map_err(database)?;
@@ -240,7 +240,7 @@ pub(super) async fn was_changed(source: &mut Conn, table: &TableSchema) -> Resul
         Ok(row) => {
             let now = row.and_then(|row| row.get_opt::<String, _>(1)).and_then(std::result::Result::ok);
             Ok(now
-                .is_none_or(|now| without_auto_increment(&now) != without_auto_increment(&table.create_sql)))
+                .is_none_or(|now| without_auto_increment(&now) != without_auto_increment(table.whole_sql())))
         }
         Err(mysql_async::Error::Server(error)) if matches!(error.code, 1049 | 1146) => Ok(true),
         Err(error) => Err(database(error)),

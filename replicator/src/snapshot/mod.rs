@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::chunker::Planner;
+pub(crate) use self::chunker::was_changed;
 use self::journal::ChunkJournal;
 use self::late_indexes::LateIndexes;
 use self::limit::RateLimit;

@@ -150,6 +150,7 @@ mod tests {
             target: None,
             stored_as: None,
             filter: None,
+            left_out: Default::default(),
         })
     }
 

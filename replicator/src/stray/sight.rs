@@ -164,7 +164,7 @@ impl Sight {
             return Ok(Seen::Ended(open.gtid));
         }
         open.count(&tables());
-        // What isn't in its table's filter is another business's.
+        // What isn't in its table's filter is another business's, and what isn't of its columns nobody's here.
         open.written.retain(|_, written| written.is_of_table() || written.beside);
         if open.written.is_empty() {
             return Ok(Seen::Ended(open.gtid));
@@ -278,8 +278,14 @@ impl Sight {
             Some(Table::Moved(name, _)) => {
                 let name = name.clone();
                 let mut full = open.kept_bytes + body.len() > KEPT_BYTES;
-                // That there are more rows says nothing where most of them may be another business's.
-                if full && !open.ours && tables().get(&name).is_some_and(|table| table.filter.is_some()) {
+                // That there are more rows says nothing where most of them may be another business's, or changes of columns
+                // that aren't moved.
+                let may_be_none_of_ours = |name: &TableName| {
+                    tables()
+                        .get(name)
+                        .is_some_and(|table| table.filter.is_some() || !table.left_out.is_empty())
+                };
+                if full && !open.ours && may_be_none_of_ours(&name) {
                     open.count(&tables());
                     full = false;
                 }

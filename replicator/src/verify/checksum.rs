@@ -181,6 +181,16 @@ impl<'a> TableSql<'a> {
         sql
     }
 
+    /// Changes the row with that key.
+    pub(super) fn update(&self, key: &RowKey, assignments: &[u8]) -> Vec<u8> {
+        let mut sql = format!("UPDATE {} SET ", self.target.name).into_bytes();
+        sql.extend_from_slice(assignments);
+        sql.extend_from_slice(b" WHERE ");
+        sql.extend_from_slice(&self.key.equals(key));
+        self.only_moved(Side::Target, &mut sql);
+        sql
+    }
+
     /// The key of the row `offset` rows into a range. Rows that aren't moved count: the server has to walk over them.
     pub(super) fn bound(&self, side: Side, range: &KeyRange, offset: u64) -> Vec<u8> {
         let mut sql = self.select_of_all(side, &self.key_values(side), &self.within(side, range));
@@ -337,6 +347,7 @@ pub(super) mod tests {
             target: None,
             stored_as: None,
             filter: None,
+            left_out: Default::default(),
         }
     }
 

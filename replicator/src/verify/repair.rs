@@ -255,14 +255,15 @@ impl Locked<'_> {
     }
 
     /// Writes the rows that differ: all of them out, then in as they are on the source, so that no unique value is
-    /// there twice in between.
+    /// there twice in between. In a table that has columns which aren't moved rows are changed in place; where two of them
+    /// have changed unique values with each other, the server refuses that.
     async fn write(&mut self, keys: &[RowKey], rows: &[SourceRow]) -> Result<Vec<Repaired>> {
         let theirs = self.hashes(keys).await?;
         let hash = |row: &SourceRow| row.as_ref().map(|(hash, _)| *hash);
         let pairs = keys.iter().zip(rows).zip(theirs);
         let differing: Vec<_> =
             pairs.filter(|((_, row), theirs)| hash(row) != *theirs).map(|(pair, _)| pair).collect();
-        let mut repaired = Vec::with_capacity(differing.len());
+        let (mut repaired, mut written) = (Vec::with_capacity(differing.len()), Vec::new());
         for (key, row) in &differing {
             let theirs = self.row(key).await?;
             let ours = row.as_ref().map(|(_, values)| values.as_slice());
@@ -270,13 +271,19 @@ impl Locked<'_> {
                 let table = difference.table;
                 repaired.push(Repaired { table, rows: 1, sql: difference.repair_sql });
             }
-            if theirs.is_some() {
+            // What is in columns that aren't moved is nowhere else.
+            let stays = theirs.is_some() && ours.is_some() && !self.table.left_out.is_empty();
+            if theirs.is_some() && !stays {
                 let delete = self.sql.delete(key);
                 self.execute(delete).await?;
             }
+            written.extend(ours.map(|ours| match stays {
+                true => self.sql.update(key, &assignments(self.table, ours)),
+                false => insert(self.table, ours),
+            }));
         }
-        for (_, values) in differing.iter().filter_map(|(_, row)| row.as_ref()) {
-            self.execute(insert(self.table, values)).await?;
+        for statement in written {
+            self.execute(statement).await?;
         }
         let keys: Vec<RowKey> = differing.iter().map(|(key, _)| (*key).clone()).collect();
         let after = self.hashes(&keys).await?;
@@ -319,6 +326,22 @@ impl Locked<'_> {
             "the server's answer can't be read; this is a bug of ours",
         )
     }
+}
+
+/// `a = 1, b = 'x'`. Columns that aren't moved stay as they are, also those that an UPDATE might set by itself.
+fn assignments(table: &TableSchema, row: &[Value]) -> Vec<u8> {
+    let mut sql = Vec::new();
+    let stored = table.stored_columns().filter_map(|i| Some((table.columns.get(i)?, row.get(i)?)));
+    for (i, (column, value)) in stored.enumerate() {
+        sql.extend_from_slice(if i == 0 { b"" } else { b", " });
+        sql.extend_from_slice(format!("{} = ", config::names::quote_identifier(&column.name)).as_bytes());
+        write_literal(&mut sql, column, value);
+    }
+    for left in table.left_out.columns.iter().filter(|left| !left.column.generated) {
+        let name = config::names::quote_identifier(&left.column.name);
+        sql.extend_from_slice(format!(", {name} = {name}").as_bytes());
+    }
+    sql
 }
 
 fn insert(table: &TableSchema, row: &[Value]) -> Vec<u8> {

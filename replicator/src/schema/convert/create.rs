@@ -81,8 +81,11 @@ pub fn pair_up(
     for table in &mut read.tables {
         let schema = &mut table.schema;
         let other = there.get(&schema.name).ok_or_else(|| fails(&schema.name, "it isn't there"))?;
+        // Each side has to be known by itself where one of them has columns more.
         let alike = schema.columns == other.columns
             && schema.unique_keys == other.unique_keys
+            && schema.left_out.is_empty()
+            && other.left_out.is_empty()
             && schema.stored() == other.stored();
         if !same_rows(schema, other) {
             let what = "the column by which its rows are filtered compares otherwise there";
@@ -109,9 +112,23 @@ pub fn definitions(source: &Discovery, dialects: Dialects, names: &Names) -> Res
                  migration.rename."
             )),
         }
+        converted.conversions.extend(left_out(table));
         Ok(converted)
     };
     source.tables.iter().map(|table| convert(&table.schema)).collect()
+}
+
+/// What `migration.columns` leaves out. That it was configured is the yes to losing it, but for what is said of the columns
+/// that remain.
+fn left_out(table: &TableSchema) -> impl Iterator<Item = Conversion> {
+    table.left_out.parts.iter().map(|part| Conversion {
+        schema: table.name.schema.clone(),
+        object: format!("{}.{}", table.name.table, part.name),
+        kind: part.kind.as_str().to_owned(),
+        source_definition: part.definition.clone(),
+        target_definition: part.becomes.clone(),
+        lossy: part.lossy,
+    })
 }
 
 /// What is called otherwise on the target.
@@ -422,6 +439,7 @@ mod tests {
             target: None,
             stored_as: None,
             filter: None,
+            left_out: Default::default(),
         }
     }
 

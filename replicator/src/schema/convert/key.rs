@@ -112,7 +112,7 @@ impl Rewriter {
 }
 
 /// The name of a key or constraint; what it is where it has none.
-fn name_of(part: &[Token]) -> String {
+pub(super) fn name_of(part: &[Token]) -> String {
     let before = part.iter().take_while(|token| !token.is_mark("("));
     let named: Vec<&Token> = before.collect();
     match named.iter().find(|token| token.kind == Kind::Name) {

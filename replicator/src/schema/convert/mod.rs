@@ -10,6 +10,7 @@
 mod column;
 mod create;
 mod key;
+mod leave_out;
 mod options;
 mod token;
 
@@ -20,6 +21,7 @@ pub(crate) use self::create::{called, prepare_table_session};
 pub use self::create::{
     conversions, create_on_target, definitions, differences, pair_up, raise_auto_increment,
 };
+pub(crate) use self::leave_out::{Reduced, without_columns};
 use self::token::{Kind, Token, closing, items, text, tokens};
 use crate::error::{Error, Result};
 
