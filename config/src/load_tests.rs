@@ -525,6 +525,8 @@ fn renames_fit_each_other() {
     let with = |text: String| format!("[migration]\nschemas = [\"shop\", \"store\"]\n{text}");
     refused(&with(rules(&[("shop", "store")])), &["C:3: shop and store would both be called store"]);
     refused(&with(rules(&[("other", "x")])), &["C:3: other isn't moved"]);
+    let both = format!("[proxy]\nmove_every = 1\n{}", rules(&[("a", "b")]));
+    refused(&both, &["C:3: can't be with proxy.move_every"]);
     let turned = with(rules(&[("shop", "store"), ("store", "shop")]));
     assert!(load_text(&format!("{turned}\n{BACKENDS}"), &[], &[]).result.is_ok());
 }

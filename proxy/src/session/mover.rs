@@ -438,7 +438,7 @@ impl Session {
         // They were noted in the old server's terms.
         let (from, to) = (self.backend.dialect(), connection.dialect());
         self.contexts = mapping::contexts(&self.contexts, from, to).map_err(RestoreError::Unmapped)?;
-        self.rename_schemas(&connection).map_err(RestoreError::Unmapped)?;
+        self.rename_schemas(&connection, wanted.schema.as_deref()).map_err(RestoreError::Unmapped)?;
         connection.epoch = route.epoch;
         // The new server counts from here.
         self.state.attempts = connection.attempts;
@@ -448,16 +448,22 @@ impl Session {
         Ok(std::mem::replace(&mut self.backend, connection))
     }
 
-    /// What is known of schemas, by the names of the connection that the session goes on with.
-    fn rename_schemas(&mut self, connection: &Connection) -> Result<(), mapping::Unmapped> {
+    /// What is known of schemas, by the names of the connection that the session goes on with. `current`: by those of the one
+    /// that it leaves.
+    fn rename_schemas(
+        &mut self,
+        connection: &Connection,
+        current: Option<&[u8]>,
+    ) -> Result<(), mapping::Unmapped> {
         let (from, to) = (&self.backend.names, &connection.names);
         if from == to {
             return Ok(());
         }
         mapping::schemas_of_contexts(&mut self.contexts, from, to)?;
-        if let Schema::Known(Some(schema)) = &mut self.state.schema {
-            *schema = mapping::schema(schema, from, to)?;
-            self.registered.entry.set_schema(schema);
+        let there = current.map(|schema| mapping::schema(schema, from, to)).transpose()?;
+        self.registered.entry.set_schema(there.as_deref().unwrap_or_default());
+        if matches!(self.state.schema, Schema::Known(_)) {
+            self.state.schema = Schema::Known(there);
         }
         Ok(())
     }
