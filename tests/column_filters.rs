@@ -40,14 +40,20 @@ const TABLES: &[&str] = &[
 struct Bed {
     source: Server,
     target: Server,
+    /// What the target calls the schema.
+    called: &'static str,
 }
 
 impl Bed {
     async fn start(from: Engine, to: Engine, flags: &[&str]) -> Option<Self> {
+        Self::called(SCHEMA, from, to, flags).await
+    }
+
+    async fn called(called: &'static str, from: Engine, to: Engine, flags: &[&str]) -> Option<Self> {
         let (source, target) = tokio::join!(Server::start(from, flags), Server::start(to, flags));
-        let bed = Self { source: source?, target: target? };
-        for server in [&bed.source, &bed.target] {
-            accounts::create(server, SCHEMA).await;
+        let bed = Self { source: source?, target: target?, called };
+        for (server, schema) in [(&bed.source, SCHEMA), (&bed.target, called)] {
+            accounts::create(server, schema).await;
         }
         bed.source.run(TABLES).await;
         for batch in 0..10 {
@@ -65,15 +71,24 @@ impl Bed {
     }
 
     fn settings(&self) -> Settings {
-        Settings::between(&self.source, &self.target, SCHEMA)
+        let settings = Settings::between(&self.source, &self.target, SCHEMA)
             .with("migration.columns", RULE)
-            .with("snapshot.chunk_rows", "100")
+            .with("snapshot.chunk_rows", "100");
+        match self.called {
+            SCHEMA => settings,
+            called => {
+                settings.with("migration.rename", &format!("[{{ from = \"{SCHEMA}\", to = \"{called}\" }}]"))
+            }
+        }
     }
 
     async fn assert_equal(&self) {
-        let columns = async |server: &Server, condition: &str| -> BTreeMap<String, Vec<String>> {
+        let columns = async |server: &Server,
+                             schema: &str,
+                             condition: &str|
+               -> BTreeMap<String, Vec<String>> {
             let sql = format!(
-                "SELECT TABLE_NAME, COLUMN_NAME FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = 'shop' AND {condition}
+                "SELECT TABLE_NAME, COLUMN_NAME FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = '{schema}' AND {condition}
                  ORDER BY TABLE_NAME, ORDINAL_POSITION"
             );
             let mut tables: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -82,16 +97,18 @@ impl Bed {
             }
             tables
         };
-        let wanted = columns(&self.source, &format!("NOT ({LEFT_OUT})")).await;
-        assert_eq!(wanted, columns(&self.target, "TRUE").await, "the new server's tables");
+        let wanted = columns(&self.source, SCHEMA, &format!("NOT ({LEFT_OUT})")).await;
+        assert_eq!(wanted, columns(&self.target, self.called, "TRUE").await, "the new server's tables");
         assert!(wanted.len() >= 4);
         for (table, columns) in wanted {
             let shown: Vec<String> = columns.iter().map(|name| format!("IFNULL(HEX({name}), 'N')")).collect();
-            let sql = format!(
-                "SELECT CONCAT_WS('|', {}) AS shown FROM shop.{table} ORDER BY shown",
-                shown.join(", ")
-            );
-            let (old, new) = (shown_rows(&self.source, &sql).await, shown_rows(&self.target, &sql).await);
+            let shown = shown.join(", ");
+            let rows = async |server: &Server, schema: &str| {
+                let sql =
+                    format!("SELECT CONCAT_WS('|', {shown}) AS shown FROM {schema}.{table} ORDER BY shown");
+                shown_rows(server, &sql).await
+            };
+            let (old, new) = (rows(&self.source, SCHEMA).await, rows(&self.target, self.called).await);
             let only = |a: &[String], b: &[String]| -> Vec<String> {
                 a.iter().filter(|row| !b.contains(row)).take(5).cloned().collect()
             };
@@ -298,7 +315,12 @@ async fn there(bed: &Bed, changeover: &Changeover, app: &mut Conn) {
 }
 
 async fn moved(from: Engine, to: Engine, flags: &[&str], failpoints: &[&str]) {
-    let Some(bed) = Bed::start(from, to, flags).await else { return };
+    if let Some(bed) = Bed::start(from, to, flags).await {
+        moved_and_back(bed, to, failpoints).await;
+    }
+}
+
+async fn moved_and_back(bed: Bed, to: Engine, failpoints: &[&str]) {
     let changeover = forth(&bed, failpoints).await;
     let conversions = changeover.admin("SHOW CONVERSIONS").await;
     let said = |object: &str, kind: &str| {
@@ -366,6 +388,14 @@ async fn mariadb_to_mariadb() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mysql97_to_mysql97() {
     moved(Engine::MySql97, Engine::MySql97, &[], &["snapshot.chunk.committed"]).await;
+}
+
+/// Into a schema of another name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_to_mysql97_under_another_name() {
+    if let Some(bed) = Bed::called("store", Engine::MariaDb, Engine::MySql97, &[]).await {
+        moved_and_back(bed, Engine::MySql97, &["snapshot.chunk.committed"]).await;
+    }
 }
 
 /// Images that lack columns: an update of nothing but columns that aren't moved has none of the others in it.
