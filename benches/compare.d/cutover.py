@@ -34,7 +34,7 @@ P50_MAX_MS, WORST_MAX_MS = 50, 250
 
 
 def add_arguments(parser):
-    """The flags; their defaults are a run of about fifteen minutes."""
+    """The flags; their defaults are a run of about twenty-five minutes."""
     parser.add_argument("--cutovers", type=int, default=50, metavar="N", help="cutovers and rollbacks of each case [50]")
     parser.add_argument("--rate", type=int, default=2000, metavar="N", help="write transactions a second [2000]")
     parser.add_argument("--threads", type=int, default=64, metavar="N", help="connections that write [64]")
