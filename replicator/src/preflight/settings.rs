@@ -39,6 +39,10 @@ impl Settings {
         self.get(name).is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("ON"))
     }
 
+    fn is_mariadb(&self) -> bool {
+        self.get("gtid_strict_mode").is_some()
+    }
+
     /// True where a session that says nothing else logs whole row images.
     pub(super) fn logs_whole_rows(&self) -> bool {
         !self.is_not("binlog_row_image", "FULL")
@@ -100,6 +104,10 @@ pub(super) fn judge_source(settings: &Settings) -> Vec<Finding> {
             settings.get("binlog_row_image").unwrap_or_default()
         );
         found.push(finding(Severity::Note, "source, binlog_row_image", message));
+        if settings.is_mariadb() {
+            let message = "MariaDB logs a REPLACE that leaves columns out as an update without them, though they get their defaults: on                            the target they keep what they were, as on MariaDB's own replicas. The verifier finds such rows, REPAIR                            mends them, and no cutover happens before; without such statements, or with FULL in every session,                            there are none.";
+            found.push(finding(Severity::Warning, "source, binlog_row_image", message));
+        }
     }
     if settings.get("gtid_mode").is_some_and(|mode| mode.eq_ignore_ascii_case("OFF")) {
         let message = "It is OFF, so the server is followed by binlog file and offset. Leave gtid_mode as it is, and don't \
@@ -311,6 +319,13 @@ mod tests {
         check("log_bin", "OFF", &["Fatal source, log_bin"]);
         check("binlog_format", "MIXED", &["Fatal source, binlog_format"]);
         check("binlog_row_image", "MINIMAL", &["Note source, binlog_row_image"]);
+        let mut mariadb = settings(&good);
+        for (name, value) in [("gtid_strict_mode", "OFF"), ("binlog_row_image", "NOBLOB")] {
+            mariadb.0.insert(name.to_owned(), value.to_owned());
+        }
+        mariadb.0.remove("gtid_mode");
+        let said = subjects(&judge_source(&mariadb));
+        assert_eq!(said, ["Note source, binlog_row_image", "Warning source, binlog_row_image"]);
         check("binlog_row_value_options", "PARTIAL_JSON", &[]);
         check("gtid_mode", "ON_PERMISSIVE", &["Fatal source, gtid_mode"]);
         check("gtid_mode", "OFF", &["Note source, gtid_mode"]);
