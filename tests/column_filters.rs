@@ -2,15 +2,15 @@
 //! new server holds is what the old one has in the other columns; and what was in these is there still.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::support::changeover::{self, Settings};
 use crate::support::wait::until;
+use crate::support::writers::Writers;
 use crate::support::{Changeover, Engine, Server, accounts};
 
 const SCHEMA: &str = "shop";
@@ -140,36 +140,19 @@ async fn shown_rows(server: &Server, sql: &str) -> Vec<String> {
     rows
 }
 
-/// Sessions that write on the old server until they are told to stop.
-struct Writers {
-    stop: CancellationToken,
-    sessions: JoinSet<()>,
-}
-
-impl Writers {
-    async fn start(server: &Server) -> Self {
-        let (stop, mut sessions) = (CancellationToken::new(), JoinSet::new());
-        for number in 1..=2_u64 {
-            let (stop, mut conn) = (stop.clone(), server.root().await);
-            sessions.spawn(async move {
-                let mut turn = number;
-                while !stop.is_cancelled() {
-                    turn =
-                        turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                    write(&mut conn, turn >> 33).await;
-                }
-                conn.disconnect().await.unwrap();
-            });
+/// Sessions that write on the old server.
+async fn writers(server: &Server) -> Writers {
+    let sessions = Mutex::new(vec![server.root().await, server.root().await]);
+    Writers::start(2, move |_, mut turns| {
+        let mut conn = sessions.lock().unwrap().pop().unwrap();
+        async move {
+            while let Some(turn) = turns.throw().await {
+                write(&mut conn, turn).await;
+                turns.committed();
+            }
+            conn.disconnect().await.unwrap();
         }
-        Self { stop, sessions }
-    }
-
-    async fn rest(mut self) {
-        self.stop.cancel();
-        while let Some(ended) = self.sessions.join_next().await {
-            ended.unwrap();
-        }
-    }
+    })
 }
 
 async fn write(conn: &mut Conn, turn: u64) {
@@ -193,16 +176,6 @@ async fn write(conn: &mut Conn, turn: u64) {
         Err(mysql_async::Error::Server(error)) if matches!(error.code, 1062 | 1205 | 1213) => {}
         Err(error) => panic!("{sql}: {error}"),
     }
-    conn.query_drop("SELECT SLEEP(0.005)").await.unwrap();
-}
-
-/// Waits until the migration has stopped, and returns what it says.
-async fn stopped(changeover: &Changeover) -> String {
-    until("the migration to stop", LIMIT, async || {
-        let error = changeover.status_of("last_error").await;
-        if error.is_empty() { Err(changeover.status_of("phase").await) } else { Ok(error) }
-    })
-    .await
 }
 
 /// What a migration may meet: statements that are run, and that make tables be copied anew.
@@ -240,10 +213,10 @@ const DEFINITIONS: &[&str] = &[
 
 /// Copy and tail under writers, with kills, then DDL.
 async fn forth(bed: &Bed, failpoints: &[&str]) -> Changeover {
-    let writers = Writers::start(&bed.source).await;
+    let writers = writers(&bed.source).await;
     let changeover = Changeover::start_and_die(bed.settings(), failpoints).await;
     changeover.wait_ready().await;
-    writers.rest().await;
+    writers.close().await;
     changeover.wait_applied(&bed.source).await;
     bed.assert_equal().await;
     bed.source.run(DEFINITIONS).await;
@@ -360,7 +333,7 @@ async fn moved_and_back(bed: Bed, to: Engine, failpoints: &[&str]) {
     assert!(before[&900_003].starts_with("7468697264|"), "{before:?}");
     // Nobody alters the table of the old server by a text that is meant for another.
     app.query_drop("ALTER TABLE users ADD later INT").await.unwrap();
-    let error = stopped(&changeover).await;
+    let error = changeover.stopped().await;
     assert!(error.contains("shop.users has columns that aren't moved"), "{error}");
 }
 
@@ -421,7 +394,7 @@ async fn repaired_on_the_way_back() {
     changeover.kill_9();
     changeover.set("migration.columns", &RULE.replace("\"notes\"", "\"note\""));
     changeover.start_again().await;
-    let error = stopped(&changeover).await;
+    let error = changeover.stopped().await;
     assert!(error.contains("migration.columns") && error.contains("was changed"), "{error}");
     changeover.kill_9();
     changeover.set("migration.columns", RULE);
@@ -495,7 +468,7 @@ async fn what_nobody_can_do_by_hand_is_said() {
     changeover.admin("START MIGRATION").await;
     changeover.wait_ready().await;
     bed.source.run(&["ALTER TABLE shop.users MODIFY secret VARCHAR(50)"]).await;
-    let error = stopped(&changeover).await;
+    let error = changeover.stopped().await;
     assert!(error.contains("nobody can do it by hand"), "{error}");
     changeover.kill_9();
     changeover.set("migration.ddl", "\"apply\"");

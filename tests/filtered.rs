@@ -2,15 +2,15 @@
 //! filter and out of it, a cutover beside the others, and the way back. Equal means: what the new server holds is what the
 //! old one selects.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::support::changeover::{self, Settings};
 use crate::support::wait::until;
+use crate::support::writers::Writers;
 use crate::support::{Changeover, Engine, Server, accounts};
 
 const SCHEMA: &str = "shop";
@@ -107,37 +107,19 @@ async fn rows(server: &Server, table: &str, condition: &str) -> Vec<String> {
     server.rows(&sql).await
 }
 
-/// Sessions that write on a server past the proxy until they are told to stop.
-struct Writers {
-    stop: CancellationToken,
-    sessions: JoinSet<()>,
-}
-
-impl Writers {
-    /// `mine`: also the rows that are moved, into the filter and out of it.
-    async fn start(server: &Server, mine: bool) -> Self {
-        let (stop, mut sessions) = (CancellationToken::new(), JoinSet::new());
-        for number in 1..=2_u64 {
-            let (stop, mut conn) = (stop.clone(), server.root().await);
-            sessions.spawn(async move {
-                let mut turn = number;
-                while !stop.is_cancelled() {
-                    turn =
-                        turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                    write(&mut conn, turn >> 33, mine).await;
-                }
-                conn.disconnect().await.unwrap();
-            });
+/// Sessions that write on a server past the proxy. `mine`: also the rows that are moved, into the filter and out of it.
+async fn writers(server: &Server, mine: bool) -> Writers {
+    let sessions = Mutex::new(vec![server.root().await, server.root().await]);
+    Writers::start(2, move |_, mut turns| {
+        let mut conn = sessions.lock().unwrap().pop().unwrap();
+        async move {
+            while let Some(turn) = turns.throw().await {
+                write(&mut conn, turn, mine).await;
+                turns.committed();
+            }
+            conn.disconnect().await.unwrap();
         }
-        Self { stop, sessions }
-    }
-
-    async fn rest(mut self) {
-        self.stop.cancel();
-        while let Some(ended) = self.sessions.join_next().await {
-            ended.unwrap();
-        }
-    }
+    })
 }
 
 async fn write(conn: &mut Conn, turn: u64, mine: bool) {
@@ -171,21 +153,11 @@ async fn write(conn: &mut Conn, turn: u64, mine: bool) {
         Err(mysql_async::Error::Server(error)) if matches!(error.code, 1205 | 1213) => {}
         Err(error) => panic!("{sql}: {error}"),
     }
-    conn.query_drop("SELECT SLEEP(0.005)").await.unwrap();
-}
-
-/// Waits until the migration has stopped, and returns what it says.
-async fn stopped(changeover: &Changeover) -> String {
-    until("the migration to stop", LIMIT, async || {
-        let error = changeover.status_of("last_error").await;
-        if error.is_empty() { Err(changeover.status_of("phase").await) } else { Ok(error) }
-    })
-    .await
 }
 
 /// Copy and tail under writers, with kills; DDL; repair.
 async fn forth(bed: &Bed, settings: Settings, failpoint: &str) -> Changeover {
-    let writers = Writers::start(&bed.source, true).await;
+    let writers = writers(&bed.source, true).await;
     let changeover = Changeover::start_and_die(settings, &[failpoint, "apply.batch.committed"]).await;
     bed.source
         .run(&[
@@ -204,7 +176,7 @@ async fn forth(bed: &Bed, settings: Settings, failpoint: &str) -> Changeover {
         ])
         .await;
     changeover.wait_ready().await;
-    writers.rest().await;
+    writers.close().await;
     changeover.wait_applied(&bed.source).await;
     bed.assert_equal().await;
     changeover
@@ -252,7 +224,7 @@ async fn moved(from: Engine, to: Engine, fence: &str, failpoint: &str) {
         return;
     }
     // The others go on where they are, and are nobody's stray writes.
-    let others = Writers::start(&bed.source, false).await;
+    let others = self::writers(&bed.source, false).await;
     changeover.cut_over().await;
     let mut app = changeover.app(Some(SCHEMA)).await;
     for round in 0..2 {
@@ -280,11 +252,11 @@ async fn moved(from: Engine, to: Engine, fence: &str, failpoint: &str) {
         assert_eq!(changeover.status_of("route").await, "source");
         changeover.turn().await;
     }
-    others.rest().await;
+    others.close().await;
     assert!(bed.source.value::<u64>("SELECT COUNT(*) FROM shop.orders WHERE tenant_id = 8").await > 10);
     // What isn't of this business has no place in the shared table.
     app.query_drop("INSERT INTO orders (id, tenant_id, note) VALUES (-5, 8, 'not mine')").await.unwrap();
-    let error = stopped(&changeover).await;
+    let error = changeover.stopped().await;
     assert!(error.contains("shop.orders") && error.contains("isn't of the business"), "{error}");
     let there: u64 = bed.source.value("SELECT COUNT(*) FROM shop.orders WHERE id = -5").await;
     assert_eq!(there, 0);
@@ -315,7 +287,7 @@ async fn without_its_column_a_table_is_moved_no_further() {
     changeover.kill_9();
     changeover.set("migration.rows", &RULE.replace("9", "8"));
     changeover.start_again().await;
-    let error = stopped(&changeover).await;
+    let error = changeover.stopped().await;
     assert!(error.contains("migration.rows was changed"), "{error}");
     changeover.kill_9();
     changeover.set("migration.rows", RULE);
@@ -323,7 +295,7 @@ async fn without_its_column_a_table_is_moved_no_further() {
     changeover.admin("RESUME MIGRATION").await;
     changeover.wait_ready().await;
     bed.source.run(&["ALTER TABLE shop.orders DROP COLUMN tenant_id"]).await;
-    let error = stopped(&changeover).await;
+    let error = changeover.stopped().await;
     assert!(error.contains("shop.orders") && error.contains("column"), "{error}");
     let there: u64 = bed
         .target

@@ -299,6 +299,15 @@ impl Changeover {
         self.status().await.remove(column).unwrap_or_else(|| panic!("SHOW MIGRATION STATUS has no {column}"))
     }
 
+    /// Waits until the migration has stopped, and returns what it says.
+    pub async fn stopped(&self) -> String {
+        until("the migration to stop", Duration::from_secs(60), async || {
+            let error = self.status_of("last_error").await;
+            if error.is_empty() { Err(self.status_of("phase").await) } else { Ok(error) }
+        })
+        .await
+    }
+
     /// Waits for a phase. A migration that failed doesn't get there.
     pub async fn wait_phase(&self, wanted: &[&str]) {
         until(&format!("phase {wanted:?}"), Duration::from_secs(120), async || {

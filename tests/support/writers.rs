@@ -30,6 +30,8 @@ pub struct Turns {
     stop: Arc<AtomicBool>,
     /// When the writer's last transaction began.
     began: Option<Instant>,
+    /// What was thrown last.
+    dice: u64,
 }
 
 impl Turns {
@@ -40,6 +42,12 @@ impl Turns {
         }
         self.began = Some(Instant::now());
         !self.stop.load(Ordering::SeqCst)
+    }
+
+    /// The same with what it is to be: any number, the same ones in every run.
+    pub async fn throw(&mut self) -> Option<u64> {
+        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.another().await.then_some(self.dice >> 33)
     }
 
     /// One was committed.
@@ -56,7 +64,7 @@ impl Writers {
     ) -> Self {
         let (mut tasks, turns) = (JoinSet::new(), Turns::default());
         for id in 0..number {
-            tasks.spawn(write(id, turns.clone()));
+            tasks.spawn(write(id, Turns { dice: u64::from(id) + 1, ..turns.clone() }));
         }
         Self { tasks, turns }
     }

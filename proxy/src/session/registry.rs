@@ -18,7 +18,7 @@ use crate::auth::Credential;
 use crate::auth::inventory::LiveUser;
 use crate::metrics::{Metrics, Work, WorkCell};
 
-/// Sessions that are told of a change at the same moment, and how long until the next are: 8,000 a second.
+/// Sessions that are told of a change at the same moment, and how long until the next are: 8,000 a second at most.
 const WOKEN_AT_ONCE: usize = 16;
 const WAKE_AGAIN: Duration = Duration::from_millis(2);
 

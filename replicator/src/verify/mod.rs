@@ -72,7 +72,7 @@ const LISTED_AGAIN: Duration = Duration::from_secs(2);
 
 /// Attempts at the verdict of a cutover, where the first one fails for a moment.
 const STANDING_ATTEMPTS: usize = 2;
-/// How long a cutover may prepare itself in a hurry; most take less than a second.
+/// How long a hurry may last that no verdict ends; most take less than a second.
 const HURRY: Duration = Duration::from_secs(60);
 /// How often connections that have nothing to do are looked after, so that those of a cutover needn't be dialled.
 const REVIVED_AGAIN: Duration = Duration::from_secs(60);
