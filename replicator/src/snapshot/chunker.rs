@@ -49,6 +49,14 @@ pub(super) struct Chunk {
     pub(super) plan: Arc<TablePlan>,
 }
 
+impl Chunk {
+    /// True where rows may be on the target already that these have to displace: of an attempt before; or of another chunk, read
+    /// at another moment, with a value that a second unique key takes once only.
+    pub(super) fn replaces(&self) -> bool {
+        self.again || self.range.table.on_target().unique_keys.len() > 1
+    }
+}
+
 /// How far a table is cut.
 #[derive(Debug)]
 pub(super) struct TablePlan {
@@ -103,6 +111,11 @@ impl Planner {
             Arc::new(TablePlan::new(table, progress, journalled))
         });
         Self { plans: plans.collect(), journal, chunk_rows }
+    }
+
+    /// True when every chunk was handed out.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.plans.iter().all(|plan| plan.exhausted.load(Ordering::Acquire))
     }
 
     /// The next chunk, of the table with the fewest readers at work; `None` when every one was handed out.
@@ -201,20 +214,24 @@ impl TablePlan {
         );
     }
 
-    /// A chunk will never be finished.
+    /// A chunk that is read will never be on the target.
     pub(super) async fn dropped(&self) {
-        let mut cuts = self.cuts.lock().await;
         self.active.fetch_sub(1, Ordering::Relaxed);
-        cuts.open = cuts.open.saturating_sub(1);
+        self.landed().await;
     }
 
-    /// A chunk is on the target. True when it was the table's last.
-    pub(super) async fn finished(&self, rows: u64, bytes: u64, took: Duration) -> bool {
+    /// A chunk is read, which took so long and says how large the next one may be.
+    pub(super) async fn was_read(&self, rows: u64, bytes: u64, took: Duration) {
         let mut cuts = self.cuts.lock().await;
         // Through a filter few rows of a chunk may be seen, or none: what took the time were all of them.
         let read = if self.table.filter.is_some() { cuts.rows.max(rows) } else { rows };
         cuts.rows = rows_of_next_chunk(cuts.rows, read, bytes, took);
         self.active.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A chunk is on the target, or given up. True when it was the table's last.
+    pub(super) async fn landed(&self) -> bool {
+        let mut cuts = self.cuts.lock().await;
         cuts.open = cuts.open.saturating_sub(1);
         cuts.open == 0 && cuts.complete && cuts.unfinished.is_empty()
     }

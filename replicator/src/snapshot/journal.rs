@@ -19,8 +19,7 @@
 //! | 3 | schema, table, chunk number, rows | the chunk, or what kind 4 left of it, is committed on the target |
 //! | 4 | schema, table, chunk number, rows, bound | the chunk turned out too heavy: it is committed up to this bound |
 //!
-//! A bound is a byte 0 (no bound: the last chunk) or 1, a count byte and so many values; a value is a tag byte (0
-//! to 6: the variants of [`Value`] in order) and a number, the bits of a float, or a text.
+//! A bound is written as [`super::record`] says.
 //!
 //! Kinds 3 and 4 are fsynced before anybody relies on them ([`Written::settle`]), several readers' together; kind 2 isn't, since a
 //! chunk that is forgotten is only cut again.
@@ -34,9 +33,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use config::{TableName, failpoint};
 
+use super::record::{
+    take_bound, take_text, take_u8, take_u32, take_u64, write_bound, write_chunk, write_text,
+};
 use crate::error::{Error, Result};
 use crate::handle::lock;
 use crate::value::Value;
@@ -346,102 +347,11 @@ fn apply(content: &mut Content, mut input: &[u8]) -> Option<()> {
     input.is_empty().then_some(())
 }
 
-fn write_text(out: &mut Vec<u8>, text: &[u8]) {
-    out.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
-    out.extend_from_slice(text);
-}
-
-fn write_chunk(out: &mut Vec<u8>, table: &TableName, number: u64) {
-    write_text(out, table.schema.as_bytes());
-    write_text(out, table.table.as_bytes());
-    out.extend_from_slice(&number.to_le_bytes());
-}
-
-fn write_bound(out: &mut Vec<u8>, bound: Option<&[Value]>) {
-    match bound {
-        None => out.push(0),
-        Some(values) => {
-            out.push(1);
-            out.push(u8::try_from(values.len()).unwrap_or(u8::MAX));
-            values.iter().for_each(|value| write_value(out, value));
-        }
-    }
-}
-
-/// The outer `None`: it makes no sense.
-fn take_bound(input: &mut &[u8]) -> Option<Option<Vec<Value>>> {
-    match take_u8(input)? {
-        0 => Some(None),
-        _ => {
-            let count = take_u8(input)?;
-            (0..count).map(|_| take_value(input)).collect::<Option<Vec<_>>>().map(Some)
-        }
-    }
-}
-
-fn write_value(out: &mut Vec<u8>, value: &Value) {
-    let mut number = |tag: u8, bits: u64| {
-        out.push(tag);
-        out.extend_from_slice(&bits.to_le_bytes());
-    };
-    match value {
-        // No key has an absent value.
-        Value::Null | Value::Absent => out.push(0),
-        Value::Int(v) => number(1, v.cast_unsigned()),
-        Value::UInt(v) => number(2, *v),
-        Value::Float(v) => number(3, u64::from(v.to_bits())),
-        Value::Double(v) => number(4, v.to_bits()),
-        Value::Text(text) => {
-            out.push(5);
-            write_text(out, text.as_bytes());
-        }
-        Value::Bytes(bytes) => {
-            out.push(6);
-            write_text(out, bytes);
-        }
-    }
-}
-
-fn take_value(input: &mut &[u8]) -> Option<Value> {
-    Some(match take_u8(input)? {
-        0 => Value::Null,
-        1 => Value::Int(take_u64(input)?.cast_signed()),
-        2 => Value::UInt(take_u64(input)?),
-        3 => Value::Float(f32::from_bits(u32::try_from(take_u64(input)?).ok()?)),
-        4 => Value::Double(f64::from_bits(take_u64(input)?)),
-        5 => Value::Text(String::from_utf8(take_text(input)?.to_vec()).ok()?),
-        6 => Value::Bytes(Bytes::copy_from_slice(take_text(input)?)),
-        _ => return None,
-    })
-}
-
-fn take<'a>(input: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
-    let (taken, rest) = input.split_at_checked(count)?;
-    *input = rest;
-    Some(taken)
-}
-
-fn take_u8(input: &mut &[u8]) -> Option<u8> {
-    take(input, 1)?.first().copied()
-}
-
-fn take_u32(input: &mut &[u8]) -> Option<u32> {
-    Some(u32::from_le_bytes(take(input, 4)?.try_into().ok()?))
-}
-
-fn take_u64(input: &mut &[u8]) -> Option<u64> {
-    Some(u64::from_le_bytes(take(input, 8)?.try_into().ok()?))
-}
-
-fn take_text<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = take_u32(input)?;
-    take(input, length as usize)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     fn table() -> TableName {

@@ -6,17 +6,22 @@
 //! from there puts every one of them right. That is why a chunk may be loaded twice and a row may be replaced. Tables
 //! without a row key are copied otherwise ([`whole`]).
 
+mod attempts;
 pub mod cell;
 mod chunk_source;
 mod chunker;
 mod encode;
 pub mod journal;
+mod landing;
 pub(crate) mod late_indexes;
 mod limit;
 mod loader;
 pub mod progress;
 pub mod range;
 mod reader;
+mod record;
+mod source_end;
+mod target_end;
 pub(crate) mod whole;
 mod worker;
 
@@ -32,8 +37,11 @@ use tokio_util::sync::CancellationToken;
 use self::chunker::Planner;
 pub(crate) use self::chunker::was_changed;
 use self::journal::ChunkJournal;
+use self::landing::Landing;
 use self::late_indexes::LateIndexes;
 use self::limit::RateLimit;
+use self::source_end::SourceEnd;
+use self::target_end::TargetEnd;
 use self::worker::{Pace, Worker};
 use crate::error::{Error, Result};
 use crate::schema::table::SchemaSet;
@@ -93,20 +101,19 @@ impl Snapshot<'_> {
         let of = |table: &_| progress.of(table);
         let planner = Planner::new(tables, journal.clone(), &chunks, of, config.snapshot.chunk_rows);
         let planner = Arc::new(planner);
+        let landing = Landing { journal, late_indexes: Arc::clone(&late_indexes) };
         let pace = Pace { limit: Arc::new(RateLimit::new(config.snapshot.max_rows_per_s)), throttle };
         // Ends the other readers when one fails, and nothing beyond this copy.
         let stop = cancel.child_token();
         let mut workers = JoinSet::new();
         for _ in 0..config.snapshot.readers.max(1) {
-            let worker = Worker::new(
-                config,
-                from.clone(),
-                planner.clone(),
-                journal.clone(),
-                (pace.clone(), Arc::clone(&late_indexes)),
-                stop.clone(),
-            );
-            workers.spawn(worker.run());
+            let worker = Worker {
+                source: SourceEnd::new(from.clone(), config.source.clone(), Arc::clone(&planner)),
+                target: TargetEnd::new(config.target.clone()),
+                landing: landing.clone(),
+                pace: pace.clone(),
+            };
+            workers.spawn(worker.run(stop.clone()));
         }
         let mut failed = None;
         while let Some(ended) = workers.join_next().await {
