@@ -72,6 +72,8 @@ async fn the_mariadb_client() {
         "sessions_pinned",
         "last_error",
         "throttled_by",
+        "staged_rows",
+        "staged_bytes",
     ] {
         assert!(shown.contains(&format!("{column}: ")), "{column} is missing in:\n{shown}");
     }

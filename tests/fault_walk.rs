@@ -11,6 +11,8 @@ mod turns;
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use self::acts::{ADOPTION, Act, Walk, due};
 use crate::file_and_offset::GTIDS_OFF;
 use crate::support::changeover::Settings;
@@ -49,6 +51,8 @@ struct Story {
     walk: Walk,
     pair: Pair,
     changeover: Changeover,
+    /// Where the copy has its chunks on disk.
+    _stage: Option<TempDir>,
     /// Deaths so far.
     died: usize,
     began: Instant,
@@ -93,13 +97,24 @@ impl Story {
         if walk == Walk::MySql {
             settings.set("cutover.fence", "\"accounts\"");
         }
+        let stage = (walk == Walk::Offsets).then(|| tempfile::tempdir().unwrap());
+        if let Some(stage) = &stage {
+            settings.set("snapshot.stage_dir", &format!("\"{}\"", stage.path().display()));
+        }
         if walk == Walk::MariaDb {
             settings.set("cutover.open_transactions", "\"kill\"");
             pair.source
                 .run(&["CREATE TABLE shop.lumps (id INT AUTO_INCREMENT PRIMARY KEY, body LONGTEXT)", LUMPS])
                 .await;
         }
-        Some(Self { walk, pair, changeover: Changeover::not_started(settings), died: 0, began })
+        Some(Self {
+            walk,
+            pair,
+            changeover: Changeover::not_started(settings),
+            _stage: stage,
+            died: 0,
+            began,
+        })
     }
 
     /// Starts it so that it dies at `place`, asks until it has, and says whether it answered before.
@@ -360,7 +375,8 @@ async fn dies_behind_an_adoption() {
     source.run(&["CREATE USER old@'%' IDENTIFIED BY 'first-Secret_5'"]).await;
     let changeover = Changeover::not_started(Settings::between(&source, &target, seed::SCHEMA));
     let pair = Pair { source, target };
-    let mut story = Story { walk: Walk::MariaDb, pair, changeover, died: 0, began: Instant::now() };
+    let mut story =
+        Story { walk: Walk::MariaDb, pair, changeover, _stage: None, died: 0, began: Instant::now() };
     story
         .die_at(ADOPTION, async |changeover| drop(changeover.try_admin("ADOPT ACCOUNT 'old'@'%'").await))
         .await;

@@ -50,6 +50,7 @@ mod server_deaths;
 mod servers;
 mod sessions;
 mod shutdown;
+mod staged;
 mod sysbench;
 mod throttled;
 mod torture;

@@ -32,7 +32,7 @@ pub use entrance::{EntranceConfig, ProxyHeaders, SentHeader};
 pub use load::{ConfigErrors, Overrides, load};
 pub use migration::{
     ApplyConfig, ColumnsConfig, CutoverConfig, DdlPolicy, FencePolicy, FilterValue, MigrationConfig,
-    OpenTransactions, PastFence, RowsConfig, SnapshotConfig, StartPolicy, ThrottleConfig,
+    OpenTransactions, PastFence, RowsConfig, SnapshotConfig, StageConfig, StartPolicy, ThrottleConfig,
 };
 pub use names::{AccountName, Flavor, ServerVersion, Side, TableName};
 pub use network::Network;
@@ -60,6 +60,8 @@ pub struct Config {
     pub source: BackendConfig,
     /// A replica of the old backend that the copy reads from (`source.replica_url`).
     pub replica: Option<BackendConfig>,
+    /// Its SQL thread stands while the copy reads there (`source.replica_stop`).
+    pub replica_stop: bool,
     /// The new backend, whichever of the two serves.
     pub target: BackendConfig,
     /// What is moved, and how.

@@ -92,6 +92,7 @@ fn everything_has_its_default() {
     assert!(config.migration.reverse);
     let snapshot = &config.snapshot;
     assert_eq!((snapshot.readers, snapshot.chunk_rows, snapshot.max_rows_per_s), (4, 0, 0));
+    assert!(snapshot.late_indexes && snapshot.stage.is_none());
     let throttle = &config.throttle;
     assert_eq!((throttle.max_threads_running, throttle.max_replica_lag_ms), (0, 1000));
     assert!(throttle.replicas.is_empty());

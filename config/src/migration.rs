@@ -1,5 +1,7 @@
 //! What is moved, and how carefully.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// `[migration]`
@@ -106,6 +108,17 @@ pub struct SnapshotConfig {
     pub max_rows_per_s: u64,
     /// Secondary indexes of large tables are built when their rows are there.
     pub late_indexes: bool,
+    /// Chunks are staged on disk between source and target; `None`: they aren't.
+    pub stage: Option<StageConfig>,
+}
+
+/// `snapshot.stage_dir`, `snapshot.stage_max_gb`
+#[derive(Debug, Clone)]
+pub struct StageConfig {
+    /// The folder in which each migration has one of its own.
+    pub dir: PathBuf,
+    /// Bound of what is staged, in bytes on disk.
+    pub bytes_max: u64,
 }
 
 /// `[throttle]`: while a limit is passed, copy and full passes of the verifier wait.

@@ -115,6 +115,10 @@ pub struct MigrationStatus {
     pub throttled_by: Option<String>,
     /// For how long they waited in this process, in ms.
     pub throttled_ms: u64,
+    /// Rows that the copy has read and that wait on disk for the target (`snapshot.stage_dir`).
+    pub staged_rows: u64,
+    /// Bytes of the files that they are in.
+    pub staged_bytes: u64,
 }
 
 /// A row of SHOW STRAY WRITES: writes of others than Changeover to a table of the migration, on the side that doesn't

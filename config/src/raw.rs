@@ -104,6 +104,7 @@ pub(crate) struct RawBackend {
     pub(crate) url: Setting<zeroize::Zeroizing<String>>,
     pub(crate) password: Setting<RawPassword>,
     pub(crate) replica_url: Setting<zeroize::Zeroizing<String>>,
+    pub(crate) replica_stop: Setting<bool>,
     pub(crate) proxy_protocol: Setting<String>,
     pub(crate) tls: RawTls,
 }
@@ -160,6 +161,8 @@ pub(crate) struct RawConfig {
     pub(crate) chunk_rows: Setting<i64>,
     pub(crate) max_rows_per_s: Setting<i64>,
     pub(crate) late_indexes: Setting<bool>,
+    pub(crate) stage_dir: Setting<String>,
+    pub(crate) stage_max_gb: Setting<i64>,
     pub(crate) max_threads_running: Setting<i64>,
     /// May hold passwords: never printed.
     pub(crate) throttle_replicas: Setting<Vec<zeroize::Zeroizing<String>>>,
@@ -200,7 +203,21 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ),
     ("admin", &["listen", "user", "password"]),
     ("console", &["listen"]),
-    ("source", &["url", "password", "replica_url", "proxy_protocol", "tls", "ca", "verify", "cert", "key"]),
+    (
+        "source",
+        &[
+            "url",
+            "password",
+            "replica_url",
+            "replica_stop",
+            "proxy_protocol",
+            "tls",
+            "ca",
+            "verify",
+            "cert",
+            "key",
+        ],
+    ),
     ("target", &["url", "password", "proxy_protocol", "tls", "ca", "verify", "cert", "key"]),
     (
         "migration",
@@ -218,7 +235,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "reverse",
         ],
     ),
-    ("snapshot", &["readers", "chunk_rows", "max_rows_per_s", "late_indexes"]),
+    ("snapshot", &["readers", "chunk_rows", "max_rows_per_s", "late_indexes", "stage_dir", "stage_max_gb"]),
     ("throttle", &["max_threads_running", "replicas", "password", "max_replica_lag_ms"]),
     ("apply", &["workers", "spool_max_gb"]),
     ("cutover", &["max_lag_ms", "pause_ms", "open_transactions", "fence", "fence_accounts", "past_fence"]),
@@ -391,6 +408,10 @@ impl<'a> Reader<'a> {
                 key: self.text(p, section, "key"),
             },
             replica_url: if section == "source" { self.hidden_text(p, section, "replica_url") } else { None },
+            replica_stop: match section {
+                "source" => self.read(p, (section, "replica_stop"), "true or false", |v| v.as_bool()),
+                _ => None,
+            },
         }
     }
 
@@ -441,6 +462,8 @@ impl<'a> Reader<'a> {
             chunk_rows: self.number(p, "snapshot", "chunk_rows"),
             max_rows_per_s: self.number(p, "snapshot", "max_rows_per_s"),
             late_indexes: self.read(p, ("snapshot", "late_indexes"), "true or false", |v| v.as_bool()),
+            stage_dir: self.text(p, "snapshot", "stage_dir"),
+            stage_max_gb: self.number(p, "snapshot", "stage_max_gb"),
             max_threads_running: self.number(p, "throttle", "max_threads_running"),
             throttle_replicas: self.hidden_texts(p, "throttle", "replicas"),
             throttle_password: self.password(p, "throttle"),

@@ -16,7 +16,7 @@ use crate::url::{BackendUrl, host_and_port};
 use crate::{
     AdminConfig, ApplyConfig, BackendConfig, Config, ConsoleConfig, CutoverConfig, DdlPolicy, EntranceConfig,
     FencePolicy, Io, MigrationConfig, OpenTransactions, PastFence, ProxyConfig, ProxyHeaders, Scheduling,
-    Secret, SentHeader, Side, SnapshotConfig, StartPolicy, ThrottleConfig, TlsMode,
+    Secret, SentHeader, Side, SnapshotConfig, StageConfig, StartPolicy, ThrottleConfig, TlsMode,
 };
 
 /// Schemas that belong to the servers or to us.
@@ -41,6 +41,7 @@ pub(crate) fn validate(
     let mut check = Check { environment, problems, broken };
     let places = (place_of(&raw.source.url), place_of(&raw.target.url));
     let replica_url = raw.source.replica_url.clone();
+    let replica_stop = check.replica_stop(raw.source.replica_stop.clone(), replica_url.is_some());
     let source = check.backend(Side::Source, raw.source);
     let replica = check.replica(replica_url, source.as_ref());
     let target = check.backend(Side::Target, raw.target);
@@ -101,6 +102,7 @@ pub(crate) fn validate(
         chunk_rows: check.number("snapshot.chunk_rows", raw.chunk_rows, 0, 0, 100_000_000),
         max_rows_per_s: check.number("snapshot.max_rows_per_s", raw.max_rows_per_s, 0, 0, i64::MAX),
         late_indexes: raw.late_indexes.is_none_or(|said| said.value),
+        stage: check.stage(raw.stage_dir, raw.stage_max_gb),
     };
     let throttle = check.throttle(
         raw.max_threads_running,
@@ -140,6 +142,7 @@ pub(crate) fn validate(
         console,
         source,
         replica,
+        replica_stop,
         target,
         migration,
         snapshot,
@@ -268,6 +271,18 @@ impl Check<'_> {
             return None;
         }
         Some(PathBuf::from(said.value))
+    }
+
+    /// `snapshot.stage_dir` and the bound of what is in it.
+    fn stage(&mut self, dir: Option<Said<String>>, max_gb: Option<Said<i64>>) -> Option<StageConfig> {
+        if let (None, Some(said)) = (&dir, &max_gb) {
+            let what =
+                "snapshot.stage_max_gb bounds what is in snapshot.stage_dir; name that too, or leave it out";
+            self.problems.add(said.place, what);
+        }
+        let max_gb: u64 = self.number("snapshot.stage_max_gb", max_gb, 50, 1, 1_000_000);
+        let dir = self.path("snapshot.stage_dir", dir)?;
+        Some(StageConfig { dir, bytes_max: max_gb * 1_000_000_000 })
     }
 
     fn listen(&mut self, name: &str, said: Option<Said<String>>, default: &str) -> String {
@@ -471,6 +486,18 @@ impl Check<'_> {
             }
         }
         replicas
+    }
+
+    /// `source.replica_stop`, which is of no use without a replica.
+    fn replica_stop(&mut self, said: Option<Said<bool>>, has_replica: bool) -> bool {
+        match said {
+            Some(said) if said.value && !has_replica => {
+                let what = "source.replica_stop is about the server of source.replica_url; name that too, or leave it out";
+                self.problems.add(said.place, what);
+                false
+            }
+            said => said.is_some_and(|said| said.value),
+        }
     }
 
     /// `source.replica_url`: user and password as in the URL, else the source's password.

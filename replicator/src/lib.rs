@@ -9,6 +9,7 @@ pub mod apply;
 mod barrier;
 pub mod binlog;
 pub mod error;
+mod folder_lock;
 pub mod handle;
 mod json;
 mod lag;
@@ -24,6 +25,7 @@ pub mod server;
 pub mod snapshot;
 
 pub mod spool;
+mod standing_replica;
 mod state;
 mod stray;
 mod throttle;

@@ -221,6 +221,7 @@ impl Live {
         let eta_s = (copying && copy_rows_per_s > 0)
             .then(|| rows_estimate.saturating_sub(rows_copied).div_ceil(copy_rows_per_s));
         let low_water = applied.as_ref().map_or(0, |applied| applied.low_water);
+        let (staged_rows, staged_bytes) = view.snapshot.staged_now();
         MigrationStatus {
             name: self.name.clone(),
             phase,
@@ -243,6 +244,8 @@ impl Live {
             last_error: view.last_error.clone(),
             throttled_by: self.throttle.why(),
             throttled_ms: self.throttle.waited_ms(),
+            staged_rows,
+            staged_bytes,
         }
     }
 

@@ -155,6 +155,8 @@ impl Recopy<'_> {
             progress: Arc::clone(&progress),
             throttle: Arc::clone(&self.context.live.throttle),
             late_indexes: LateIndexes::none(&config.target),
+            // The tail stands meanwhile: what is read goes where it is needed.
+            stage: None,
         };
         if snapshot.run(cancel).await? == Copied::Cancelled {
             return Ok(None);

@@ -2,6 +2,7 @@
 
 mod position;
 mod prepared;
+pub(crate) mod replication;
 pub(crate) mod xa;
 
 use std::time::Duration;
@@ -215,13 +216,4 @@ pub(crate) async fn tables_without_transactions(side: Side, conn: &mut Conn) -> 
         .await
         .map_err(|error| Error::database(side, "looking for tables without transactions", &error))?;
     Ok(rows.into_iter().map(|(schema, table)| TableName::new(schema, table)).collect())
-}
-
-/// The statement that says from where, and how, a server replicates.
-pub(crate) fn show_replication(version: ServerVersion) -> &'static str {
-    match version.flavor {
-        Flavor::MariaDb => "SHOW ALL SLAVES STATUS",
-        Flavor::MySql if version.at_least(Flavor::MySql, 8, 4) => "SHOW REPLICA STATUS",
-        Flavor::MySql => "SHOW SLAVE STATUS",
-    }
 }

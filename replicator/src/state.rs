@@ -79,6 +79,9 @@ pub(crate) struct MigrationState {
     /// The source's end once those prepared before the start had ended: what a replica has to have applied before it is read.
     #[serde(default)]
     pub(crate) settled_at: Option<StoredPosition>,
+    /// The replica whose SQL thread was stopped for the copy, as host:port, until it runs again.
+    #[serde(default)]
+    pub(crate) standing_replica: Option<String>,
     /// What was proven equal where the present leg starts; empty for the first one.
     #[serde(default)]
     pub(crate) proven: Vec<Proven>,
@@ -136,6 +139,7 @@ impl MigrationState {
             at_one_position: false,
             knows_prepared: false,
             settled_at: None,
+            standing_replica: None,
             sealed_at: None,
             leg: Leg::FIRST,
             proven: Vec::new(),

@@ -18,7 +18,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Result;
-use crate::server::{self, ServerInfo, show_replication};
+use crate::server::replication::show_replication;
+use crate::server::{self, ServerInfo};
 
 /// How often the servers are asked.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -110,8 +110,11 @@ pub const ACTS: &[(Act, &[Group])] = &[
             &["snapshot.indexes.dropped"],
             &["snapshot.journal.begun"],
             &["snapshot.chunk.cut"],
+            &["snapshot.stage.before"],
+            &["snapshot.stage.written"],
             &["snapshot.chunk.committed"],
             &["snapshot.chunk.journalled"],
+            &["snapshot.stage.removed"],
             &["snapshot.chunk.partly"],
             &["snapshot.indexes.built"],
             &["migration.copied"],
@@ -277,6 +280,7 @@ fn walks(place: &str) -> &'static [Walk] {
         | "fence.accounts.altered"
         | "migration.abandoned" => &[Walk::MySql],
         "cutover.behind.release" | "migration.finished" => &[Walk::MariaDb, Walk::Offsets],
+        "snapshot.stage.before" | "snapshot.stage.written" | "snapshot.stage.removed" => &[Walk::Offsets],
         "snapshot.chunk.partly"
         | "spool.cut"
         | "spool.segment.removed"

@@ -29,6 +29,8 @@ const STATUS: &[Column] = &[
     number("sessions_pinned"),
     text("last_error"),
     text("throttled_by"),
+    number("staged_rows"),
+    number("staged_bytes"),
 ];
 
 const TABLES: &[Column] = &[
@@ -74,6 +76,8 @@ pub(super) fn migration(context: &AdminContext) -> Answer {
         (context.registry.pinned() as u64).into(),
         status.last_error.into(),
         status.throttled_by.into(),
+        status.staged_rows.into(),
+        status.staged_bytes.into(),
     ];
     Answer::rows(STATUS, vec![row])
 }

@@ -58,6 +58,8 @@ impl Replication for Fake {
             last_error: None,
             throttled_by: None,
             throttled_ms: 0,
+            staged_rows: 0,
+            staged_bytes: 0,
         }
     }
     fn tables(&self) -> Vec<TableStatus> {
@@ -279,7 +281,8 @@ async fn the_columns_are_those_of_the_contract() {
             "SHOW MIGRATION STATUS",
             "name, phase, route, source, target, tables_total, tables_copied, rows_copied, rows_estimate, percent, \
              copy_rows_per_s, eta_s, source_position, applied_position, lag_ms, lag_bytes, apply_rows_per_s, \
-             rows_verified, differences, sessions, sessions_pinned, last_error, throttled_by",
+             rows_verified, differences, sessions, sessions_pinned, last_error, throttled_by, \
+             staged_rows, staged_bytes",
         ),
         (
             "SHOW MIGRATION TABLES",

@@ -162,6 +162,13 @@ fn migration(page: &mut Page, console: &Console) {
         ("changeover_tables_copied", Kind::Gauge, "Tables that are copied.", status.tables_copied),
         ("changeover_rows_copied_total", Kind::Counter, "Rows copied.", status.rows_copied),
         ("changeover_rows_estimate", Kind::Gauge, "Rows to copy, by the statistics.", status.rows_estimate),
+        (
+            "changeover_staged_rows",
+            Kind::Gauge,
+            "Rows read that wait on disk for the target.",
+            status.staged_rows,
+        ),
+        ("changeover_staged_bytes", Kind::Gauge, "Bytes that these take on disk.", status.staged_bytes),
         ("changeover_rows_applied_total", Kind::Counter, "Row changes applied.", status.rows_applied),
         ("changeover_spool_bytes", Kind::Gauge, "Bytes fetched and not applied yet.", status.lag_bytes),
         ("changeover_rows_verified", Kind::Gauge, "Rows compared in this pass.", status.rows_verified),

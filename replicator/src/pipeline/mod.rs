@@ -31,6 +31,7 @@ use crate::schema::selection::Selection;
 use crate::server::{self, ServerInfo};
 use crate::snapshot::journal::ChunkJournal;
 use crate::snapshot::late_indexes::LateIndexes;
+use crate::snapshot::stage;
 use crate::spool::fetch::FetchConfig;
 use crate::spool::history::GTIDS_ON;
 use crate::spool::{self, Spool};
@@ -77,6 +78,11 @@ impl Context {
     /// True where each table is copied as it is at one position.
     pub(crate) fn copies_at_one_position(&self) -> bool {
         lock(&self.file).get().is_some_and(|state| state.at_one_position)
+    }
+
+    /// The replica whose SQL thread was stopped for the copy, as host:port.
+    pub(crate) fn standing_replica(&self) -> Option<String> {
+        lock(&self.file).get().and_then(|state| state.standing_replica.clone())
     }
 
     /// The present leg.
@@ -235,8 +241,8 @@ pub(crate) async fn forget_everything(context: &Context) {
     let said =
         |error: Error| tracing::warn!(area = "migration", "something of the migration stays behind: {error}");
     let spools = |folder: &str| folder == Leg::FIRST.spool_folder() || Leg::FIRST.is_others_spool(folder);
-    if let Err(error) = forget_spools(&config.state_dir, spools) {
-        said(error);
+    for result in [forget_spools(&config.state_dir, spools), stage::discard(config)] {
+        result.unwrap_or_else(said);
     }
     let last = context.leg();
     for leg in [Some(last), last.previous()].into_iter().flatten() {
@@ -426,5 +432,6 @@ async fn forget_former(config: &Config, target: &mut mysql_async::Conn) -> Resul
     apply::checkpoint::forget(target, &config.migration.name).await?;
     ChunkJournal::discard(&config.state_dir)?;
     LateIndexes::discard(&config.state_dir)?;
+    stage::discard(config)?;
     forget_spools(&config.state_dir, |folder| folder == Leg::FIRST.spool_folder())
 }

@@ -23,6 +23,7 @@ use crate::server::{self, ServerInfo};
 use crate::snapshot::late_indexes::LateIndexes;
 use crate::snapshot::{ChunkSource, Copied, Snapshot, SnapshotProgress};
 use crate::spool::Spool;
+use crate::standing_replica;
 use crate::state::{Proven, Stage, StoredPosition};
 use crate::verify::{Passed, TouchedKeys, Verifier};
 
@@ -187,6 +188,8 @@ impl Stages {
             self.context.live.set_phase(Phase::Copying);
         }
         if let Some(position) = done {
+            // A run before this one may have died with it.
+            standing_replica::let_go(&self.context, &self.read).await;
             Snapshot::recall(&config.state_dir, &self.start, &self.snapshot)?;
             return position.read().map(Some);
         }
@@ -209,16 +212,24 @@ impl Stages {
             Some(settled_at) => settled_at.read()?,
             None => self.start.clone(),
         };
+        let from = ChunkSource::configured(config, &self.start, readable_from);
+        let stood = standing_replica::stand(&self.context, &self.read, &from).await;
         let snapshot = Snapshot {
             config,
-            from: ChunkSource::configured(config, &self.start, readable_from),
+            from,
             tables: &in_chunks,
             state_dir: &config.state_dir,
             progress: Arc::clone(&self.snapshot),
             throttle: Arc::clone(&self.context.live.throttle),
             late_indexes: self.late_indexes(&in_chunks).await?,
+            stage: config.snapshot.stage.as_ref(),
         };
-        if snapshot.run(cancel.clone()).await? == Copied::Cancelled {
+        let copied = match stood {
+            Ok(()) => self.let_replica_go_once_read(snapshot.run(cancel.clone())).await,
+            Err(error) => Err(error),
+        };
+        standing_replica::let_go(&self.context, &self.read).await;
+        if copied? == Copied::Cancelled {
             return Ok(None);
         }
         let mut conn = server::connect(Side::Source, &config.source).await?;
@@ -231,6 +242,17 @@ impl Stages {
         config::failpoint::hit("migration.copied");
         tracing::info!(area = "migration", "the copy is complete; what it could see ends at {end}");
         Ok(Some(end))
+    }
+
+    /// What is staged is loaded without the replica.
+    async fn let_replica_go_once_read(&self, copy: impl Future<Output = Result<Copied>>) -> Result<Copied> {
+        let mut copy = std::pin::pin!(copy);
+        tokio::select! {
+            copied = &mut copy => return copied,
+            () = self.snapshot.all_read() => {}
+        }
+        standing_replica::let_go(&self.context, &self.read).await;
+        copy.await
     }
 
     /// Indexes of these tables that come after the rows. What was taken off comes back, whatever is configured by now.

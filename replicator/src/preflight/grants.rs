@@ -88,6 +88,15 @@ impl Grants {
         position_privileges(flavor).0.iter().any(|privilege| self.has_global(privilege))
     }
 
+    /// Whether the account may stop and start the replication of its server.
+    pub(super) fn may_stop_replication(&self, flavor: Flavor) -> bool {
+        let own = match flavor {
+            Flavor::MariaDb => "REPLICATION SLAVE ADMIN",
+            Flavor::MySql => "REPLICATION_SLAVE_ADMIN",
+        };
+        [own, "SUPER"].into_iter().any(|privilege| self.has_global(privilege))
+    }
+
     pub(super) fn judge_source(
         &self,
         config: &Config,

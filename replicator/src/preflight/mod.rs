@@ -12,6 +12,7 @@ mod pair;
 mod renames;
 mod replica;
 mod settings;
+mod stage;
 mod tables;
 pub(crate) mod way_back;
 
@@ -30,7 +31,8 @@ use crate::schema::convert::Dialects;
 use crate::schema::discover::{Discovery, discover};
 use crate::schema::renamed::Renaming;
 use crate::schema::selection::Selection;
-use crate::server::{ServerInfo, connect, end_position, inspect, show_replication, start_position, xa};
+use crate::server::replication::show_replication;
+use crate::server::{ServerInfo, connect, end_position, inspect, start_position, xa};
 
 /// Looks at both servers. An unreachable server is a finding, not an error. `resuming` allows a target that
 /// holds what this very migration has put there.
@@ -122,6 +124,7 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
         }
     }
     findings.all(crate::throttle::judge(config).await);
+    findings.0.extend(config.snapshot.stage.as_ref().and_then(stage::judge));
     for backend in [source, target].into_iter().flatten() {
         // A goodbye that fails changes nothing about what was found.
         drop(backend.conn.disconnect().await);

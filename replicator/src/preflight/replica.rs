@@ -4,26 +4,13 @@ use std::collections::BTreeMap;
 
 use config::progress::{Finding, Severity};
 use config::{Config, Flavor, Side, SideNames};
-use mysql_async::Row;
-use mysql_async::prelude::Queryable as _;
 
 use super::tables::some_of;
 use super::{Backend, names_of};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::recopy::without_auto_increment;
 use crate::schema::discover::{Discovery, discover};
-use crate::server::show_replication;
-
-/// Columns of its status that name what it leaves out.
-const FILTERS: [&str; 7] = [
-    "Replicate_Do_DB",
-    "Replicate_Ignore_DB",
-    "Replicate_Do_Table",
-    "Replicate_Ignore_Table",
-    "Replicate_Wild_Do_Table",
-    "Replicate_Wild_Ignore_Table",
-    "Replicate_Rewrite_DB",
-];
+use crate::server::replication::replication_from;
 
 /// Looks at it. None where there is none.
 pub(super) async fn judge(config: &Config, source: &Backend, found: &Discovery) -> Vec<Finding> {
@@ -68,6 +55,16 @@ pub(super) async fn judge(config: &Config, source: &Backend, found: &Discovery) 
             format!("The account there lacks SELECT on the schemas {}.", some_of(lacking.into_iter()));
         findings.push(finding(Severity::Fatal, message));
     }
+    if config.replica_stop && !replica.grants.may_stop_replication(theirs.version.flavor) {
+        let right = match theirs.version.flavor {
+            Flavor::MariaDb => "REPLICATION SLAVE ADMIN",
+            Flavor::MySql => "REPLICATION_SLAVE_ADMIN",
+        };
+        let message = format!(
+            "source.replica_stop is set, and the account there lacks {right}; GRANT {right} ON *.* to it."
+        );
+        findings.push(finding(Severity::Fatal, message));
+    }
     let replicates = replicates(&mut replica, source).await;
     let same = same_tables(config, &mut replica, found).await;
     drop(replica.conn.disconnect().await);
@@ -92,43 +89,17 @@ fn can_wait(replica: &Backend) -> bool {
 /// Why it isn't a replica of the source that has all of it.
 async fn replicates(replica: &mut Backend, source: &Backend) -> Result<Vec<String>> {
     let version = replica.info.version;
-    let statement = show_replication(version);
-    let rows: Vec<Row> = replica
-        .conn
-        .query(statement)
-        .await
-        .map_err(|error| Error::database(Side::Source, "asking for replication", &error))?;
-    let text = |row: &Row, names: &[&str]| {
-        let named = |column: &mysql_async::Column| names.contains(&column.name_str().as_ref());
-        let at = row.columns_ref().iter().position(named)?;
-        row.get_opt::<Option<String>, _>(at)?.ok().flatten()
-    };
-    let is_of_source = |row: &&Row| match version.flavor {
-        Flavor::MySql => {
-            text(row, &["Source_UUID", "Master_UUID"]).is_some_and(|uuid| uuid == source.info.identity)
-        }
-        Flavor::MariaDb => {
-            text(row, &["Master_Server_Id"]).is_some_and(|id| id == source.info.server_id.to_string())
-        }
-    };
-    let Some(row) = rows.iter().find(is_of_source) else {
+    let Some(replication) = replication_from(&source.info, &mut replica.conn, version).await? else {
         return Ok(vec!["It doesn't replicate from the source.".to_owned()]);
     };
     let mut reasons = Vec::new();
-    let runs = |names: &[&str]| text(row, names).is_some_and(|state| state == "Yes");
-    if !runs(&["Replica_SQL_Running", "Slave_SQL_Running"])
-        || !runs(&["Replica_IO_Running", "Slave_IO_Running"])
-    {
+    if !replication.sql_runs || !replication.io_runs {
         reasons.push(
             "Its replication doesn't run; START REPLICA there, since the copy waits for it.".to_owned(),
         );
     }
-    let left_out: Vec<&str> = FILTERS
-        .into_iter()
-        .filter(|filter| text(row, &[filter]).is_some_and(|value| !value.is_empty()))
-        .collect();
-    if !left_out.is_empty() {
-        reasons.push(format!("It leaves out something of the source ({}).", left_out.join(", ")));
+    if !replication.filters.is_empty() {
+        reasons.push(format!("It leaves out something of the source ({}).", replication.filters.join(", ")));
     }
     Ok(reasons)
 }

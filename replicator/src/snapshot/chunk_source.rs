@@ -50,7 +50,7 @@ impl ChunkSource {
     }
 
     /// Opens a connection whose every read sees all that it has to. Cancel safety: yes.
-    pub(super) async fn connect(&self) -> Result<Conn> {
+    pub(crate) async fn connect(&self) -> Result<Conn> {
         let mut conn = connect(Side::Source, &self.backend).await.map_err(|error| self.named(error))?;
         if !self.is_source {
             self.wait(&mut conn).await.map_err(|error| self.named(error))?;
@@ -59,7 +59,7 @@ impl ChunkSource {
     }
 
     /// An error from reading, which says where.
-    pub(super) fn named(&self, mut error: Error) -> Error {
+    pub(crate) fn named(&self, mut error: Error) -> Error {
         if !self.is_source && error.side == Some(Side::Source) {
             error.place = format!("replica {}, {}", self.backend.address(), error.place);
         }

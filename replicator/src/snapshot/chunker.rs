@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use config::{BackendConfig, Side};
+use config::{BackendConfig, Side, TableName};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
 use tokio::sync::Mutex;
@@ -17,6 +17,7 @@ use super::cell::{cell_of, select_expression, value_of_cell};
 use super::journal::{ChunkJournal, Chunks, JournalledChunk};
 use super::progress::TableProgress;
 use super::range::{KeyRange, force_row_key, key_columns, key_list};
+use super::stage::{Staged, StagedTo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::recopy::without_auto_increment;
 use crate::schema::table::{SchemaSet, TableSchema};
@@ -98,7 +99,7 @@ impl Planner {
     pub(super) fn new(
         tables: &SchemaSet,
         journal: SharedJournal,
-        journalled: &Chunks,
+        (journalled, staged_to): (&Chunks, &StagedTo),
         progress: impl Fn(&TableSchema) -> Arc<TableProgress>,
         chunk_rows: u64,
     ) -> Self {
@@ -108,9 +109,14 @@ impl Planner {
         let plans = tables.into_iter().map(|table| {
             let journalled = journalled.get(&table.name).map(Vec::as_slice).unwrap_or_default();
             let progress = progress(&table);
-            Arc::new(TablePlan::new(table, progress, journalled))
+            Arc::new(TablePlan::new(table, progress, journalled, staged_to))
         });
         Self { plans: plans.collect(), journal, chunk_rows }
+    }
+
+    /// What there is to know of a table.
+    pub(super) fn plan(&self, table: &TableName) -> Option<Arc<TablePlan>> {
+        self.plans.iter().find(|plan| plan.table.name == *table).cloned()
     }
 
     /// True when every chunk was handed out.
@@ -146,7 +152,12 @@ impl Planner {
 }
 
 impl TablePlan {
-    fn new(table: Arc<TableSchema>, progress: Arc<TableProgress>, journalled: &[JournalledChunk]) -> Self {
+    fn new(
+        table: Arc<TableSchema>,
+        progress: Arc<TableProgress>,
+        journalled: &[JournalledChunk],
+        staged_to: &StagedTo,
+    ) -> Self {
         let mut cuts =
             Cuts { unfinished: Vec::new(), next: 0, last: None, complete: false, open: 0, rows: ROWS_FIRST };
         let mut rows = 0;
@@ -154,15 +165,21 @@ impl TablePlan {
             let begin = chunk.copied_to.clone().or(cuts.last.take());
             rows += chunk.rows;
             if !chunk.done {
-                let range = KeyRange { table: table.clone(), after: begin, upto: chunk.upto.clone() };
-                cuts.unfinished.push((cuts.next, range));
+                let range = |after| KeyRange { table: table.clone(), after, upto: chunk.upto.clone() };
+                match staged_to.get(&(table.name.clone(), cuts.next)) {
+                    // It is as if it had been handed out: nobody reads it, and it is to be loaded.
+                    Some(Staged::Whole) => cuts.open += 1,
+                    Some(Staged::Upto(key)) => cuts.unfinished.push((cuts.next, range(Some(key.clone())))),
+                    None => cuts.unfinished.push((cuts.next, range(begin))),
+                }
             }
             cuts.next += 1;
             cuts.complete = chunk.upto.is_none();
             cuts.last.clone_from(&chunk.upto);
         }
-        progress.resume(rows, cuts.next > 0, cuts.complete && cuts.unfinished.is_empty());
-        let exhausted = AtomicBool::new(cuts.complete && cuts.unfinished.is_empty());
+        let is_read = cuts.complete && cuts.unfinished.is_empty();
+        progress.resume(rows, cuts.next > 0, is_read && cuts.open == 0);
+        let exhausted = AtomicBool::new(is_read);
         Self { table, progress, active: AtomicUsize::new(0), exhausted, cuts: Mutex::new(cuts) }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use config::TableName;
+use tokio::sync::watch;
 
 use super::journal::Chunks;
 use crate::schema::table::{SchemaSet, TableSchema};
@@ -13,6 +14,10 @@ use crate::schema::table::{SchemaSet, TableSchema};
 #[derive(Debug, Default)]
 pub struct SnapshotProgress {
     tables: HashMap<TableName, Arc<TableProgress>>,
+    staged_rows: AtomicU64,
+    staged_bytes: AtomicU64,
+    /// All that is staged or was is read.
+    all_read: watch::Sender<bool>,
 }
 
 /// Progress of a table.
@@ -58,7 +63,7 @@ impl SnapshotProgress {
             progress.rows_estimate.store(table.rows_estimate, Ordering::Relaxed);
             (table.name.clone(), Arc::new(progress))
         });
-        Arc::new(Self { tables: tables.collect() })
+        Arc::new(Self { tables: tables.collect(), ..Self::default() })
     }
 
     /// The same for other tables: those that were there keep what they have, new ones hold what the stream brings.
@@ -69,7 +74,7 @@ impl SnapshotProgress {
             known.completed();
             (table.name.clone(), known)
         });
-        Arc::new(Self { tables: tables.collect() })
+        Arc::new(Self { tables: tables.collect(), ..Self::default() })
     }
 
     /// Every table is copied; so many rows of each are in the journal.
@@ -123,6 +128,34 @@ impl SnapshotProgress {
     #[must_use]
     pub fn tables_copied(&self) -> usize {
         self.tables.values().filter(|table| table.phase() == CopyPhase::Copied).count()
+    }
+
+    /// Rows that are read and wait on disk for the target, and the bytes that their files take.
+    #[must_use]
+    pub fn staged_now(&self) -> (u64, u64) {
+        (self.staged_rows.load(Ordering::Relaxed), self.staged_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Nothing more is read, whatever isn't loaded yet.
+    pub(super) fn reads_are_over(&self) {
+        self.all_read.send_replace(true);
+    }
+
+    /// Returns when nothing more is read of a copy that is staged; never of another one. Cancel safety: yes.
+    pub(crate) async fn all_read(&self) {
+        // It can't be gone: it is borrowed.
+        drop(self.all_read.subscribe().wait_for(|over| *over).await);
+    }
+
+    pub(super) fn staged(&self, rows: u64, bytes: u64) {
+        self.staged_rows.fetch_add(rows, Ordering::Relaxed);
+        self.staged_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// So many of them are on the target, or given up.
+    pub(super) fn unstaged(&self, rows: u64, bytes: u64) {
+        self.staged_rows.fetch_sub(rows, Ordering::Relaxed);
+        self.staged_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// True when every table is.

@@ -19,7 +19,7 @@ use crate::value::Value;
 const BATCH_BYTES: usize = 256 << 10;
 /// A chunk whose rows turn out this heavy ends where it is, so that no transaction on the target grows without a
 /// bound (invariant 7); what is left is a chunk of its own.
-const CHUNK_BYTES_MAX: u64 = 64 << 20;
+pub(super) const CHUNK_BYTES_MAX: u64 = 64 << 20;
 
 /// What travels from reader to loader.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ fn key_of(table: &TableSchema, row: &Row) -> Result<Option<Vec<Value>>> {
 }
 
 /// In the order of the row key, which is how the target's own tree grows cheapest.
-fn select(range: &KeyRange) -> Result<Vec<u8>> {
+pub(super) fn select(range: &KeyRange) -> Result<Vec<u8>> {
     let table = &range.table;
     let head =
         format!("SELECT {} FROM {} {} WHERE ", select_list(table)?, table.quoted(), force_row_key(table));

@@ -41,6 +41,15 @@ impl TargetEnd {
         Ok(Ready { conn, form, packet_bytes_max })
     }
 
+    /// How rows travel to this target, asked over a connection that is given up again.
+    pub(super) async fn form(mut self) -> Result<Form> {
+        let ready = self.take().await?;
+        let form = ready.form;
+        self.keep(ready);
+        self.disconnect().await;
+        Ok(form)
+    }
+
     /// All that was begun on it is committed.
     pub(super) fn keep(&mut self, ready: Ready) {
         self.conn = Some(ready);

@@ -5,7 +5,6 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use config::failpoint;
 use config::progress::ReplicationPosition;
@@ -17,9 +16,7 @@ use super::parked::{Action, Files};
 use super::recovery::{Recovered, Segment, recover};
 use super::segment::{io_error, segment_path, sync_dir};
 use crate::error::{Error, Result};
-
-/// How long a writer of the same process may take to end.
-const LOCK_LIMIT: Duration = Duration::from_secs(10);
+use crate::folder_lock::FolderLock;
 
 /// What the writer asks for, in order.
 #[derive(Debug)]
@@ -52,13 +49,13 @@ pub(super) struct Store {
     offset: u64,
     files: Files,
     /// Held as long as it lives: a second writer would destroy the spool.
-    _lock: File,
+    _lock: FolderLock,
 }
 
 /// Recovers a spool, or makes one.
 pub(super) fn open(dir: &Path, start: &ReplicationPosition) -> Result<(Store, Recovered)> {
     fs::create_dir_all(dir).map_err(|error| io_error(dir, "make the folder", &error))?;
-    let lock = lock(dir)?;
+    let lock = FolderLock::acquire(dir, "this spool")?;
     let recovered = match recover(dir)? {
         Some(recovered) => recovered,
         None => make(dir, start)?,
@@ -96,26 +93,6 @@ fn make(dir: &Path, start: &ReplicationPosition) -> Result<Recovered> {
         position: start.clone(),
         cut_bytes: 0,
     })
-}
-
-fn lock(dir: &Path) -> Result<File> {
-    let path = dir.join("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(|error| io_error(&path, "lock the spool", &error))?;
-    let since = Instant::now();
-    loop {
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(_) if since.elapsed() < LOCK_LIMIT => std::thread::sleep(Duration::from_millis(20)),
-            Err(_) => {
-                return Err(Error::definite(
-                    None,
-                    path.display().to_string(),
-                    "another process writes this spool; stop it first",
-                ));
-            }
-        }
-    }
 }
 
 fn open_segment(path: &Path) -> Result<File> {
