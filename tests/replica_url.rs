@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use mysql_async::prelude::Queryable as _;
+
 use crate::support::changeover::{Settings, check};
 use crate::support::ledger::Fate;
 use crate::support::wait::until;
 use crate::support::{Changeover, Engine, Ledger, Pair, Server, accounts, compare, replica, seed};
 
 const BULK: u32 = 20_000;
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Two servers and a replica of the source; `None` where there are none.
 async fn trio(engine: Engine) -> Option<(Pair, Server)> {
@@ -140,6 +143,100 @@ async fn the_copy_waits_for_a_replica_that_stands_or_dies() {
     changeover.start_again().await;
     changeover.wait_ready().await;
     changeover.wait_applied(&pair.source).await;
+    compare::assert_equal(&pair.source, &pair.target, seed::SCHEMA).await;
+}
+
+/// Whether it applies what it gets.
+async fn applies(third: &Server) -> bool {
+    let answer: Option<mysql_async::Row> = {
+        let mut conn = third.root().await;
+        let statement = match third.engine() {
+            Engine::MariaDb => "SHOW SLAVE STATUS",
+            _ => "SHOW REPLICA STATUS",
+        };
+        conn.query_first(statement).await.unwrap()
+    };
+    let row = answer.unwrap();
+    let state: Option<String> = row.get("Slave_SQL_Running").or_else(|| row.get("Replica_SQL_Running"));
+    state.unwrap() == "Yes"
+}
+
+async fn wait_applies(third: &Server, wanted: bool) {
+    until(&format!("the SQL thread to {}", if wanted { "run" } else { "stand" }), LIMIT, async || {
+        if applies(third).await == wanted { Ok(()) } else { Err(String::new()) }
+    })
+    .await;
+}
+
+async fn wait_said(changeover: &Changeover, what: &str) {
+    until(what, LIMIT, async || {
+        let log = changeover.log();
+        if log.contains(what) { Ok(()) } else { Err(log) }
+    })
+    .await;
+}
+
+/// It stands while the copy reads it, and goes on behind it, behind a pause, and behind the death of Changeover.
+async fn stands_for_the_copy(engine: Engine) {
+    let Some((pair, third)) = trio(engine).await else { return };
+    let settings = settings(&pair, &third)
+        .with("source.replica_stop", "true")
+        .with("snapshot.chunk_rows", "500")
+        .with("snapshot.max_rows_per_s", "1500");
+    let (code, said) = check(&settings);
+    let right = if engine == Engine::MariaDb { "REPLICATION SLAVE ADMIN" } else { "REPLICATION_SLAVE_ADMIN" };
+    assert!(code == 1 && said.contains(right), "{said}");
+    third.run(&[&format!("GRANT {right} ON *.* TO changeover@'%'")]).await;
+    let (code, said) = check(&settings);
+    assert_eq!(code, 0, "{said}");
+    let mut changeover = Changeover::start(settings).await;
+    changeover.admin("START MIGRATION").await;
+    wait_applies(&third, false).await;
+    wait_said(&changeover, "the replica's SQL thread is stopped for the copy, at ").await;
+    pair.source.run(&["UPDATE shop.accounts SET changes = 76 WHERE id = 1"]).await;
+    changeover.admin("PAUSE MIGRATION").await;
+    wait_applies(&third, true).await;
+    replica::catch_up(&pair.source, &third).await;
+    changeover.admin("RESUME MIGRATION").await;
+    wait_applies(&third, false).await;
+    changeover.kill_9();
+    assert!(!applies(&third).await);
+    changeover.set("snapshot.max_rows_per_s", "0");
+    changeover.start_again().await;
+    changeover.wait_ready().await;
+    wait_applies(&third, true).await;
+    wait_said(&changeover, "the replica's SQL thread runs again").await;
+    assert!(changeover.admin("SHOW DIFFERENCES").await.is_empty());
+    changeover.wait_applied(&pair.source).await;
+    compare::assert_equal(&pair.source, &pair.target, seed::SCHEMA).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_of_mariadb_stands_for_the_copy() {
+    stands_for_the_copy(Engine::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_of_mysql97_stands_for_the_copy() {
+    stands_for_the_copy(Engine::MySql97).await;
+}
+
+/// One that stands already stays so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_others_have_stopped_is_left_as_it_is() {
+    let Some((pair, third)) = trio(Engine::MariaDb).await else { return };
+    third.run(&["GRANT REPLICATION SLAVE ADMIN ON *.* TO changeover@'%'"]).await;
+    let settings =
+        settings(&pair, &third).with("source.replica_stop", "true").with("snapshot.max_rows_per_s", "3000");
+    let changeover = Changeover::start(settings).await;
+    changeover.admin("START MIGRATION").await;
+    wait_applies(&third, false).await;
+    changeover.admin("PAUSE MIGRATION").await;
+    wait_applies(&third, true).await;
+    replica::run(&third, false, "SQL_THREAD").await;
+    changeover.admin("RESUME MIGRATION").await;
+    changeover.wait_ready().await;
+    assert!(!applies(&third).await);
     compare::assert_equal(&pair.source, &pair.target, seed::SCHEMA).await;
 }
 
