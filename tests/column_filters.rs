@@ -460,6 +460,70 @@ async fn without_a_default_there_is_no_way_back() {
     bed.assert_equal().await;
 }
 
+/// Definitions of nothing but columns that aren't moved.
+const BESIDE: &[&str] = &[
+    "ALTER TABLE shop.users MODIFY secret VARCHAR(300) NULL",
+    "UPDATE shop.users SET secret = CONCAT(REPEAT('x', 270), id), n = 1 WHERE id < 50",
+    "UPDATE shop.users SET notes = NULL",
+    "ALTER TABLE shop.users MODIFY COLUMN notes DECIMAL(9, 2) NULL",
+    "UPDATE shop.users SET notes = id, n = 2 WHERE id < 100",
+    "ALTER TABLE shop.users DROP INDEX hashes, DROP COLUMN hash",
+    "UPDATE shop.users SET notes = NULL, n = 3 WHERE id < 150",
+    "ALTER TABLE shop.users MODIFY notes SET('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j')",
+    "UPDATE shop.users SET notes = 'b,j', n = 4 WHERE id < 200",
+    "UPDATE shop.users SET notes = NULL",
+    "ALTER TABLE shop.users MODIFY notes BIT(17) NULL",
+    "UPDATE shop.users SET notes = 70000, n = 5 WHERE id < 250",
+    "UPDATE shop.users SET notes = NULL",
+    "ALTER TABLE shop.users MODIFY notes DATETIME NULL DEFAULT NULL ON UPDATE CURRENT_TIMESTAMP",
+    "UPDATE shop.users SET notes = '2003-02-01 00:00:00', n = n + 6 WHERE id < 300",
+    "ALTER TABLE shop.teams DROP COLUMN notes",
+    "INSERT INTO shop.teams VALUES (77, 'last')",
+];
+
+/// What is about nothing but columns that aren't moved has no table copied, wherever the source is by then; and what is in them
+/// stays on the way back.
+async fn nothing_is_copied_for_them(from: Engine, to: Engine) {
+    let Some(bed) = Bed::start(from, to, &[]).await else { return };
+    let settings = bed.settings().with("migration.ddl", "\"pause\"");
+    let mut changeover = Changeover::start(settings).await;
+    changeover.admin("START MIGRATION").await;
+    changeover.wait_ready().await;
+    // The source has all of them behind it before the first one is met.
+    changeover.kill_9();
+    bed.source.run(BESIDE).await;
+    assert!(changeover.start_to_die("ddl.defined").await || changeover.ended().is_some());
+    assert!(!changeover.wait_end().await.success());
+    changeover.start_again_plain().await;
+    changeover.wait_applied(&bed.source).await;
+    changeover.wait_ready().await;
+    bed.assert_equal().await;
+    assert!(!changeover.log().contains("copied anew"), "a table was copied anew");
+    changeover.cut_over().await;
+    let kept = "SELECT CONCAT_WS('|', id, IFNULL(secret, 'N'), UNIX_TIMESTAMP(seen), IFNULL(notes, 'N')) FROM shop.users ORDER BY id";
+    let before: Vec<String> = bed.source.rows(kept).await;
+    assert!(
+        before.iter().any(|row| row.contains("xxx")) && before.iter().any(|row| row.contains("2003-02-01"))
+    );
+    let mut app = changeover.app(Some(SCHEMA)).await;
+    app.query_drop("UPDATE users SET n = n + 1").await.unwrap();
+    changeover.wait_applied(&bed.target).await;
+    bed.assert_equal().await;
+    let after: Vec<String> = bed.source.rows(kept).await;
+    assert!(before == after, "what isn't moved was changed on the way back");
+    app.disconnect().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_copied_for_columns_that_are_not_moved_mariadb_to_mariadb() {
+    nothing_is_copied_for_them(Engine::MariaDb, Engine::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_copied_for_columns_that_are_not_moved_mysql97_to_mariadb() {
+    nothing_is_copied_for_them(Engine::MySql97, Engine::MariaDb).await;
+}
+
 /// `migration.ddl = "pause"`: what nobody can do by hand is said.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_can_do_by_hand_is_said() {
@@ -467,7 +531,7 @@ async fn what_nobody_can_do_by_hand_is_said() {
     let mut changeover = Changeover::start(bed.settings().with("migration.ddl", "\"pause\"")).await;
     changeover.admin("START MIGRATION").await;
     changeover.wait_ready().await;
-    bed.source.run(&["ALTER TABLE shop.users MODIFY secret VARCHAR(50)"]).await;
+    bed.source.run(&["ALTER TABLE shop.users CHANGE secret secret VARCHAR(50)"]).await;
     let error = changeover.stopped().await;
     assert!(error.contains("nobody can do it by hand"), "{error}");
     changeover.kill_9();

@@ -8,6 +8,7 @@
 //!   statement can put that right. The table is *copied anew*: dropped, made as the source has it now, and copied from
 //!   a start position of its own. Its rows and statements up to there are passed over, since the copy holds them.
 //! - So is what the target hasn't got the parts for: CREATE TABLE … SELECT, a swap with a table that is excluded.
+//! - What is about columns that aren't moved and nothing else is *nothing* there; what is known of them changes.
 //! - What isn't understood, or what the target refuses, pauses the migration; so does everything with
 //!   `migration.ddl = "pause"`. An operator runs it on the target and says RESUME MIGRATION: where the definitions are
 //!   others than before, it counts as run.
@@ -33,10 +34,12 @@ use crate::binlog::transaction::{DdlStatement, TransactionMeta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::leg::Leg;
 use crate::pipeline::Context;
+use crate::schema::alterations;
 use crate::schema::convert::called;
 use crate::schema::ddl::{Change, is_nameless, is_readable_in};
 use crate::schema::discover::{Discovery, discover};
 use crate::schema::history::{Begin, Definitions, History, Pending, position};
+use crate::schema::left_out::LeftOut;
 use crate::schema::renamed::Renaming;
 use crate::schema::selection::Selection;
 use crate::server::{self, ServerInfo};
@@ -52,6 +55,8 @@ pub(crate) enum Plan {
     Run { sql: Option<String> },
     /// These tables are copied anew.
     CopyAnew(Vec<TableName>),
+    /// It is about columns that aren't moved and nothing else: what isn't moved of the table is this from here on.
+    Beside(TableName, Box<LeftOut>),
     /// An operator has to do it.
     ByHand(&'static str),
 }
@@ -150,6 +155,11 @@ impl Barrier<'_> {
         match plan {
             Plan::Nothing => {
                 tracing::info!(area = "ddl", "{kind} at {at}: nothing to do on the target");
+                return Ok(Some(Vec::new()));
+            }
+            Plan::Beside(table, left_out) => {
+                tracing::info!(area = "ddl", "{kind} at {at}: it is about columns that aren't moved alone");
+                definitions.set_left_out(&table, *left_out);
                 return Ok(Some(Vec::new()));
             }
             Plan::CopyAnew(names) if self.context.config.migration.ddl == DdlPolicy::Apply => {
@@ -295,6 +305,11 @@ impl Barrier<'_> {
             copied_at: self.copied_at,
             at: &meta.end,
         };
+        if self.leg.reads() == Side::Source
+            && let Some(beside) = view.beside(change, &statement.sql)?
+        {
+            return Ok(beside);
+        }
         let plan = view.plan(change, statement.alone)?;
         let rules = &self.context.config.migration.rows;
         let plan = match (self.leg.reads(), plan) {
@@ -571,6 +586,17 @@ impl View<'_> {
             }
             Change::Rename(_) | Change::Alter { .. } => self.plan_change(change, names)?,
         })
+    }
+
+    /// Where a copy ran across it as well, since no copy reads such columns. One that was made later knows what it did.
+    fn beside(&self, change: &Change, sql: &[u8]) -> Result<Option<Plan>> {
+        let Change::Alter { table, renamed: None, exchanged: None } = change else { return Ok(None) };
+        if !self.selection.takes(table) || self.is_later(table)? {
+            return Ok(None);
+        }
+        let definition = self.definitions.get(table);
+        let left_out = definition.and_then(|definition| alterations::beside(sql, &definition.table));
+        Ok(left_out.map(|left_out| Plan::Beside(table.clone(), Box::new(left_out))))
     }
 
     /// ALTER, RENAME and indexes: they need the rows to be those of this position.

@@ -67,7 +67,8 @@ mod tests {
     #[test]
     fn no_row_is_written_anew() {
         let mut t = (*table("t", 2, &[&[0], &[1]])).clone();
-        let left = |at, name: &str, kind| LeftOutColumn { at, column: column(name, kind, None) };
+        let left =
+            |at, name: &str, kind| LeftOutColumn { at, column: column(name, kind, None), altered: false };
         t.left_out.columns =
             vec![left(1, "secret", ColumnKind::Text), left(3, "at", ColumnKind::Timestamp { fraction: 0 })];
         let t = Arc::new(t);

@@ -47,9 +47,8 @@ impl<'a> TableText<'a> {
                 .left_out
                 .columns
                 .iter()
-                .map(|left| &left.column)
-                .filter(|c| is_timed(c))
-                .map(name_of)
+                .filter(|left| is_timed(&left.column) || left.altered)
+                .map(|left| name_of(&left.column))
                 .collect(),
             has_enum: schema.columns.iter().any(|c| matches!(c.kind, ColumnKind::Enum { .. })),
             stored,

@@ -2,7 +2,8 @@
 //!
 //! - On the way to the new server a statement is run there where it means the same for the table without these columns, and
 //!   leaves their places in the row image known: it names none of them, nor a key that isn't the same there, and it moves no
-//!   column. Everything else has the table copied anew.
+//!   column. What is about these columns and nothing else isn't run at all ([`crate::schema::alterations`]). Everything else has
+//!   the table copied anew.
 //! - On the way back it would act on the old server's table, and what is in its columns is nowhere else. None is run but
 //!   TRUNCATE, which takes away rows as a DELETE does.
 
@@ -175,7 +176,7 @@ mod tests {
             columns: Vec::new(),
             lossy: false,
         };
-        users.left_out.columns = vec![LeftOutColumn { at: 1, column: int("secret") }];
+        users.left_out.columns = vec![LeftOutColumn { at: 1, column: int("secret"), altered: false }];
         users.left_out.parts = vec![part(PartKind::Index, "by_secret")];
         let other = schema("other", vec![int("id"), int("secret")], &[&[0]]);
         let definition = |table| Definition { table, begin: Begin::FirstCopy };
@@ -229,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_places_of_columns_are_carried_on() {
-        let left = |at, name: &str| LeftOutColumn { at, column: int(name) };
+        let left = |at, name: &str| LeftOutColumn { at, column: int(name), altered: false };
         let of = |columns: Vec<LeftOutColumn>| LeftOut { columns, ..LeftOut::default() };
         let columns = |names: &[&str]| names.iter().map(|name| int(name)).collect::<Vec<_>>();
         let before = columns(&["a", "b", "c"]);

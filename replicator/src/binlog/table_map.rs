@@ -83,7 +83,10 @@ impl<'a> TableMap<'a> {
         let mut metadata = Cursor::new(cursor.take(metadata_length)?);
         let columns = types.iter().zip(&image).map(|(&code, &(column, moved))| {
             let stored = Stored::parse(code, &mut metadata)?;
-            let decoder = decoder(&stored, column).map_err(|why| {
+            // What its definition is at this position isn't known, and nothing but its length is of interest.
+            let altered = moved.is_none() && table.left_out.is_altered(&column.name);
+            let as_stored = altered.then(|| Column { kind: stored.kind(), ..column.clone() });
+            let decoder = decoder(&stored, as_stored.as_ref().unwrap_or(column)).map_err(|why| {
                 Malformed::new(format!("column {} of table {}: {why}", column.name, self.name))
             })?;
             Ok(ColumnPlan { decoder, generated: column.generated, moved: moved.is_some() })
@@ -224,6 +227,34 @@ impl Stored {
     fn string(&self) -> (u8, u16) {
         let high = (self.first & 0x30) ^ 0x30;
         (self.first | 0x30, u16::from(high) << 4 | u16::from(self.second))
+    }
+
+    /// A kind of column that is stored so.
+    fn kind(&self) -> ColumnKind {
+        let width = self.second;
+        match self.code {
+            code if integer_bytes(code).is_some() => {
+                ColumnKind::Integer { bytes: integer_bytes(code).unwrap_or_default(), unsigned: false }
+            }
+            stored::NEWDECIMAL => ColumnKind::Decimal { precision: self.first, scale: self.second },
+            stored::FLOAT => ColumnKind::Float,
+            stored::DOUBLE => ColumnKind::Double,
+            stored::YEAR => ColumnKind::Year,
+            stored::DATE | stored::NEWDATE => ColumnKind::Date,
+            stored::TIME2 => ColumnKind::Time { fraction: self.first },
+            stored::DATETIME2 => ColumnKind::Datetime { fraction: self.first },
+            stored::TIMESTAMP2 => ColumnKind::Timestamp { fraction: self.first },
+            stored::BIT => ColumnKind::Bit { bits: width.saturating_mul(8).saturating_add(self.first) },
+            stored::JSON => ColumnKind::Json,
+            stored::VECTOR => ColumnKind::Vector { dimensions: 0 },
+            stored::GEOMETRY => ColumnKind::Geometry,
+            stored::STRING => match self.string().0 {
+                stored::ENUM => ColumnKind::Enum { members: if width > 1 { 256 } else { 1 } },
+                stored::SET => ColumnKind::Set { members: width.saturating_mul(8) },
+                _ => ColumnKind::Text,
+            },
+            _ => ColumnKind::Text,
+        }
     }
 }
 

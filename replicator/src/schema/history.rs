@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::discover::Discovery;
 use super::filter::Outside;
+use super::left_out::LeftOut;
 use super::selection::Selection;
 use super::table::{PassedOver, SchemaSet, TableSchema};
 use crate::error::{Error, Result};
@@ -192,6 +193,13 @@ impl Definitions {
         }
         self.tables.sort_by(|a, b| a.table.name.cmp(&b.table.name));
         self.note_cascades();
+    }
+
+    /// What isn't moved of a table from here on.
+    pub(crate) fn set_left_out(&mut self, name: &TableName, left_out: LeftOut) {
+        if let Some(known) = self.tables.iter_mut().find(|definition| definition.table.name == *name) {
+            known.table.left_out = left_out;
+        }
     }
 
     /// A foreign key that came or went changes what its parent's rows do.

@@ -45,6 +45,9 @@ pub struct LeftOutColumn {
     pub at: usize,
     /// What it is.
     pub column: Column,
+    /// Its definition was changed since that was read. Its type is what the binary log says.
+    #[serde(default)]
+    pub altered: bool,
 }
 
 /// A part of a definition that isn't made on the other side, or not as it is.
@@ -102,6 +105,11 @@ impl LeftOut {
     /// True for the name of one of the columns.
     pub(crate) fn has_column(&self, name: &str) -> bool {
         self.columns.iter().any(|left| same(&left.column.name, name))
+    }
+
+    /// True for the name of a column whose definition was changed meanwhile.
+    pub(crate) fn is_altered(&self, name: &str) -> bool {
+        self.columns.iter().any(|left| left.altered && same(&left.column.name, name))
     }
 
     /// True for the name of a column, or of a key or constraint that isn't the same on the other side.
@@ -244,7 +252,7 @@ fn split(columns: Vec<Column>, names: &BTreeSet<String>) -> (Vec<(usize, Column)
     let (mut kept, mut left) = (Vec::new(), Vec::new());
     for (at, column) in columns.into_iter().enumerate() {
         if names.contains(&lower(&column.name)) {
-            left.push(LeftOutColumn { at, column });
+            left.push(LeftOutColumn { at, column, altered: false });
         } else {
             kept.push((at, column));
         }
@@ -289,7 +297,7 @@ pub(crate) fn judge_parents(tables: &mut [DiscoveredTable]) {
 }
 
 /// Why rows of the new server couldn't be brought back: an INSERT doesn't name these columns, and an UPDATE leaves them.
-fn no_way_back(columns: &[LeftOutColumn], parts: &[Part]) -> Option<String> {
+pub(super) fn no_way_back(columns: &[LeftOutColumn], parts: &[Part]) -> Option<String> {
     let filling = |name: &str| {
         parts.iter().find_map(|part| match part.kind {
             PartKind::Column(filling) if same(&part.name, name) => Some(filling),
@@ -326,7 +334,7 @@ fn no_way_back(columns: &[LeftOutColumn], parts: &[Part]) -> Option<String> {
     None
 }
 
-fn same(a: &str, b: &str) -> bool {
+pub(super) fn same(a: &str, b: &str) -> bool {
     lower(a) == lower(b)
 }
 

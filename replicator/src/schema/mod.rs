@@ -1,5 +1,6 @@
 //! What the tables look like: read from the source, made on the target.
 
+pub(crate) mod alterations;
 mod column;
 pub mod convert;
 pub(crate) mod ddl;
