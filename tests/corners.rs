@@ -194,14 +194,14 @@ async fn values_that_a_collation_holds_for_equal(from: Engine, to: Engine, colla
     writers.close().await;
     changeover.wait_applied(&source).await;
     changeover.wait_ready().await;
-    for table in 0..collations.len() {
+    for (table, collation) in collations.iter().enumerate() {
         let sql = format!("SELECT CONCAT_WS('|', HEX(k), IFNULL(HEX(u), 'N'), n) FROM shop.t{table}");
         let (mut old, mut new): (Vec<String>, Vec<String>) =
             (source.rows(&sql).await, target.rows(&sql).await);
         old.sort();
         new.sort();
         assert!(old.len() > 3, "t{table} has {} rows", old.len());
-        assert!(old == new, "{}: {old:?}\n{new:?}", collations[table]);
+        assert!(old == new, "{collation}: {old:?}\n{new:?}");
     }
 }
 

@@ -449,7 +449,7 @@ async fn grants_say_the_new_names_mysql97() {
 async fn in_small_letters(engine: Engine) {
     let flags = ["--lower-case-table-names=1"];
     let Some(bed) = Bed::start(engine, engine, &flags).await else { return };
-    let changeover = Changeover::start(bed.settings()).await;
+    let mut changeover = Changeover::start(bed.settings()).await;
     changeover.admin("START MIGRATION").await;
     bed.source
         .run(&[
@@ -463,19 +463,30 @@ async fn in_small_letters(engine: Engine) {
     changeover.wait_applied(&bed.source).await;
     changeover.wait_ready().await;
     bed.assert_equal(4, "TRUE").await;
-    let mut moved = changeover.app(Some("shop")).await;
+    let mut moved = changeover.app(Some("Shop")).await;
     let mut used = changeover.app(None).await;
-    used.query_drop("USE shop").await.unwrap();
+    used.query_drop("USE SHOP").await.unwrap();
     for app in [&mut moved, &mut used] {
         app.query_drop("INSERT INTO items (id) SELECT MAX(id) + 1 FROM items").await.unwrap();
     }
     changeover.turn().await;
-    let mut fresh = changeover.app(Some("shop")).await;
+    let mut fresh = changeover.app(Some("SHOP")).await;
     for app in [&mut moved, &mut used, &mut fresh] {
         app.query_drop("INSERT INTO Items (id) SELECT MAX(id) + 1 FROM items").await.unwrap();
         let schema: String = app.query_first("SELECT DATABASE()").await.unwrap().unwrap();
         assert_eq!(schema, "store");
     }
+    // Also where nobody has moved since its start.
+    changeover.kill_9();
+    changeover.start_again().await;
+    let spelled = async || {
+        let opts = opts(changeover.port(), accounts::APP, accounts::APP_PASSWORD, Some("sHOP"));
+        Conn::new(opts).await.map_err(|error| error.to_string())
+    };
+    let mut fresh = until("a login in another spelling", LIMIT, spelled).await;
+    let mut moved = changeover.app(Some("STORE")).await;
+    let mut used = changeover.app(None).await;
+    used.query_drop("USE Store").await.unwrap();
     moved.query_drop("ALTER TABLE Attic.Purchases DROP COLUMN C").await.unwrap();
     changeover.turn().await;
     for app in [&mut moved, &mut used, &mut fresh] {

@@ -5,6 +5,7 @@
 //! name is ever guessed: what two names of the source would share on the target is the name of neither, and a name of the
 //! target that nothing of the source is called by is unknown.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -77,7 +78,7 @@ impl Names {
         if (side == Side::Target) == self.turned {
             SideNames::default()
         } else {
-            SideNames { rules: Arc::clone(&self.rules) }
+            SideNames { rules: Arc::clone(&self.rules), folds: false }
         }
     }
 
@@ -94,6 +95,7 @@ impl Names {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SideNames {
     rules: Arc<[Rename]>,
+    folds: bool,
 }
 
 impl SideNames {
@@ -101,6 +103,18 @@ impl SideNames {
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// The same for what clients say, on a server that may keep names in small letters: there a schema counts however it is
+    /// spelled. Its rules have no capital letters, which `check` sees to.
+    #[must_use]
+    pub fn as_spelled(&self, folds: bool) -> Self {
+        Self { rules: Arc::clone(&self.rules), folds }
+    }
+
+    /// A name as the server knows it.
+    fn folded<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        if self.folds { Cow::Owned(name.to_lowercase()) } else { Cow::Borrowed(name) }
     }
 
     /// The rules by which names of this side aren't the source's.
@@ -112,6 +126,7 @@ impl SideNames {
     /// What a schema of the source is called here. `None`: another one has that name.
     #[must_use]
     pub fn schema(&self, of_source: &str) -> Option<String> {
+        let of_source = &*self.folded(of_source);
         let mut taken = false;
         for rule in &*self.rules {
             if let Rename::Schema { from, to } = rule {
@@ -138,6 +153,7 @@ impl SideNames {
     /// what the source calls so is called otherwise here.
     #[must_use]
     pub fn source_schema(&self, here: &str) -> Option<String> {
+        let here = &*self.folded(here);
         let mut left = false;
         for rule in &*self.rules {
             if let Rename::Schema { from, to } = rule {
@@ -231,6 +247,16 @@ mod tests {
 
     fn table_rule(from: &str, to: &str) -> Rename {
         Rename::Table { from: name(from), to: name(to) }
+    }
+
+    #[test]
+    fn where_names_are_kept_in_small_letters_any_spelling_counts() {
+        let target = Names::new(vec![schema_rule("shop", "store")]).on(Side::Target);
+        assert_eq!(target.schema("Shop").as_deref(), Some("Shop"));
+        let target = target.as_spelled(true);
+        assert_eq!(target.schema("Shop").as_deref(), Some("store"));
+        assert_eq!(target.source_schema("STORE").as_deref(), Some("shop"));
+        assert_eq!(target.schema("STORE"), None);
     }
 
     #[test]

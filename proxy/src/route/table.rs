@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use config::{BackendConfig, Side, SideNames};
@@ -28,13 +29,27 @@ pub struct Backend {
     pub adopted: AdoptedAccounts,
     /// What schemas are called there (`migration.rename`).
     pub names: SideNames,
+    /// It keeps names in small letters. False until it was asked, which is done at the start and before any session moves.
+    folds_names: AtomicBool,
 }
 
 impl Backend {
     /// A backend of which no account is adopted.
     #[must_use]
     pub fn new(side: Side, config: BackendConfig) -> Self {
-        Self { side, config, adopted: AdoptedAccounts::default(), names: SideNames::default() }
+        let (adopted, names) = (AdoptedAccounts::default(), SideNames::default());
+        Self { side, config, adopted, names, folds_names: AtomicBool::new(false) }
+    }
+
+    /// The server was asked whether it keeps names in small letters.
+    pub(crate) fn set_folds_names(&self, folds: bool) {
+        self.folds_names.store(folds, Ordering::Relaxed);
+    }
+
+    /// What schemas are called there, for names that clients say. Without rules every name is what the client says.
+    #[must_use]
+    pub fn names_as_spelled(&self) -> SideNames {
+        self.names.as_spelled(self.folds_names.load(Ordering::Relaxed))
     }
 
     /// The schema in which a client begins here that logs in with `schema`. A client goes on saying what the source calls it, so
@@ -42,7 +57,8 @@ impl Backend {
     #[must_use]
     pub fn login_schema(&self, schema: Option<&[u8]>) -> Option<Vec<u8>> {
         let schema = schema?;
-        let there = std::str::from_utf8(schema).ok().and_then(|schema| self.names.schema(schema));
+        let there =
+            std::str::from_utf8(schema).ok().and_then(|schema| self.names_as_spelled().schema(schema));
         Some(there.map_or_else(|| schema.to_vec(), String::into_bytes))
     }
 

@@ -195,7 +195,7 @@ impl Connection {
         let this = Self {
             leg: Leg::new(connection.stream),
             side: backend.side,
-            names: backend.names.clone(),
+            names: backend.names_as_spelled(),
             epoch,
             id: connection.connection_id,
             version: connection.version,

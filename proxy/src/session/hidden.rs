@@ -82,6 +82,8 @@ impl Session {
             error,
         })?;
         self.between = Some(Arc::clone(&between));
+        // It may have logged in before the server was asked for the first time.
+        self.backend.names = shared.routes.backend(self.backend.side).names_as_spelled();
         Ok(between)
     }
 

@@ -456,7 +456,7 @@ impl Session {
         current: Option<&[u8]>,
     ) -> Result<(), mapping::Unmapped> {
         let (from, to) = (&self.backend.names, &connection.names);
-        if from == to {
+        if from.is_plain() && to.is_plain() {
             return Ok(());
         }
         mapping::schemas_of_contexts(&mut self.contexts, from, to)?;

@@ -73,6 +73,9 @@ pub(crate) fn snapshot(
 
 /// What the side with the names `to` calls a schema that is called so by `from`.
 pub(crate) fn schema(schema: &[u8], from: &SideNames, to: &SideNames) -> Result<Vec<u8>, Unmapped> {
+    if from.is_plain() && to.is_plain() {
+        return Ok(schema.to_vec());
+    }
     // Names of rules are ASCII, and no other name is another one there.
     let Ok(text) = std::str::from_utf8(schema) else { return Ok(schema.to_vec()) };
     let there = from.source_schema(text).and_then(|of_source| to.schema(&of_source));

@@ -95,6 +95,9 @@ pub(crate) const LASTING: &[&str] = &[
     "windowing_use_high_precision",
 ];
 
+/// A server that keeps names in small letters has another value than 0.
+const FOLDS_NAMES: &str = "lower_case_table_names";
+
 /// Schemas of the servers' own.
 const OWN_SCHEMAS: &str = "('sys', 'mysql', 'information_schema', 'performance_schema', 'oceanbase')";
 
@@ -265,13 +268,13 @@ async fn system_zone(from: &Zone, there: &Zone, backend: &Backend) -> Result<Sys
 impl Surroundings {
     async fn read(backend: &Backend, generation: u64) -> Result<Self, QuestionError> {
         let mut service = Service::open(&backend.config).await?;
-        let read = Self::ask(&mut service, backend.side, generation).await;
+        let read = Self::ask(&mut service, backend, generation).await;
         service.close().await;
         read
     }
 
-    async fn ask(service: &mut Service, side: Side, generation: u64) -> Result<Self, QuestionError> {
-        let read_at = Instant::now();
+    async fn ask(service: &mut Service, backend: &Backend, generation: u64) -> Result<Self, QuestionError> {
+        let (side, read_at) = (backend.side, Instant::now());
         let stored = match stored_code(service).await {
             Ok(stored) => stored,
             Err(error) if error.is_transient() => return Err(error),
@@ -288,8 +291,11 @@ impl Surroundings {
             );
         }
         let names = LASTING.join("', '");
-        let sql = format!("SHOW GLOBAL VARIABLES WHERE Variable_name IN ('{names}')");
-        let globals = variables(&service.ask(&sql).await?);
+        let sql = format!("SHOW GLOBAL VARIABLES WHERE Variable_name IN ('{names}', '{FOLDS_NAMES}')");
+        let mut globals = variables(&service.ask(&sql).await?);
+        // It is no session's, and never changes while the server runs.
+        let folds = globals.remove(FOLDS_NAMES).flatten();
+        backend.set_folds_names(folds.is_some_and(|value| value != b"0"));
         let zone = match service.ask(&format!("SELECT {}", zone::offsets("'SYSTEM'"))).await {
             Ok(answer) => Zone(answer.value(0).map(|offsets| String::from_utf8_lossy(offsets).into_owned())),
             Err(error) if error.is_transient() => return Err(error),
