@@ -92,7 +92,7 @@ impl Recopy<'_> {
             return Err(Error::definite(Side::Source, table.to_string(), problem));
         }
         let dialects = Dialects { source: read.dialect(), target: self.write.dialect() };
-        let found = convert::create_on_target(&mut to, found, dialects, &config.migration).await?;
+        let found = convert::create_on_target(&mut to, found, dialects, config).await?;
         drop(to.disconnect().await);
         let Some(mut rows) =
             self.copy_chunks(config, definitions, &start, (&mut from, &found), names).await?

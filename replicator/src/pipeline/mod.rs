@@ -385,7 +385,7 @@ async fn prepare(
     )
     .await?;
     accounts.create(config, &mut asked, &mut to).await?;
-    let discovery = convert::create_on_target(&mut to, discovery, dialects, &config.migration).await?;
+    let discovery = convert::create_on_target(&mut to, discovery, dialects, config).await?;
     if source.version.flavor == target.version.flavor {
         let renaming = Renaming::new(&config.migration.rename, Side::Source, source.folds_names);
         let made = objects::create(&mut from, &mut to, &discovery.objects, &renaming).await?;

@@ -14,11 +14,13 @@ use super::column;
 use super::filter::RowFilter;
 use super::left_out::{self, LeftOut};
 use super::selection::is_own_schema;
+use super::shown;
 use super::table::{Column, ColumnKind, ForeignKey, SchemaSet, TableSchema, UniqueKey};
 use crate::error::{Error, Result};
 use crate::server;
 
-const PLACE: &str = "reading the schema";
+/// What is being done, in an error.
+pub(super) const PLACE: &str = "reading the schema";
 /// Engines whose rows are read and logged like InnoDB's; on the target every table is InnoDB's (OceanBase: its own).
 const ENGINES: [&str; 7] = ["InnoDB", "MyISAM", "Aria", "MEMORY", "ROCKSDB", "TokuDB", "OceanBase"];
 /// Engines whose tables can be read as of one moment, and whose changes are committed with the position.
@@ -145,8 +147,10 @@ impl Reader<'_> {
         let objects = self.objects(&list, &found.schemas).await?;
         found.objects.extend(objects);
         found.objects.sort();
-        for (here, draft) in &mut drafts {
-            draft.schema.create_sql = self.create_table(here).await?;
+        let here: Vec<&TableName> = drafts.keys().collect();
+        let shown = shown::definitions(self.side, self.conn, &here).await?;
+        for (draft, create_sql) in drafts.values_mut().zip(shown) {
+            draft.schema.create_sql = create_sql;
         }
         note_cascades(&mut drafts);
         if self.side == Side::Source {
@@ -448,22 +452,6 @@ impl Reader<'_> {
         match self.conn.query(sql).await {
             Err(mysql_async::Error::Server(error)) if error.code == UNKNOWN_TABLE => Ok(Vec::new()),
             rows => rows.map_err(|error| Error::database(self.side, PLACE, &error)),
-        }
-    }
-
-    async fn create_table(&mut self, table: &TableName) -> Result<String> {
-        const GONE: [u16; 2] = [1049, 1146];
-        let sql = format!("SHOW CREATE TABLE {}", table.quoted());
-        let rows: Vec<Row> = match self.conn.query(sql).await {
-            Err(mysql_async::Error::Server(error)) if GONE.contains(&error.code) => {
-                let what = "it was dropped or renamed while the schema was read; it is tried again";
-                return Err(Error::transient(self.side, table.to_string(), what));
-            }
-            rows => rows.map_err(|e| Error::database(self.side, PLACE, &e))?,
-        };
-        match rows.first() {
-            Some(row) => self.text(row, 1),
-            None => Err(Error::definite(self.side, table.to_string(), "SHOW CREATE TABLE gave nothing")),
         }
     }
 

@@ -11,5 +11,6 @@ pub(crate) mod left_out;
 pub(crate) mod objects;
 pub(crate) mod renamed;
 pub mod selection;
+mod shown;
 pub mod table;
 pub(crate) mod transfer;

@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use config::names::quote_identifier;
-use config::{MigrationConfig, Names, Rename, Side, SideNames, TableName, failpoint};
+use config::{Config, Names, Rename, Side, SideNames, TableName, failpoint};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
+use super::making::{self, Making, run};
 use super::{Conversion, Converted, Dialects, collation_on, same_name, schema_defaults, table_definition};
 use crate::error::{Error, Result};
 use crate::literal::text_literal;
-use crate::schema::discover::{Discovery, SchemaDefaults, discover};
+use crate::schema::discover::{DiscoveredTable, Discovery, SchemaDefaults, discover};
 use crate::schema::filter::same_rows;
 use crate::schema::renamed::Renaming;
 use crate::schema::table::{Column, ColumnKind, SchemaSet, TableSchema};
@@ -40,9 +41,10 @@ pub async fn create_on_target(
     target: &mut Conn,
     source: Discovery,
     dialects: Dialects,
-    migration: &MigrationConfig,
+    config: &Config,
 ) -> Result<Discovery> {
-    let result = create_all(target, &source, dialects, &migration.rename).await;
+    let migration = &config.migration;
+    let result = create_all(target, &source, dialects, config).await;
     let left =
         run(target, "leaving the schema session", "SET NAMES binary, SESSION foreign_key_checks = 1").await;
     result.and(left)?;
@@ -188,30 +190,35 @@ fn filtered(table: &TableSchema) -> Option<Conversion> {
     })
 }
 
-async fn create_all(target: &mut Conn, source: &Discovery, dialects: Dialects, names: &Names) -> Result<()> {
-    // Literals in a CREATE TABLE (defaults, members, comments) are text of the source's SHOW in UTF-8.
-    run(target, "preparing the schema session", "SET NAMES utf8mb4").await?;
-    run(target, "preparing the schema session", "SET SESSION foreign_key_checks = 0").await?;
-    prepare_table_session(target).await?;
-    own::announce(Side::Target, target).await?;
+async fn create_all(
+    target: &mut Conn,
+    source: &Discovery,
+    dialects: Dialects,
+    config: &Config,
+) -> Result<()> {
+    let names = &config.migration.rename;
     let there = names.on(Side::Target);
+    let tables = in_making(source, definitions(source, dialects, names)?, &there)?;
+    making::prepare_session(target).await?;
     for (schema, called) in schemas_on(source, &there) {
         let place = format!("creating the schema {called}");
         run(target, &place, &create_schema(schema, &called, dialects)).await?;
         failpoint::hit("schema.made");
     }
-    for (table, converted) in source.tables.iter().zip(definitions(source, dialects, names)?) {
-        let name = &table.schema.name;
-        if let Some(problem) = converted.problems.first() {
-            return Err(Error::definite(Side::Source, name.to_string(), problem.clone()));
+    making::make(target, &config.target, tables, config.snapshot.readers).await
+}
+
+/// What is run for the tables of `source`, whose definitions are `converted`.
+fn in_making(source: &Discovery, converted: Vec<Converted>, there: &SideNames) -> Result<Vec<Making>> {
+    let making = |(table, converted): (&DiscoveredTable, Converted)| {
+        let name = table.schema.name.clone();
+        if let Some(problem) = converted.problems.into_iter().next() {
+            return Err(Error::definite(Side::Source, name.to_string(), problem));
         }
-        let place = format!("creating the table {name}");
-        let called = called(&there, name)?;
-        run(target, &place, &format!("USE {}", quote_identifier(&called.schema))).await?;
-        run(target, &place, &create_table(name, &converted.sql)?).await?;
-        failpoint::hit("schema.table_made");
-    }
-    Ok(())
+        let schema = called(there, &name)?.schema;
+        Ok(Making { sql: create_table(&name, &converted.sql)?, name, schema })
+    };
+    source.tables.iter().zip(converted).map(making).collect()
 }
 
 /// The schemas that are made, each with what it is called there: also those that only tables go to by rules of their own, with
@@ -252,10 +259,6 @@ pub(crate) async fn prepare_table_session(target: &mut Conn) -> Result<()> {
         }
     }
     Ok(())
-}
-
-async fn run(target: &mut Conn, place: &str, statement: &str) -> Result<()> {
-    target.query_drop(statement).await.map_err(|e| Error::database(Side::Target, place, &e))
 }
 
 fn create_schema(schema: &SchemaDefaults, called: &str, dialects: Dialects) -> String {

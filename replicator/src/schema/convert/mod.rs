@@ -11,6 +11,7 @@ mod column;
 mod create;
 mod key;
 mod leave_out;
+mod making;
 mod options;
 mod token;
 
