@@ -33,6 +33,7 @@ mod history;
 mod keyless;
 mod late_indexes;
 mod logins;
+mod long_rows;
 mod many_tables;
 mod matrix;
 mod metrics;

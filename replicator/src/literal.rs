@@ -45,25 +45,30 @@ pub fn write_literal(out: &mut Vec<u8>, column: &Column, value: &Value) {
             }
             _ => write_quoted(out, text.as_bytes()),
         },
-        Value::Bytes(bytes) => match (&column.kind, &column.charset) {
-            (ColumnKind::Bit { .. }, _) => {
-                out.extend_from_slice(b"0x");
-                write_hex(out, bytes);
-            }
-            (_, Some(charset)) if is_ascii_safe(charset) => {
-                out.push(b'_');
-                out.extend_from_slice(charset.as_bytes());
-                write_quoted(out, bytes);
-            }
-            (_, Some(charset)) => {
-                out.push(b'_');
-                out.extend_from_slice(charset.as_bytes());
-                out.extend_from_slice(b" x'");
-                write_hex(out, bytes);
-                out.push(b'\'');
-            }
-            (_, None) => write_bytes(out, bytes),
-        },
+        Value::Bytes(bytes) => write_stored_bytes(out, column, bytes),
+    }
+}
+
+/// [`write_literal`] of [`Value::Bytes`], for a column whose values those are.
+pub(crate) fn write_stored_bytes(out: &mut Vec<u8>, column: &Column, bytes: &[u8]) {
+    match (&column.kind, &column.charset) {
+        (ColumnKind::Bit { .. }, _) => {
+            out.extend_from_slice(b"0x");
+            write_hex(out, bytes);
+        }
+        (_, Some(charset)) if is_ascii_safe(charset) => {
+            out.push(b'_');
+            out.extend_from_slice(charset.as_bytes());
+            write_quoted(out, bytes);
+        }
+        (_, Some(charset)) => {
+            out.push(b'_');
+            out.extend_from_slice(charset.as_bytes());
+            out.extend_from_slice(b" x'");
+            write_hex(out, bytes);
+            out.push(b'\'');
+        }
+        (_, None) => write_bytes(out, bytes),
     }
 }
 
@@ -85,21 +90,32 @@ fn write_quoted(out: &mut Vec<u8>, bytes: &[u8]) {
     out.reserve(bytes.len() + 2);
     out.push(b'\'');
     let mut rest = bytes;
-    // Stretches without a special byte are copied whole: this is where a copy spends its time.
-    while let Some(at) = rest.iter().position(|&byte| matches!(byte, 0 | b'\'' | b'\\' | 0x1a)) {
+    // Stretches without a special byte are found and copied whole: this is where a copy spends its time.
+    while let Some(at) = memchr::memchr3(0, b'\'', b'\\', rest) {
         let (plain, special) = rest.split_at(at);
-        out.extend_from_slice(plain);
+        write_without_specials(out, plain);
         let Some((&byte, behind)) = special.split_first() else { break };
         out.extend_from_slice(match byte {
             0 => b"\\0",
             b'\'' => b"\\'",
-            b'\\' => b"\\\\",
-            _ => b"\\Z",
+            _ => b"\\\\",
         });
         rest = behind;
     }
-    out.extend_from_slice(rest);
+    write_without_specials(out, rest);
     out.push(b'\'');
+}
+
+/// Of the special bytes only 0x1a is left in it.
+fn write_without_specials(out: &mut Vec<u8>, bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Some(at) = memchr::memchr(0x1a, rest) {
+        let (plain, special) = rest.split_at(at);
+        out.extend_from_slice(plain);
+        out.extend_from_slice(b"\\Z");
+        rest = special.get(1..).unwrap_or_default();
+    }
+    out.extend_from_slice(rest);
 }
 
 fn write_hex(out: &mut Vec<u8>, bytes: &[u8]) {

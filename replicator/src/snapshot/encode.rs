@@ -3,14 +3,13 @@
 //! The same columns, the same exact texts ([`select_list`]), and for each column what the target has to do
 //! with them. In LOAD DATA's form a cell is copied without being looked at, but for its separators.
 
-use bytes::{BufMut as _, BytesMut};
 use config::Side;
 use config::names::quote_identifier;
 use mysql_async::Row;
 
 use super::cell::{cell_of, value_of_cell};
 use crate::error::{Error, Result};
-use crate::literal::write_literal;
+use crate::literal::{write_literal, write_stored_bytes};
 use crate::schema::table::{Column, ColumnKind, TableSchema};
 use crate::schema::transfer::Transfer;
 
@@ -19,7 +18,7 @@ use crate::schema::transfer::Transfer;
 pub(super) enum Form {
     /// LOAD DATA LOCAL INFILE.
     LoadData,
-    /// INSERT or REPLACE of many rows, where the target doesn't allow the other.
+    /// INSERT or REPLACE of many rows, where the target doesn't allow the other, or has less work with it.
     Insert,
 }
 
@@ -117,32 +116,63 @@ fn auto_increment(table: &TableSchema) -> Option<&str> {
     table.columns.iter().find(counts).map(|column| column.name.as_str())
 }
 
+/// A row of the text protocol, by its cells.
+pub(super) trait Cells {
+    /// How many there are.
+    fn count(&self) -> usize;
+    /// The bytes of one; `None` for NULL.
+    fn cell(&self, index: usize) -> Option<&[u8]>;
+}
+
+impl Cells for Row {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn cell(&self, index: usize) -> Option<&[u8]> {
+        cell_of(self, index)
+    }
+}
+
 /// Appends a row for the target's `table`, whose cells are those of [`select_list`].
-pub(super) fn write_row(out: &mut BytesMut, table: &TableSchema, form: Form, row: &Row) -> Result<()> {
+pub(super) fn write_row(out: &mut Vec<u8>, table: &TableSchema, form: Form, row: &impl Cells) -> Result<()> {
     match form {
         Form::LoadData => {
-            for index in 0..row.len() {
+            for index in 0..row.count() {
                 if index > 0 {
-                    out.put_u8(b'\t');
+                    out.push(b'\t');
                 }
-                match cell_of(row, index) {
+                match row.cell(index) {
                     Some(cell) => write_field(out, cell),
-                    None => out.put_slice(b"\\N"),
+                    None => out.extend_from_slice(b"\\N"),
                 }
             }
-            out.put_u8(b'\n');
+            out.push(b'\n');
         }
         Form::Insert => {
-            let mut literals = Vec::with_capacity(64);
             for (index, column) in stored(table).enumerate() {
-                literals.push(if index == 0 { b'(' } else { b',' });
-                write_literal(&mut literals, column, &value_of_cell(column, cell_of(row, index))?);
+                out.push(if index == 0 { b'(' } else { b',' });
+                match row.cell(index) {
+                    // The cell is the value: what is long isn't copied once more for nothing.
+                    Some(cell) if is_bytes(&column.kind) => write_stored_bytes(out, column, cell),
+                    cell => write_literal(out, column, &value_of_cell(column, cell)?),
+                }
             }
-            literals.push(b')');
-            out.put_slice(&literals);
+            out.push(b')');
         }
     }
     Ok(())
+}
+
+/// Types whose values are the bytes that the server answers.
+fn is_bytes(kind: &ColumnKind) -> bool {
+    use ColumnKind as K;
+    matches!(kind, K::Text | K::Binary { .. } | K::Blob | K::Geometry | K::Vector { .. })
+}
+
+/// How long a row is, without what its form adds.
+pub(super) fn bytes_of(row: &impl Cells) -> usize {
+    (0..row.count()).filter_map(|index| row.cell(index)).map(<[u8]>::len).sum()
 }
 
 fn stored(table: &TableSchema) -> impl Iterator<Item = &Column> {
@@ -150,21 +180,21 @@ fn stored(table: &TableSchema) -> impl Iterator<Item = &Column> {
 }
 
 /// Copies a cell, escaping what would end a field or a line. A cell that needs none is copied whole.
-fn write_field(out: &mut BytesMut, cell: &[u8]) {
+fn write_field(out: &mut Vec<u8>, cell: &[u8]) {
     let mut rest = cell;
     while let Some(at) = memchr::memchr3(b'\t', b'\n', b'\\', rest) {
         let (plain, special) = rest.split_at(at);
-        out.put_slice(plain);
+        out.extend_from_slice(plain);
         let Some((&byte, after)) = special.split_first() else { return };
         let escaped = match byte {
             b'\t' => b't',
             b'\n' => b'n',
             other => other,
         };
-        out.put_slice(&[b'\\', escaped]);
+        out.extend_from_slice(&[b'\\', escaped]);
         rest = after;
     }
-    out.put_slice(rest);
+    out.extend_from_slice(rest);
 }
 
 #[cfg(test)]
@@ -174,7 +204,7 @@ mod tests {
     #[test]
     fn fields_are_escaped() {
         let check = |cell: &[u8], expected: &[u8]| {
-            let mut out = BytesMut::new();
+            let mut out = Vec::new();
             write_field(&mut out, cell);
             assert_eq!(out, expected, "{cell:?}");
         };

@@ -1,12 +1,11 @@
 //! Puts the rows of a chunk on the target, all of them or none, in one transaction.
 //!
 //! LOAD DATA LOCAL commits what it got when its stream ends early, and with LOCAL it turns every error in a value
-//! into a warning. So the transaction is explicit, a stream that ends without [`Batch::End`] is an error, and the
-//! rows, the skipped ones and the warnings that the server counted are all looked at before the commit.
+//! into a warning. So the transaction is explicit, a stream that ends without [`Batch::End`] or a batch in another form is an
+//! error, and the rows, the skipped ones and the warnings that the server counted are all looked at before the commit.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -19,6 +18,7 @@ use tokio::sync::mpsc;
 use super::encode::{Form, statement};
 use super::reader::Batch;
 use crate::error::{Error, Result};
+use crate::handle::lock;
 use crate::schema::table::{ColumnKind, TableSchema};
 use crate::stray::own;
 
@@ -83,7 +83,7 @@ pub(super) async fn prepare(target: &mut Conn) -> Result<()> {
 pub(super) async fn load_chunk(
     target: &mut Conn,
     table: &TableSchema,
-    (form, packet_bytes_max): (Form, u64),
+    packet_bytes_max: u64,
     replace: bool,
     mut batches: mpsc::Receiver<Batch>,
 ) -> Result<u64> {
@@ -92,18 +92,37 @@ pub(super) async fn load_chunk(
     };
     let first = match batches.recv().await {
         Some(Batch::End) => return Ok(0),
-        Some(Batch::Rows { bytes, rows }) => (bytes, rows),
+        Some(Batch::Rows { form, bytes, rows }) => Rows { form, bytes, rows },
         None => return Err(cut_short(table)),
     };
     target.query_drop("START TRANSACTION").await.map_err(database)?;
     own::mark(Side::Target, target).await?;
-    let rows = match form {
-        Form::LoadData => load_data(target, table, replace, first, batches).await?,
-        Form::Insert => insert(target, table, (replace, packet_bytes_max), first, batches).await?,
-    };
+    let (mut total, mut next) = (0, Some(first));
+    while let Some(first) = next {
+        let (rows, rest) = match first.form {
+            Form::LoadData => load_data(target, table, replace, first, batches).await?,
+            Form::Insert => insert(target, table, (replace, packet_bytes_max), first, batches).await?,
+        };
+        total += rows;
+        Rest { batches, next } = rest;
+    }
     target.query_drop("COMMIT").await.map_err(database)?;
     config::failpoint::hit("snapshot.chunk.committed");
-    Ok(rows)
+    Ok(total)
+}
+
+/// A batch of rows.
+struct Rows {
+    form: Form,
+    bytes: Bytes,
+    rows: u64,
+}
+
+/// What is left behind a statement.
+struct Rest {
+    batches: mpsc::Receiver<Batch>,
+    /// The first batch that is in another form. `None`: the chunk is whole.
+    next: Option<Rows>,
 }
 
 fn cut_short(table: &TableSchema) -> Error {
@@ -114,33 +133,30 @@ async fn load_data(
     target: &mut Conn,
     table: &TableSchema,
     replace: bool,
-    (bytes, rows): (Bytes, u64),
+    first: Rows,
     batches: mpsc::Receiver<Batch>,
-) -> Result<u64> {
-    let sent = Arc::new(Sent { rows: AtomicU64::new(rows), whole: AtomicBool::new(false) });
-    let infile = Infile { batches, left: bytes, sent: sent.clone() };
+) -> Result<(u64, Rest)> {
+    let place = || format!("loading a chunk of {}", table.name);
+    let end = Arc::new(Mutex::new(None));
+    let infile =
+        Infile { batches: Some(batches), left: first.bytes, rows: first.rows, end: Arc::clone(&end) };
     target.set_infile_handler(async move { Ok(Box::pin(infile) as InfileData) });
     let loaded = target.query_drop(statement(table, Form::LoadData, replace)).await;
-    if let Err(error) = loaded {
+    let end = lock(&end).take();
+    let (rows, rest) = match (loaded, end) {
+        (Ok(()), Some(end)) => end,
+        // invariant 1: a stream that wasn't whole is never committed.
+        (Ok(()), None) => return Err(cut_short(table)),
         // The reader's own error says more than what the driver makes of the end of the stream.
-        return Err(match error {
-            mysql_async::Error::Server(_) | mysql_async::Error::Io(_) => {
-                Error::database(Side::Target, format!("loading a chunk of {}", table.name), &error)
-            }
-            _ if !sent.whole.load(Ordering::Acquire) => cut_short(table),
-            _ => Error::database(Side::Target, format!("loading a chunk of {}", table.name), &error),
-        });
-    }
-    // invariant 1: a stream that wasn't whole is never committed.
-    if !sent.whole.load(Ordering::Acquire) {
-        return Err(cut_short(table));
-    }
-    let rows = sent.rows.load(Ordering::Acquire);
+        (Err(error @ (mysql_async::Error::Server(_) | mysql_async::Error::Io(_))), _)
+        | (Err(error), Some(_)) => return Err(Error::database(Side::Target, place(), &error)),
+        (Err(_), None) => return Err(cut_short(table)),
+    };
     let (records, skipped) = counts(&target.info());
     if records != Some(rows) || skipped != Some(0) {
         return Err(Error::definite(
             Side::Target,
-            format!("loading a chunk of {}", table.name),
+            place(),
             format!(
                 "of {rows} rows the target took {} and skipped {}; are there rows that this migration didn't \
                  put there?",
@@ -150,19 +166,19 @@ async fn load_data(
         ));
     }
     check_warnings(target, table).await?;
-    Ok(rows)
+    Ok((rows, rest))
 }
 
 async fn insert(
     target: &mut Conn,
     table: &TableSchema,
     (replace, packet_bytes_max): (bool, u64),
-    first: (Bytes, u64),
+    first: Rows,
     mut batches: mpsc::Receiver<Batch>,
-) -> Result<u64> {
+) -> Result<(u64, Rest)> {
     let place = || format!("loading a chunk of {}", table.name);
     let head = statement(table, Form::Insert, replace);
-    let (mut bytes, mut rows) = first;
+    let (mut bytes, mut rows) = (first.bytes, first.rows);
     let mut total = 0;
     loop {
         let sql = [head.as_bytes(), &bytes].concat();
@@ -180,8 +196,13 @@ async fn insert(
         check_warnings(target, table).await?;
         total += rows;
         match batches.recv().await {
-            Some(Batch::Rows { bytes: more, rows: count }) => (bytes, rows) = (more, count),
-            Some(Batch::End) => return Ok(total),
+            Some(Batch::Rows { form: Form::Insert, bytes: more, rows: count }) => {
+                (bytes, rows) = (more, count)
+            }
+            Some(Batch::Rows { form, bytes, rows }) => {
+                return Ok((total, Rest { batches, next: Some(Rows { form, bytes, rows }) }));
+            }
+            Some(Batch::End) => return Ok((total, Rest { batches, next: None })),
             None => return Err(cut_short(table)),
         }
     }
@@ -237,19 +258,15 @@ fn names_an_enum(table: &TableSchema, warning: &str) -> bool {
         .any(|column| matches!(column.kind, ColumnKind::Enum { .. }) && Some(column.name.as_str()) == name)
 }
 
-/// What went into a stream.
-#[derive(Debug)]
-struct Sent {
-    rows: AtomicU64,
-    /// The reader's end mark came through.
-    whole: AtomicBool,
-}
-
-/// The batches as the driver wants them.
+/// The batches of one form as the driver wants them.
 struct Infile {
-    batches: mpsc::Receiver<Batch>,
+    /// `None` once it has ended.
+    batches: Option<mpsc::Receiver<Batch>>,
     left: Bytes,
-    sent: Arc<Sent>,
+    /// Rows so far.
+    rows: u64,
+    /// Where it says, once it is whole, how many rows it had and what comes behind it.
+    end: Arc<Mutex<Option<(u64, Rest)>>>,
 }
 
 impl Stream for Infile {
@@ -257,19 +274,25 @@ impl Stream for Infile {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.left.is_empty() {
-            match ready!(self.batches.poll_recv(context)) {
-                Some(Batch::Rows { bytes, rows }) => {
+            let Some(batches) = &mut self.batches else { return Poll::Ready(None) };
+            let next = match ready!(batches.poll_recv(context)) {
+                Some(Batch::Rows { form: Form::LoadData, bytes, rows }) => {
                     self.left = bytes;
-                    self.sent.rows.fetch_add(rows, Ordering::AcqRel);
+                    self.rows += rows;
+                    None
                 }
-                Some(Batch::End) => {
-                    self.sent.whole.store(true, Ordering::Release);
-                    return Poll::Ready(None);
-                }
+                Some(Batch::Rows { form, bytes, rows }) => Some(Some(Rows { form, bytes, rows })),
+                Some(Batch::End) => Some(None),
                 None => {
                     let why = std::io::Error::other("the reader stopped before the end of the chunk");
                     return Poll::Ready(Some(Err(why)));
                 }
+            };
+            if let Some(next) = next {
+                if let Some(batches) = self.batches.take() {
+                    *lock(&self.end) = Some((self.rows, Rest { batches, next }));
+                }
+                return Poll::Ready(None);
             }
         }
         let length = self.left.len().min(PACKET_BYTES);

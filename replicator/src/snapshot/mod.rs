@@ -16,6 +16,7 @@ mod landing;
 pub(crate) mod late_indexes;
 mod limit;
 mod loader;
+mod pack;
 pub mod progress;
 pub mod range;
 mod reader;

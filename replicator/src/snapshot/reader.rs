@@ -1,22 +1,21 @@
 //! Streams the rows of a chunk out of the source: one plain SELECT, no lock, no transaction.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use config::Side;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
 use tokio::sync::mpsc;
 
 use super::cell::{cell_of, value_of_cell};
-use super::encode::{Form, select_list, write_row};
+use super::encode::{Form, select_list};
 use super::limit::RateLimit;
+use super::pack::Packer;
 use super::range::{KeyRange, force_row_key, key_list};
 use crate::error::{Error, Result};
 use crate::schema::table::{Column, TableSchema};
 use crate::schema::transfer::Transfer;
 use crate::value::Value;
 
-/// A batch is handed on when it has this many bytes, or a row that is larger.
-const BATCH_BYTES: usize = 256 << 10;
 /// A chunk whose rows turn out this heavy ends where it is, so that no transaction on the target grows without a
 /// bound (invariant 7); what is left is a chunk of its own.
 pub(super) const CHUNK_BYTES_MAX: u64 = 64 << 20;
@@ -24,8 +23,10 @@ pub(super) const CHUNK_BYTES_MAX: u64 = 64 << 20;
 /// What travels from reader to loader.
 #[derive(Debug)]
 pub(super) enum Batch {
-    /// Rows in the loader's form; for INSERTs they stand in one statement.
+    /// Rows in a form; for INSERTs they stand in one statement.
     Rows {
+        /// Which form that is: batches of both may follow each other.
+        form: Form,
         /// The rows.
         bytes: Bytes,
         /// How many.
@@ -45,7 +46,7 @@ pub(super) struct ReadTotals {
     pub(super) stopped_at: Option<Vec<Value>>,
 }
 
-/// Reads a chunk into `batches` and ends with [`Batch::End`]. `Ok(None)`: the loader went away, which has an
+/// Reads a chunk into `batches`, packed by what the target takes (`travel`, see [`Packer::new`]), and ends with [`Batch::End`]. `Ok(None)`: the loader went away, which has an
 /// error of its own.
 ///
 /// Cancel safety: none needed. Dropped in the middle, the connection is left with rows in it and must be dropped
@@ -53,7 +54,7 @@ pub(super) struct ReadTotals {
 pub(super) async fn read_chunk(
     source: &mut Conn,
     range: &KeyRange,
-    form: Form,
+    travel: (Form, u64),
     limit: &RateLimit,
     batches: mpsc::Sender<Batch>,
 ) -> Result<Option<ReadTotals>> {
@@ -64,42 +65,45 @@ pub(super) async fn read_chunk(
     let there = table.on_target();
     let mut result = source.query_iter(select(range)?).await.map_err(database)?;
     let mut totals = ReadTotals::default();
-    let mut batch = BytesMut::with_capacity(BATCH_BYTES + 4096);
-    let mut rows = 0;
+    let mut packer = Packer::new(&there, travel);
     while let Some(row) = result.next().await.map_err(database)? {
         let row: Row = row;
-        if form == Form::Insert && rows > 0 {
-            batch.extend_from_slice(b",");
-        }
-        write_row(&mut batch, &there, form, &row)?;
-        rows += 1;
-        if batch.len() >= BATCH_BYTES {
-            totals.rows += rows;
-            totals.bytes += batch.len() as u64;
-            limit.take(rows).await;
-            if batches.send(Batch::Rows { bytes: batch.split().freeze(), rows }).await.is_err() {
+        let mut handed_on = false;
+        for batch in packer.add(&row)?.into_iter().flatten() {
+            if !totals.hand_on(batch, limit, &batches).await {
                 return Ok(None);
             }
-            rows = 0;
-            batch.reserve(BATCH_BYTES + 4096);
-            if totals.bytes >= CHUNK_BYTES_MAX
-                && let Some(key) = key_of(table, &row)?
-            {
-                totals.stopped_at = Some(key);
-                return Ok(batches.send(Batch::End).await.is_ok().then_some(totals));
-            }
+            handed_on = true;
+        }
+        if handed_on
+            && totals.bytes >= CHUNK_BYTES_MAX
+            && let Some(key) = key_of(table, &row)?
+        {
+            totals.stopped_at = Some(key);
+            break;
         }
     }
-    result.drop_result().await.map_err(database)?;
-    if rows > 0 {
-        totals.rows += rows;
-        totals.bytes += batch.len() as u64;
-        limit.take(rows).await;
-        if batches.send(Batch::Rows { bytes: batch.freeze(), rows }).await.is_err() {
-            return Ok(None);
-        }
+    if totals.stopped_at.is_none() {
+        result.drop_result().await.map_err(database)?;
+    }
+    if let Some(rest) = packer.rest()
+        && !totals.hand_on(rest, limit, &batches).await
+    {
+        return Ok(None);
     }
     Ok(batches.send(Batch::End).await.is_ok().then_some(totals))
+}
+
+impl ReadTotals {
+    /// False where nobody takes it.
+    async fn hand_on(&mut self, batch: Batch, limit: &RateLimit, batches: &mpsc::Sender<Batch>) -> bool {
+        if let Batch::Rows { bytes, rows, .. } = &batch {
+            self.rows += rows;
+            self.bytes += bytes.len() as u64;
+            limit.take(*rows).await;
+        }
+        batches.send(batch).await.is_ok()
+    }
 }
 
 /// The row key of a row as it was selected; `None` where a column of it is generated and so isn't, or was read in the

@@ -41,10 +41,10 @@ impl TargetEnd {
         Ok(Ready { conn, form, packet_bytes_max })
     }
 
-    /// How rows travel to this target, asked over a connection that is given up again.
-    pub(super) async fn form(mut self) -> Result<Form> {
+    /// How rows travel to this target, and the largest packet that it takes, asked over a connection that is given up again.
+    pub(super) async fn form(mut self) -> Result<(Form, u64)> {
         let ready = self.take().await?;
-        let form = ready.form;
+        let form = (ready.form, ready.packet_bytes_max);
         self.keep(ready);
         self.disconnect().await;
         Ok(form)

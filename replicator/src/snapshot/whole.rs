@@ -21,16 +21,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use config::{BackendConfig, BinlogPosition, Config, Flavor, Side};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, QueryResult, Row, TextProtocol};
 use tokio::sync::mpsc;
 
 use super::chunker::was_changed;
-use super::encode::{Form, select_list, write_row};
+use super::encode::{Form, select_list};
 use super::limit::RateLimit;
 use super::loader::{form_of, load_chunk, prepare};
+use super::pack::Packer;
 use super::progress::TableProgress;
 use super::reader::Batch;
 use crate::error::{Error, ErrorKind, Result};
@@ -42,8 +42,6 @@ const LOCK_WAIT_S: u32 = 2;
 /// Attempts at a known position, and the pause between them.
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(1);
-/// A batch is handed on when it has this many bytes.
-const BATCH_BYTES: usize = 256 << 10;
 /// What is read ends up in target transactions of about so many bytes (invariant 7).
 const PIECE_BYTES: u64 = 64 << 20;
 /// Batches between reader and loader.
@@ -66,7 +64,7 @@ pub(crate) async fn copy(
     prepare(&mut target).await?;
     let (form, packet_bytes_max) = form_of(&mut target).await?;
     let there = &table.on_target();
-    let form = form.of_table(there);
+    let travel = (form.of_table(there), packet_bytes_max);
     let limit = RateLimit::new(config.snapshot.max_rows_per_s);
     let head = format!("SELECT {} FROM {} WHERE ", select_list(table)?, table.quoted());
     let sql = [head.as_bytes(), &table.moved()].concat();
@@ -74,10 +72,10 @@ pub(crate) async fn copy(
     let mut more = true;
     while more {
         let (sender, receiver) = mpsc::channel(BATCHES_MAX);
-        let piece = Piece { table: there, form, limit: &limit };
+        let piece = Piece { table: there, travel, limit: &limit };
         let (read, loaded) = tokio::join!(
             piece.read(&mut rows, sender),
-            load_chunk(&mut target, there, (form, packet_bytes_max), false, receiver)
+            load_chunk(&mut target, there, packet_bytes_max, false, receiver)
         );
         let (read, loaded) = match (read, loaded) {
             (Err(error), _) | (Ok(_), Err(error)) => return Err(error),
@@ -213,7 +211,8 @@ async fn hold_definition(table: &TableSchema, reader: &mut Conn) -> Result<()> {
 /// What one target transaction takes.
 struct Piece<'a> {
     table: &'a TableSchema,
-    form: Form,
+    /// How rows may travel, and the largest packet.
+    travel: (Form, u64),
     limit: &'a RateLimit,
 }
 
@@ -230,44 +229,38 @@ impl Piece<'_> {
         batches: mpsc::Sender<Batch>,
     ) -> Result<Read> {
         let (mut read, mut bytes) = (Read { rows: 0, more: false }, 0_u64);
-        let mut batch = BytesMut::with_capacity(BATCH_BYTES + 4096);
-        let mut rows = 0;
+        let mut packer = Packer::new(self.table, self.travel);
         while let Some(row) = result.next().await.map_err(|error| failed(self.table, &error))? {
             let row: Row = row;
-            if self.form == Form::Insert && rows > 0 {
-                batch.extend_from_slice(b",");
+            read.rows += 1;
+            for batch in packer.add(&row)?.into_iter().flatten() {
+                bytes += self.hand_on(batch, &batches).await?;
             }
-            write_row(&mut batch, self.table, self.form, &row)?;
-            rows += 1;
-            if batch.len() >= BATCH_BYTES {
-                bytes += batch.len() as u64;
-                read.rows += rows;
-                self.hand_on(&mut batch, std::mem::take(&mut rows), &batches).await?;
-                if bytes >= PIECE_BYTES {
-                    read.more = true;
-                    break;
-                }
+            if bytes >= PIECE_BYTES {
+                read.more = true;
+                break;
             }
         }
-        if rows > 0 {
-            read.rows += rows;
-            self.hand_on(&mut batch, rows, &batches).await?;
+        if let Some(rest) = packer.rest() {
+            self.hand_on(rest, &batches).await?;
         }
         // Where the loader is gone, it has an error of its own.
         drop(batches.send(Batch::End).await);
         Ok(read)
     }
 
-    async fn hand_on(&self, batch: &mut BytesMut, rows: u64, batches: &mpsc::Sender<Batch>) -> Result<()> {
-        self.limit.take(rows).await;
-        let bytes = batch.split().freeze();
-        batch.reserve(BATCH_BYTES + 4096);
-        batches.send(Batch::Rows { bytes, rows }).await.map_err(|_| {
+    /// Returns its bytes.
+    async fn hand_on(&self, batch: Batch, batches: &mpsc::Sender<Batch>) -> Result<u64> {
+        let Batch::Rows { bytes, rows, .. } = &batch else { return Ok(0) };
+        let length = bytes.len() as u64;
+        self.limit.take(*rows).await;
+        batches.send(batch).await.map_err(|_| {
             Error::transient(
                 None,
                 self.table.name.to_string(),
                 "the loader stopped before the end of the table",
             )
-        })
+        })?;
+        Ok(length)
     }
 }

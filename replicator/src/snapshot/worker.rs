@@ -98,8 +98,8 @@ impl Worker {
         let of_table = (target.form.of_table(table), target.packet_bytes_max);
         let (sender, receiver) = mpsc::channel(BATCHES_MAX);
         let (read, loaded) = tokio::join!(
-            read_chunk(&mut source, &chunk.range, of_table.0, &self.pace.limit, sender),
-            load_chunk(&mut target.conn, table, of_table, chunk.replaces(), receiver),
+            read_chunk(&mut source, &chunk.range, of_table, &self.pace.limit, sender),
+            load_chunk(&mut target.conn, table, target.packet_bytes_max, chunk.replaces(), receiver),
         );
         // After an error both connections are dropped here: one may have rows in it, the other a transaction.
         let totals = match (read, loaded) {

@@ -161,7 +161,13 @@ impl Filler {
         let (sender, receiver) = mpsc::channel(BATCHES_MAX);
         let folder = Arc::clone(&self.stage.folder);
         let (read, written) = tokio::join!(
-            read_chunk(&mut source, &chunk.range, form, &self.pace.limit, sender),
+            read_chunk(
+                &mut source,
+                &chunk.range,
+                (form, self.stage.packet_bytes_max),
+                &self.pace.limit,
+                sender
+            ),
             blocking(move || Ok(write(&folder, receiver))),
         );
         // After an error the connection is dropped here: it may have rows in it.
@@ -212,8 +218,8 @@ fn write(
     let mut writer = writer.map_err(|error| Refused::remove(&path, error))?;
     loop {
         match batches.blocking_recv() {
-            Some(Batch::Rows { bytes, rows }) => {
-                writer.batch(rows, &bytes).map_err(|error| Refused::remove(&path, error))?;
+            Some(Batch::Rows { form, bytes, rows }) => {
+                writer.batch(form, rows, &bytes).map_err(|error| Refused::remove(&path, error))?;
             }
             Some(Batch::End) => return Ok(Some(Written { path, writer })),
             None => {

@@ -274,7 +274,7 @@ mod tests {
     fn put(folder: &Folder, description: &Description) -> PathBuf {
         let (path, writer) = folder.begin_part();
         let mut writer = writer.unwrap();
-        writer.batch(1, b"x").unwrap();
+        writer.batch(Form::LoadData, 1, b"x").unwrap();
         folder.end_part(&path, writer, description).unwrap().0
     }
 

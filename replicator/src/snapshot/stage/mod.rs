@@ -46,6 +46,8 @@ pub(super) struct Stage {
     start: String,
     /// How rows travel to the target.
     form: Form,
+    /// The largest packet that the target takes, in bytes.
+    packet_bytes_max: u64,
     progress: Arc<SnapshotProgress>,
 }
 
@@ -64,7 +66,7 @@ impl Stage {
         (start, chunks, tables): (String, Chunks, &SchemaSet),
         progress: Arc<SnapshotProgress>,
     ) -> Result<(Arc<Self>, Left)> {
-        let form = TargetEnd::new(config.target.clone()).form().await?;
+        let (form, packet_bytes_max) = TargetEnd::new(config.target.clone()).form().await?;
         let (place, migration, tables) = (stage.clone(), config.migration.name.clone(), tables.clone());
         let copied = start.clone();
         let (folder, found, staged_to) = blocking(move || {
@@ -83,6 +85,7 @@ impl Stage {
             queue: Arc::default(),
             start,
             form,
+            packet_bytes_max,
             progress,
         };
         Ok((Arc::new(stage), Left { found, staged_to }))

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! CHGOSTG1       eight bytes
-//! rows           one zstd frame of batches, each: rows u32, length u32, CRC-32 of the bytes u32, the bytes
+//! rows           one zstd frame of batches, each: its form u8, rows u32, length u32, CRC-32 of the bytes u32, the bytes
 //! description    of what is in it
 //! length         u32, of the description
 //! crc            u32, CRC-32 of the description
@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Numbers are little-endian. The description stands last, since where a part ends is known only once it was read. It holds, spelled as
-//! [`super::super::record`] says: the start position as a text, the shape as a text, a byte for the form (1 LOAD DATA's fields, 2 an INSERT's literals), table and chunk number, where the chunk ends,
+//! [`super::super::record`] says: the start position as a text, the shape as a text, a byte for the form that the target takes (1 LOAD DATA's fields, 2 an INSERT's literals; a batch in it has one of its own, which with 1 is either), table and chunk number, where the chunk ends,
 //! where the part begins and where it ends (three bounds), a byte that is 1 where the chunk ends with it, rows and bytes.
 //!
 //! A batch is checked before anything of it is handed on, and all batches together have to be what the description counts; so damage
@@ -96,8 +96,9 @@ impl PartWriter {
         Ok(Self { encoder, rows: 0, bytes: 0 })
     }
 
-    pub(super) fn batch(&mut self, rows: u64, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn batch(&mut self, form: Form, rows: u64, bytes: &[u8]) -> io::Result<()> {
         let short = |number: u64| u32::try_from(number).map_err(io::Error::other);
+        self.encoder.write_all(&[code(form)])?;
         self.encoder.write_all(&short(rows)?.to_le_bytes())?;
         self.encoder.write_all(&short(bytes.len() as u64)?.to_le_bytes())?;
         self.encoder.write_all(&crc32fast::hash(bytes).to_le_bytes())?;
@@ -126,14 +127,26 @@ impl PartWriter {
     }
 }
 
+fn code(form: Form) -> u8 {
+    match form {
+        Form::LoadData => 1,
+        Form::Insert => 2,
+    }
+}
+
+fn form_of_code(code: u8) -> Option<Form> {
+    match code {
+        1 => Some(Form::LoadData),
+        2 => Some(Form::Insert),
+        _ => None,
+    }
+}
+
 fn describe(part: &Description) -> Vec<u8> {
     let mut out = Vec::new();
     write_text(&mut out, part.start.as_bytes());
     write_text(&mut out, part.shape.as_bytes());
-    out.push(match part.form {
-        Form::LoadData => 1,
-        Form::Insert => 2,
-    });
+    out.push(code(part.form));
     write_chunk(&mut out, &part.table, part.chunk);
     for bound in [&part.chunk_upto, &part.after, &part.upto] {
         write_bound(&mut out, bound.as_deref());
@@ -150,11 +163,7 @@ fn understand(mut input: &[u8]) -> Option<Description> {
     let part = Description {
         start: text(input)?,
         shape: text(input)?,
-        form: match take_u8(input)? {
-            1 => Form::LoadData,
-            2 => Form::Insert,
-            _ => return None,
-        },
+        form: form_of_code(take_u8(input)?)?,
         table: TableName::new(text(input)?, text(input)?),
         chunk: take_u64(input)?,
         chunk_upto: take_bound(input)?,
@@ -207,7 +216,7 @@ fn description_of(file: &mut File) -> Result<(Description, u64, u64), Unusable> 
 pub(super) fn read_batches(
     path: &Path,
     expected: &Description,
-    mut each: impl FnMut(u64, Bytes) -> bool,
+    mut each: impl FnMut(Form, u64, Bytes) -> bool,
 ) -> Result<(), Unusable> {
     let mut file = File::open(path)?;
     let (description, end, _) = description_of(&mut file)?;
@@ -224,13 +233,13 @@ pub(super) fn read_batches(
     let mut frame = Decoder::with_buffer(frame)?.single_frame();
     let (mut rows, mut bytes) = (0, 0);
     while rows < description.rows || bytes < description.bytes {
-        let (count, batch) = next_batch(&mut frame, description.bytes - bytes)?;
+        let (form, count, batch) = next_batch(&mut frame, description.bytes - bytes)?;
         rows += count;
         bytes += batch.len() as u64;
         if rows > description.rows {
             return Err(Unusable::Damaged("it holds more rows than it should"));
         }
-        if !each(count, batch) {
+        if !each(form, count, batch) {
             return Ok(());
         }
     }
@@ -244,13 +253,14 @@ pub(super) fn read_batches(
 }
 
 /// The next batch, of no more than so many bytes.
-fn next_batch(frame: &mut impl io::Read, bytes_max: u64) -> Result<(u64, Bytes), Unusable> {
-    let mut head = [0; 12];
+fn next_batch(frame: &mut impl io::Read, bytes_max: u64) -> Result<(Form, u64, Bytes), Unusable> {
+    let mut head = [0; 13];
     frame.read_exact(&mut head).map_err(damaged_frame)?;
     let input = &mut head.as_slice();
-    let fields = (take_u32(input), take_u32(input), take_u32(input));
-    let (Some(rows), Some(length), Some(crc)) = fields else {
-        return Err(Unusable::Damaged("it is cut off"));
+    let form = take_u8(input).and_then(form_of_code);
+    let fields = (form, take_u32(input), take_u32(input), take_u32(input));
+    let (Some(form), Some(rows), Some(length), Some(crc)) = fields else {
+        return Err(Unusable::Damaged("a batch of it makes no sense"));
     };
     if u64::from(length) > bytes_max || rows == 0 {
         return Err(Unusable::Damaged("a batch of it has no length that can be"));
@@ -260,7 +270,7 @@ fn next_batch(frame: &mut impl io::Read, bytes_max: u64) -> Result<(u64, Bytes),
     if crc32fast::hash(&batch) != crc {
         return Err(Unusable::Damaged("the checksum of a batch is wrong"));
     }
-    Ok((u64::from(rows), Bytes::from(batch)))
+    Ok((form, u64::from(rows), Bytes::from(batch)))
 }
 
 /// The decoder tells of damage as of input and output; what the disk itself refuses comes with a number of the system's.
@@ -294,16 +304,16 @@ mod tests {
 
     fn write(path: &Path) -> u64 {
         let mut part = PartWriter::create(path).unwrap();
-        part.batch(2, b"one\ntw").unwrap();
-        part.batch(3, b"three").unwrap();
+        part.batch(Form::LoadData, 2, b"one\ntw").unwrap();
+        part.batch(Form::Insert, 3, b"three").unwrap();
         assert_eq!(part.totals(), (5, 11));
         part.finish(&description()).unwrap()
     }
 
-    fn read(path: &Path) -> Result<Vec<(u64, Bytes)>, Unusable> {
+    fn read(path: &Path) -> Result<Vec<(Form, u64, Bytes)>, Unusable> {
         let mut batches = Vec::new();
-        read_batches(path, &description(), |rows, bytes| {
-            batches.push((rows, bytes));
+        read_batches(path, &description(), |form, rows, bytes| {
+            batches.push((form, rows, bytes));
             true
         })?;
         Ok(batches)
@@ -315,7 +325,10 @@ mod tests {
         let path = folder.path().join("1.rows");
         let length = write(&path);
         assert_eq!(read_description(&path).unwrap(), (description(), length));
-        let expected = [(2, Bytes::from_static(b"one\ntw")), (3, Bytes::from_static(b"three"))];
+        let expected = [
+            (Form::LoadData, 2, Bytes::from_static(b"one\ntw")),
+            (Form::Insert, 3, Bytes::from_static(b"three")),
+        ];
         assert_eq!(read(&path).unwrap(), expected);
         assert!(PartWriter::create(&path).is_err(), "it is never written over");
     }
@@ -326,7 +339,7 @@ mod tests {
         let path = folder.path().join("1.rows");
         let empty = Description { rows: 0, bytes: 0, is_last: true, ..description() };
         PartWriter::create(&path).unwrap().finish(&empty).unwrap();
-        read_batches(&path, &empty, |_, _| panic!("there is none")).unwrap();
+        read_batches(&path, &empty, |_, _, _| panic!("there is none")).unwrap();
     }
 
     #[test]
@@ -362,7 +375,7 @@ mod tests {
         let path = folder.path().join("1.rows");
         write(&path);
         let other = Description { chunk: 4, ..description() };
-        let answer = read_batches(&path, &other, |_, _| panic!("nothing of it may be handed on"));
+        let answer = read_batches(&path, &other, |_, _, _| panic!("nothing of it may be handed on"));
         assert!(matches!(answer, Err(Unusable::Damaged("it has become another"))));
     }
 }

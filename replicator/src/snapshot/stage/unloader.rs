@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use config::{BackendConfig, Side};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -101,20 +100,22 @@ impl Unloader {
             return Err(Error::transient(Side::Target, "loading staged files", what));
         }
         let table = &part.chunk.range.table.on_target();
-        let form = (part.description.form, target.packet_bytes_max);
-        let (to_pump, mut from_file) = mpsc::channel::<(u64, Bytes)>(1);
+        let packet_bytes_max = target.packet_bytes_max;
+        let (to_pump, mut from_file) = mpsc::channel::<Batch>(1);
         let (sender, receiver) = mpsc::channel(BATCHES_MAX);
         let (path, description) = (part.path.clone(), part.description.clone());
         let pump = async {
             let reading = blocking(move || {
-                Ok(read_batches(&path, &description, |rows, bytes| {
-                    to_pump.blocking_send((rows, bytes)).is_ok()
+                Ok(read_batches(&path, &description, |form, rows, bytes| {
+                    to_pump.blocking_send(Batch::Rows { form, bytes, rows }).is_ok()
                 }))
             });
             let pumping = async {
-                while let Some((rows, bytes)) = from_file.recv().await {
-                    self.pace.limit.take(rows).await;
-                    if sender.send(Batch::Rows { bytes, rows }).await.is_err() {
+                while let Some(batch) = from_file.recv().await {
+                    if let Batch::Rows { rows, .. } = &batch {
+                        self.pace.limit.take(*rows).await;
+                    }
+                    if sender.send(batch).await.is_err() {
                         // The loader has an error of its own.
                         from_file.close();
                     }
@@ -129,8 +130,10 @@ impl Unloader {
             drop(sender);
             Ok::<_, Error>(read)
         };
-        let (read, loaded) =
-            tokio::join!(pump, load_chunk(&mut target.conn, table, form, part.chunk.replaces(), receiver));
+        let (read, loaded) = tokio::join!(
+            pump,
+            load_chunk(&mut target.conn, table, packet_bytes_max, part.chunk.replaces(), receiver)
+        );
         match read? {
             Ok(()) => {}
             Err(Unusable::Damaged(why)) => return Ok(Attempt::Damaged(why)),
