@@ -67,7 +67,7 @@ impl Refused {
 
 impl Filler {
     pub(in super::super) fn new(stage: Arc<Stage>, source: SourceEnd, pace: Pace) -> Self {
-        let reading = stage.queue.reader();
+        let reading = stage.queue.reader(&stage.progress);
         Self { stage, source, pace, reading }
     }
 
@@ -80,9 +80,7 @@ impl Filler {
             result = self.stage_chunks() => result,
         };
         // Loaders needn't wait for a goodbye.
-        if self.reading.end() {
-            self.stage.progress.reads_are_over();
-        }
+        drop(self.reading);
         self.source.disconnect().await;
         result
     }

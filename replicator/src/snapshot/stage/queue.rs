@@ -8,6 +8,7 @@ use config::TableName;
 use tokio::sync::Notify;
 
 use super::super::chunker::Chunk;
+use super::super::progress::SnapshotProgress;
 use super::part::Description;
 use super::room::Taken;
 use crate::handle::lock;
@@ -49,6 +50,8 @@ struct Inner {
 #[derive(Debug)]
 pub(super) struct Reading {
     queue: Arc<Queue>,
+    /// Where the last one says that nothing more is read.
+    progress: Arc<SnapshotProgress>,
 }
 
 /// A part that nobody else loads, nor another one of its chunk, until it is dropped.
@@ -60,9 +63,9 @@ pub(super) struct Loading {
 
 impl Queue {
     /// One reader more.
-    pub(super) fn reader(self: &Arc<Self>) -> Reading {
+    pub(super) fn reader(self: &Arc<Self>, progress: &Arc<SnapshotProgress>) -> Reading {
         lock(&self.inner).readers += 1;
-        Reading { queue: Arc::clone(self) }
+        Reading { queue: Arc::clone(self), progress: Arc::clone(progress) }
     }
 
     pub(super) fn put(&self, part: Part) {
@@ -88,13 +91,6 @@ impl Queue {
     }
 }
 
-impl Reading {
-    /// True for the last one.
-    pub(super) fn end(self) -> bool {
-        lock(&self.queue.inner).readers == 1
-    }
-}
-
 impl Inner {
     fn next(&mut self) -> Option<Part> {
         let is_free = |part: &Part| !self.loading.contains(&part.id());
@@ -112,7 +108,13 @@ impl Part {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        lock(&self.queue.inner).readers -= 1;
+        let mut inner = lock(&self.queue.inner);
+        inner.readers -= 1;
+        let was_last = inner.readers == 0;
+        drop(inner);
+        if was_last {
+            self.progress.reads_are_over();
+        }
         self.queue.changed.notify_waiters();
     }
 }
