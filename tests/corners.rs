@@ -393,3 +393,31 @@ async fn numbers_that_were_given_out_mariadb() {
 async fn numbers_that_were_given_out_mysql97() {
     numbers_that_were_given_out(Engine::MySql97).await;
 }
+
+/// A source that encrypts its binary log on its disk sends what is in it, so that nothing is lost and nothing stops.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_encrypted_on_the_disk_of_mariadb() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join("keys");
+    std::fs::write(&keys, "1;770A8A65DA156D24EE2A093277530142\n").unwrap();
+    let file = format!("--file-key-management-filename={}", keys.display());
+    let flags = ["--plugin-load-add=file_key_management", &file, "--encrypt-binlog=1"];
+    let Some((source, target)) = servers((Engine::MariaDb, &flags), (Engine::MariaDb, &[])).await else {
+        return;
+    };
+    assert_eq!(source.value::<i64>("SELECT @@GLOBAL.encrypt_binlog").await, 1);
+    source
+        .run(&["CREATE TABLE shop.t (id INT PRIMARY KEY, n INT)", "INSERT INTO shop.t VALUES (1, 1)"])
+        .await;
+    let mut changeover = Changeover::start(Settings::between(&source, &target, "shop")).await;
+    changeover.admin("START MIGRATION").await;
+    changeover.wait_ready().await;
+    source.run(&["INSERT INTO shop.t VALUES (2, 2)", "FLUSH LOGS", "UPDATE shop.t SET n = n + 1"]).await;
+    changeover.kill_9();
+    source.run(&["INSERT INTO shop.t VALUES (3, 3)"]).await;
+    changeover.start_again().await;
+    changeover.wait_applied(&source).await;
+    changeover.wait_ready().await;
+    let sql = "SELECT GROUP_CONCAT(CONCAT(id, ':', n) ORDER BY id) FROM shop.t";
+    assert_eq!(target.value::<String>(sql).await, "1:2,2:3,3:3");
+}
