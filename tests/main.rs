@@ -15,6 +15,7 @@ mod corners;
 mod crashes;
 mod crowds;
 mod cutovers;
+mod daylight;
 mod ddl;
 mod engines;
 mod events;

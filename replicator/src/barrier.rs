@@ -18,6 +18,7 @@
 
 mod columns;
 mod filters;
+mod zone;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -136,14 +137,16 @@ impl Barrier<'_> {
             return Err(Error::definite(Side::Source, format!("{kind}, {}", place(meta, meta)), why));
         }
         let (context, plan) = match context {
-            Ok(context) => {
+            Ok(mut context) => {
                 let announced = context.announced;
                 let plan = if announced {
                     Ok(Plan::Nothing)
                 } else {
                     self.plan(definitions, &change, meta, statement)
                 };
-                (context, plan?)
+                let text = (&change, &*statement.sql);
+                let plan = self.in_its_zone(plan?, text, &mut context, definitions).await?;
+                (context, plan)
             }
             Err(_) => {
                 (StatementContext::default(), Plan::ByHand("the session in which it ran isn't understood"))
