@@ -159,9 +159,11 @@ async fn write(conn: &mut Conn, turn: u64, mine: bool) {
 async fn forth(bed: &Bed, settings: Settings, failpoint: &str) -> Changeover {
     let writers = writers(&bed.source, true).await;
     let changeover = Changeover::start_and_die(settings, &[failpoint, "apply.batch.committed"]).await;
+    // A row that is replaced while MySQL 5.6 builds a table beside its writers may be a duplicate key to it (1062).
+    let algorithm = if bed.source.engine() == Engine::MySql56 { ", ALGORITHM = COPY" } else { "" };
     bed.source
         .run(&[
-            "ALTER TABLE shop.orders ADD c INT FIRST",
+            &format!("ALTER TABLE shop.orders ADD c INT FIRST{algorithm}"),
             "ALTER TABLE shop.orders ADD INDEX (tenant_id)",
             "CREATE TABLE shop.born (id INT PRIMARY KEY, tenant_id INT) ENGINE=InnoDB",
             "INSERT INTO shop.born VALUES (1, 7), (2, 8), (3, NULL)",
