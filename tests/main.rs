@@ -32,6 +32,7 @@ mod half_closed;
 mod hidden;
 mod history;
 mod keyless;
+mod large_transactions;
 mod late_indexes;
 mod logins;
 mod long_rows;

@@ -11,6 +11,7 @@ pub mod binlog;
 pub mod error;
 mod folder_lock;
 pub mod handle;
+mod intervals;
 mod json;
 mod lag;
 pub mod leg;

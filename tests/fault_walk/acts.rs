@@ -135,7 +135,12 @@ pub const ACTS: &[(Act, &[Group])] = &[
     ),
     (
         Act::Large,
-        &[&["spool.cut"], &["apply.large.sent"], &["apply.large.committed"], &["spool.segment.removed"]],
+        &[
+            &["spool.cut"],
+            &["apply.part.before_commit"],
+            &["apply.part.committed"],
+            &["spool.segment.removed"],
+        ],
     ),
     (
         Act::Xa,
@@ -284,8 +289,8 @@ fn walks(place: &str) -> &'static [Walk] {
         "snapshot.chunk.partly"
         | "spool.cut"
         | "spool.segment.removed"
-        | "apply.large.sent"
-        | "apply.large.committed"
+        | "apply.part.before_commit"
+        | "apply.part.committed"
         | "cutover.behind.kill" => &[Walk::MariaDb],
         _ => &[Walk::MariaDb, Walk::Offsets, Walk::MySql],
     }

@@ -1,9 +1,10 @@
-//! Consecutive transactions, gathered to a batch. Pure.
+//! Consecutive transactions, or consecutive parts of one that is too large, gathered to a batch. Pure.
 
 use std::time::{Duration, Instant};
 
 use config::BinlogPosition;
 
+use super::done::{Mark, Stretch};
 use super::graph::LowWater;
 use super::statement::Mode;
 use super::worker::Batch;
@@ -48,6 +49,8 @@ const FAR_BEHIND_US: u64 = 2_500_000;
 #[derive(Debug, Default)]
 pub(super) struct Builder {
     metas: Vec<TransactionMeta>,
+    /// What is in it is of this transaction alone, and not all of it; `metas` is empty then.
+    part: Option<Part>,
     changes: Vec<RowsChange>,
     keys: WriteSet,
     mode: Option<Mode>,
@@ -57,11 +60,21 @@ pub(super) struct Builder {
     began: Option<Instant>,
 }
 
+/// A stretch of a large transaction.
+#[derive(Debug)]
+struct Part {
+    meta: TransactionMeta,
+    first: u64,
+    last: u64,
+}
+
 /// A batch that is ready to be applied.
 #[derive(Debug)]
 pub(super) struct Built {
-    /// Its transactions.
+    /// Its transactions; none where it is a part of one.
     pub(super) metas: Vec<TransactionMeta>,
+    /// Where it ends.
+    pub(super) end: Mark,
     /// Where the binlog went on to behind them.
     pub(super) coordinates: Option<BinlogPosition>,
     /// What it touches.
@@ -73,7 +86,7 @@ pub(super) struct Built {
 impl Builder {
     /// True for no transaction.
     pub(super) fn is_empty(&self) -> bool {
-        self.metas.is_empty()
+        self.metas.is_empty() && self.part.is_none()
     }
 
     /// True where it should be applied before it grows, if it can be.
@@ -88,7 +101,17 @@ impl Builder {
 
     /// True where a transaction replayed in that mode may join.
     pub(super) fn fits(&self, mode: Mode) -> bool {
-        !self.is_full() && self.mode.is_none_or(|own| own == mode)
+        self.part.is_none() && !self.is_full() && self.mode.is_none_or(|own| own == mode)
+    }
+
+    /// True where a transaction with nothing to do may join.
+    pub(super) fn fits_skipped(&self) -> bool {
+        self.part.is_none()
+    }
+
+    /// True where a part of the large transaction `seq` may join.
+    pub(super) fn fits_part(&self, seq: u64) -> bool {
+        self.metas.is_empty() && !self.is_full() && self.part.as_ref().is_none_or(|part| part.meta.seq == seq)
     }
 
     /// The mode of what is in it.
@@ -108,7 +131,7 @@ impl Builder {
 
     /// Until when it should wait for more, were nothing more there now.
     pub(super) fn waits_until(&self, now_us: u64) -> Option<Instant> {
-        let first = self.metas.first()?;
+        let first = self.part.as_ref().map(|part| &part.meta).or(self.metas.first())?;
         if self.is_ready() || self.changes.is_empty() || first.committed_at_us + FAR_BEHIND_US > now_us {
             return None;
         }
@@ -132,16 +155,48 @@ impl Builder {
         bytes: usize,
         now: Instant,
     ) -> Result<()> {
+        self.take(plans, mode, changes, bytes, now)?;
+        self.size.transactions += 1;
+        self.skip(meta);
+        Ok(())
+    }
+
+    /// Adds rows of a large transaction; `part` is where they lie in it, first and last byte. They go on where those
+    /// before them ended.
+    pub(super) fn add_part(
+        &mut self,
+        plans: &Plans,
+        mode: Mode,
+        meta: &TransactionMeta,
+        part: (u64, u64),
+        taken: (RowsChange, usize),
+        now: Instant,
+    ) -> Result<()> {
+        let ((first, last), (change, bytes)) = (part, taken);
+        self.take(plans, mode, vec![change], bytes, now)?;
+        match &mut self.part {
+            Some(part) => part.last = last,
+            none => *none = Some(Part { meta: meta.clone(), first, last }),
+        }
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        plans: &Plans,
+        mode: Mode,
+        changes: Vec<RowsChange>,
+        bytes: usize,
+        now: Instant,
+    ) -> Result<()> {
         for change in &changes {
             plans.collect(change, &mut self.keys)?;
             self.size.rows += change.rows.len();
         }
         self.size.bytes += bytes;
-        self.size.transactions += 1;
         self.mode = Some(mode);
         self.began.get_or_insert(now);
         self.changes.extend(changes);
-        self.skip(meta);
         Ok(())
     }
 
@@ -153,18 +208,25 @@ impl Builder {
     /// Takes what is in it; `low` is what is applied without a gap.
     pub(super) fn build(&mut self, low: LowWater) -> Built {
         let whole = std::mem::take(self);
-        let batch = match (whole.metas.first(), whole.metas.last(), whole.mode) {
-            (Some(first), Some(last), Some(mode)) => Some(Batch {
-                first_seq: first.seq,
-                last_seq: last.seq,
-                place: place(first, last),
-                mode,
-                changes: whole.changes,
-                low,
-            }),
+        let stretch = match (&whole.part, whole.metas.first(), whole.metas.last()) {
+            (Some(part), ..) => {
+                let stretch = Stretch::Part { seq: part.meta.seq, first: part.first, last: part.last };
+                Some((stretch, format!("a part of {}", place(&part.meta, &part.meta))))
+            }
+            (None, Some(first), Some(last)) => {
+                Some((Stretch::Transactions { first: first.seq, last: last.seq }, place(first, last)))
+            }
             _ => None,
         };
-        Built { metas: whole.metas, coordinates: whole.coordinates, keys: whole.keys, batch }
+        let end = stretch.as_ref().map_or(Mark::default(), |(stretch, _)| stretch.end());
+        let batch = stretch.zip(whole.mode).map(|((stretch, place), mode)| Batch {
+            stretch,
+            place,
+            mode,
+            changes: whole.changes,
+            low,
+        });
+        Built { metas: whole.metas, end, coordinates: whole.coordinates, keys: whole.keys, batch }
     }
 }
 
@@ -190,7 +252,7 @@ mod tests {
 
     fn low() -> LowWater {
         LowWater {
-            seq: 0,
+            mark: Mark::default(),
             position: ReplicationPosition {
                 gtids: GtidSet::empty(Flavor::MariaDb),
                 coordinates: BinlogPosition::default(),
@@ -230,7 +292,8 @@ mod tests {
         assert_eq!(built.coordinates.unwrap().offset, 9_999);
         assert_eq!(built.keys.taken.len(), 6_800);
         let batch = built.batch.unwrap();
-        assert_eq!((batch.first_seq, batch.last_seq, batch.changes.len()), (0, 3, 3));
+        assert_eq!(batch.stretch, Stretch::Transactions { first: 0, last: 3 });
+        assert_eq!((batch.changes.len(), built.end), (3, Mark::behind(3)));
         assert_eq!(batch.place, "transactions 0-1-0 to 0-1-3 ending at bin.000001:300");
         assert!(builder.is_empty());
         add(&mut builder, 1, FULL.bytes);
@@ -238,5 +301,29 @@ mod tests {
         builder.build(low());
         builder.skip(meta(9));
         assert!(builder.build(low()).batch.is_none(), "nothing to do");
+    }
+
+    #[test]
+    fn parts_of_a_large_transaction_are_gathered_alone() {
+        let table = table("t", 1, &[&[0]]);
+        let plans = Plans::new(&SchemaSet::new(vec![(*table).clone()]), true);
+        let mut builder = Builder::default();
+        let rows = |from: i64| change(&table, (from..from + 900).map(|i| insert(int_row(&[i]))).collect());
+        let add = |builder: &mut Builder, seq, first, last| {
+            let taken = (rows(first as i64), 10);
+            builder.add_part(&plans, Mode::Exact, &meta(seq), (first, last), taken, Instant::now()).unwrap();
+        };
+        add(&mut builder, 5, 1, 9_000);
+        assert!(builder.fits_part(5) && !builder.fits_part(6) && !builder.is_empty());
+        assert!(!builder.fits(Mode::Exact) && !builder.fits_skipped());
+        add(&mut builder, 5, 9_001, 20_000);
+        let built = builder.build(low());
+        assert_eq!((built.metas.len(), built.end), (0, Mark { seq: 4, within: 20_000 }));
+        assert_eq!(built.keys.taken.len(), 1_800);
+        let batch = built.batch.unwrap();
+        assert_eq!(batch.stretch, Stretch::Part { seq: 5, first: 1, last: 20_000 });
+        assert_eq!(batch.place, "a part of transaction 0-1-5 ending at bin.000001:500");
+        builder.skip(meta(5));
+        assert!(!builder.fits_part(6), "its transaction has to be applied first");
     }
 }

@@ -3,8 +3,8 @@
 //! `changeover.migration` has a row for each migration: where it came from (the source's identity and P0) and an
 //! epoch that every run raises. `changeover.checkpoint` has a row for each worker of it, which the worker writes in
 //! the very transaction that writes its batch: the low water known at that time (the number of a transaction, every
-//! one up to which is applied, and its position on the source), and the numbers above it that this worker has
-//! applied. Row 0 belongs to the scheduler, which moves the low water over transactions that have nothing for us.
+//! one up to which is applied, and its position on the source), and what above it this worker has applied: numbers of
+//! transactions, and parts of one that is too large for one batch ([`Done`]). Row 0 belongs to the scheduler, which moves the low water over transactions that have nothing for us.
 //!
 //! What is applied is the union of all rows. Reading it takes their locks, so it waits for a COMMIT that a dead
 //! process has left behind and sees what became of it; and it raises the epoch, so that a process that isn't as
@@ -15,8 +15,8 @@ use config::{BinlogPosition, GtidSet, Side, failpoint};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
 
+use super::done::{Done, Mark, Stretch};
 use super::graph::LowWater;
-use super::intervals::Intervals;
 use crate::binlog::transaction::TransactionMeta;
 use crate::error::{Error, Result};
 use crate::literal::text_literal;
@@ -47,8 +47,8 @@ pub struct Recovered {
     pub position: ReplicationPosition,
     /// When the source committed the transaction at the low water, microseconds since 1970; 0 before the first.
     pub committed_at_us: u64,
-    /// Transactions above it that are applied as well.
-    pub(super) done: Intervals,
+    /// What above it is applied as well.
+    pub(super) done: Done,
     /// Whose run this is.
     pub(super) epoch: u64,
     /// Rows there are, for workers 0 to this.
@@ -134,27 +134,27 @@ async fn step(conn: &mut Conn, origin: &Origin, meta: &TransactionMeta) -> Resul
     if !low.position.gtids.add(&meta.gtid) {
         return Err(Error::bug(PLACE, "a GTID of another family of servers"));
     }
-    low.seq = meta.seq;
+    low.mark = Mark::behind(meta.seq);
     low.position.coordinates = meta.end.clone();
     low.committed_at_us = meta.committed_at_us;
-    let sql = update_sql(&origin.migration, epoch, 0, &low, &Intervals::default());
+    let sql = update_sql(&origin.migration, epoch, 0, &low, &Done::default());
     conn.query_drop(sql).await.map_err(database)?;
     if conn.affected_rows() == 1 { Ok(()) } else { Err(taken_over()) }
 }
 
 /// The statement with which worker `worker` says what is applied once its transaction is committed. It matches one
 /// row, or the migration was taken over.
-pub(super) fn update_sql(
-    migration: &str,
-    epoch: u64,
-    worker: usize,
-    low: &LowWater,
-    done: &Intervals,
-) -> String {
+pub(super) fn update_sql(migration: &str, epoch: u64, worker: usize, low: &LowWater, done: &Done) -> String {
+    let Mark { seq, within } = low.mark;
+    let mut done = done.clone();
+    if within > 0 {
+        // The low water is within a transaction, and only a whole one has a number to be told by.
+        done.add(Stretch::Part { seq: seq + 1, first: 1, last: within });
+    }
     format!(
         "UPDATE changeover.checkpoint SET low_water_seq={},gtids={},coordinates={},committed_at_us={},intervals='{done}' \
          WHERE migration={} AND worker={worker} AND epoch={epoch}",
-        low.seq,
+        seq,
         text_literal(&low.position.gtids.to_string()),
         text_literal(&low.position.coordinates.to_string()),
         low.committed_at_us,
@@ -162,14 +162,14 @@ pub(super) fn update_sql(
     )
 }
 
-/// Asks, after a COMMIT whose answer was lost, whether worker `worker` has applied transaction `seq`. It takes the
+/// Asks, after a COMMIT whose answer was lost, whether worker `worker` has applied that stretch. It takes the
 /// row's lock, so it waits for a COMMIT that is still under way.
 pub(super) async fn has_applied(
     conn: &mut Conn,
     migration: &str,
     epoch: u64,
     worker: usize,
-    seq: u64,
+    stretch: Stretch,
 ) -> Result<bool> {
     let sql = format!(
         "SELECT low_water_seq,CAST(intervals AS CHAR) FROM changeover.checkpoint \
@@ -177,8 +177,8 @@ pub(super) async fn has_applied(
         text_literal(migration)
     );
     let row: Option<(u64, String)> = conn.query_first(sql).await.map_err(database)?;
-    let (low, intervals) = row.ok_or_else(taken_over)?;
-    Ok(low >= seq || intervals.parse::<Intervals>().map_err(|_| damaged())?.contains(seq))
+    let (low, done) = row.ok_or_else(taken_over)?;
+    Ok(Mark::behind(low) >= stretch.end() || done.parse::<Done>().map_err(|_| damaged())?.has(stretch))
 }
 
 /// The row of a worker isn't there under its epoch.
@@ -354,7 +354,7 @@ async fn read(conn: &mut Conn, origin: &Origin, epoch: u64, lock: &str) -> Resul
             out.committed_at_us = committed_at_us;
         }
     }
-    out.done.drop_up_to(out.low_water);
+    out.done.drop_up_to(Mark::behind(out.low_water));
     Ok(out)
 }
 
@@ -369,7 +369,7 @@ impl Recovered {
             low_water: 0,
             position: origin.start.clone(),
             committed_at_us: 0,
-            done: Intervals::default(),
+            done: Done::default(),
             epoch,
             workers: 0,
         }
@@ -377,7 +377,7 @@ impl Recovered {
 
     pub(super) fn low(&self) -> LowWater {
         LowWater {
-            seq: self.low_water,
+            mark: Mark::behind(self.low_water),
             position: self.position.clone(),
             committed_at_us: self.committed_at_us,
         }

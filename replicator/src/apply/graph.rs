@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use config::progress::ReplicationPosition;
 use config::{BinlogPosition, Gtid, GtidSet};
 
+use super::done::Mark;
 use super::writeset::{KeyBuild, WriteSet};
 use crate::binlog::transaction::TransactionMeta;
 
@@ -79,22 +80,23 @@ impl Running {
 
 /// A stretch of the spool that is being applied, or is applied and waits for one before it.
 #[derive(Debug)]
-struct Stretch {
-    last_seq: u64,
+struct Open {
+    /// Where it ends.
+    mark: Mark,
     gtids: Vec<Gtid>,
-    end: BinlogPosition,
-    committed_at_us: u64,
+    /// The same in the source's terms; `None` within a large transaction, which doesn't move its position.
+    end: Option<(BinlogPosition, u64)>,
     done: bool,
 }
 
 /// What is applied without a gap.
 #[derive(Debug, Clone)]
 pub(super) struct LowWater {
-    /// Every transaction up to this one is applied.
-    pub(super) seq: u64,
-    /// The same in the source's terms.
+    /// Everything up to here is applied.
+    pub(super) mark: Mark,
+    /// Where its last whole transaction ends, in the source's terms.
     pub(super) position: ReplicationPosition,
-    /// When the source committed the last of them.
+    /// When the source committed that.
     pub(super) committed_at_us: u64,
 }
 
@@ -102,15 +104,15 @@ pub(super) struct LowWater {
 #[derive(Debug)]
 pub(super) struct Watermark {
     low: LowWater,
-    open: VecDeque<Stretch>,
-    last_seq: u64,
+    open: VecDeque<Open>,
+    last: Mark,
 }
 
 impl Watermark {
     /// Begins behind what a checkpoint says.
     pub(super) fn new(low: LowWater) -> Self {
-        let last_seq = low.seq;
-        Self { low, open: VecDeque::new(), last_seq }
+        let last = low.mark;
+        Self { low, open: VecDeque::new(), last }
     }
 
     /// What is applied without a gap.
@@ -118,9 +120,9 @@ impl Watermark {
         &self.low
     }
 
-    /// The last transaction that was begun.
+    /// The last whole transaction that was begun.
     pub(super) fn last_seq(&self) -> u64 {
-        self.last_seq
+        self.last.seq
     }
 
     /// Stretches that were begun and aren't below the low water.
@@ -133,22 +135,33 @@ impl Watermark {
     #[must_use]
     pub(super) fn begin(&mut self, transactions: &[TransactionMeta]) -> bool {
         let consecutive =
-            transactions.iter().zip(self.last_seq + 1..).all(|(meta, expected)| meta.seq == expected);
+            transactions.iter().zip(self.last.seq + 1..).all(|(meta, expected)| meta.seq == expected);
         let (Some(last), true) = (transactions.last(), consecutive) else { return false };
-        self.last_seq = last.seq;
-        self.open.push_back(Stretch {
-            last_seq: last.seq,
+        self.last = Mark::behind(last.seq);
+        self.open.push_back(Open {
+            mark: self.last,
             gtids: transactions.iter().map(|meta| meta.gtid.clone()).collect(),
-            end: last.end.clone(),
-            committed_at_us: last.committed_at_us,
+            end: Some((last.end.clone(), last.committed_at_us)),
             done: false,
         });
         true
     }
 
-    /// The stretch that ends with this transaction is done. Returns true where the low water rose.
-    pub(super) fn finish(&mut self, last_seq: u64) -> bool {
-        if let Ok(at) = self.open.binary_search_by_key(&last_seq, |s| s.last_seq)
+    /// A stretch within the transaction behind the last one begins, up to that place. Its end is begun as a transaction.
+    /// Returns false where it isn't of that transaction or doesn't go on in it, which is a bug.
+    #[must_use]
+    pub(super) fn begin_part(&mut self, end: Mark) -> bool {
+        if end.seq != self.last.seq || end <= self.last {
+            return false;
+        }
+        self.last = end;
+        self.open.push_back(Open { mark: end, gtids: Vec::new(), end: None, done: false });
+        true
+    }
+
+    /// The stretch that ends there is done. Returns true where the low water rose.
+    pub(super) fn finish(&mut self, end: Mark) -> bool {
+        if let Ok(at) = self.open.binary_search_by_key(&end, |open| open.mark)
             && let Some(stretch) = self.open.get_mut(at)
         {
             stretch.done = true;
@@ -157,9 +170,11 @@ impl Watermark {
         while self.open.front().is_some_and(|stretch| stretch.done) {
             let Some(stretch) = self.open.pop_front() else { break };
             add_all(&mut self.low.position.gtids, &stretch.gtids);
-            self.low.seq = stretch.last_seq;
-            self.low.position.coordinates = stretch.end;
-            self.low.committed_at_us = stretch.committed_at_us;
+            self.low.mark = stretch.mark;
+            if let Some((coordinates, committed_at_us)) = stretch.end {
+                self.low.position.coordinates = coordinates;
+                self.low.committed_at_us = committed_at_us;
+            }
             rose = true;
         }
         rose
@@ -169,7 +184,9 @@ impl Watermark {
     /// true where the low water rose.
     pub(super) fn advance(&mut self, coordinates: BinlogPosition) -> bool {
         let end = match self.open.back_mut() {
-            Some(stretch) => &mut stretch.end,
+            Some(Open { end: Some((coordinates, _)), .. }) => coordinates,
+            // Nothing comes between the parts of a transaction.
+            Some(_) => return false,
             None => &mut self.low.position.coordinates,
         };
         if coordinates <= *end {
@@ -230,7 +247,7 @@ mod tests {
 
     fn low(seq: u64) -> LowWater {
         LowWater {
-            seq,
+            mark: Mark::behind(seq),
             position: ReplicationPosition {
                 gtids: GtidSet::empty(Flavor::MariaDb),
                 coordinates: BinlogPosition { file: "bin.000001".to_owned(), offset: seq * 100 },
@@ -248,16 +265,34 @@ mod tests {
         let mut mark = Watermark::new(low(10));
         assert!(!mark.begin(&[meta(12)]), "a gap");
         assert!(mark.begin(&[meta(11), meta(12)]) && mark.begin(&[meta(13)]) && mark.begin(&[meta(14)]));
-        assert!(!mark.finish(13));
-        assert_eq!(mark.low().seq, 10);
+        assert!(!mark.finish(Mark::behind(13)));
+        assert_eq!(mark.low().mark.seq, 10);
         assert!(!mark.advance(at(1450)), "the last one isn't done");
-        assert!(mark.finish(12));
-        assert_eq!((mark.low().seq, &mark.low().position.coordinates), (13, &at(1300)));
-        assert!(mark.finish(14) && mark.stretches() == 0);
-        assert_eq!((mark.low().seq, &mark.low().position.coordinates), (14, &at(1450)));
+        assert!(mark.finish(Mark::behind(12)));
+        assert_eq!((mark.low().mark.seq, &mark.low().position.coordinates), (13, &at(1300)));
+        assert!(mark.finish(Mark::behind(14)) && mark.stretches() == 0);
+        assert_eq!((mark.low().mark.seq, &mark.low().position.coordinates), (14, &at(1450)));
         assert_eq!(mark.low().position.gtids.to_string(), "0-1-14");
         assert!(mark.advance(at(1500)) && !mark.advance(at(1400)));
         assert_eq!(mark.low().position.coordinates, at(1500));
+    }
+
+    #[test]
+    fn within_a_large_transaction_the_position_stays_where_it_was() {
+        let mut mark = Watermark::new(low(10));
+        let part = |within| Mark { seq: 10, within };
+        assert!(mark.begin_part(part(500)) && mark.begin_part(part(900)));
+        assert!(
+            !mark.begin_part(part(900)) && !mark.begin_part(Mark { seq: 11, within: 1 }),
+            "not in its order"
+        );
+        assert!(!mark.finish(part(900)) && mark.finish(part(500)));
+        assert_eq!((mark.low().mark, &mark.low().position.coordinates), (part(900), &at(1000)));
+        assert!(mark.begin(&[meta(11)]) && mark.begin_part(Mark { seq: 11, within: 30 }));
+        assert!(!mark.advance(at(1500)), "the next one is open");
+        assert!(mark.finish(Mark::behind(11)));
+        assert_eq!((mark.low().mark, &mark.low().position.coordinates), (Mark::behind(11), &at(1100)));
+        assert_eq!(mark.low().position.gtids.to_string(), "0-1-11");
     }
 
     proptest! {
@@ -299,9 +334,9 @@ mod tests {
                     let b = started.swap_remove(usize::from(choice) % started.len());
                     apply(b, &mut table, &mut seen);
                     running.finish(&sets[b]);
-                    mark.finish(b as u64 + 1);
+                    mark.finish(Mark::behind(b as u64 + 1));
                     let unfinished = started.iter().min().copied().unwrap_or(next);
-                    prop_assert_eq!(mark.low().seq, unfinished as u64);
+                    prop_assert_eq!(mark.low().mark, Mark::behind(unfinished as u64));
                 }
             }
             prop_assert_eq!(table, serial);

@@ -14,9 +14,6 @@ use crate::value::Value;
 
 /// Bytes of decoded rows that are read ahead or being applied, at most (invariant 7).
 const BYTES_MAX: u32 = 64 << 20;
-/// The share of an item that is larger than that. It leaves room for what a worker has of a large transaction when it
-/// waits for its next piece ([`super::worker::LARGE_BYTES`]), which wouldn't be given back otherwise.
-const SHARE_MAX: u32 = BYTES_MAX - 2 * (super::worker::LARGE_BYTES as u32);
 /// Items read ahead, at most.
 const ITEMS_MAX: usize = 2_000;
 
@@ -64,12 +61,12 @@ pub(super) async fn pump<S: SpoolSource>(
             let last = matches!(item, SpoolItem::Ddl { .. });
             let weight = weight(&item);
             // What is larger than the bound comes alone: nothing is read either until it is applied.
-            let share = u32::try_from(weight).unwrap_or(SHARE_MAX).clamp(1, SHARE_MAX);
+            let share = u32::try_from(weight).unwrap_or(BYTES_MAX).clamp(1, BYTES_MAX);
             let Ok(permit) = Arc::clone(&bytes).acquire_many_owned(share).await else { return };
             if to.send(Ok(Taken { item, weight, permit })).await.is_err() || last {
                 return;
             }
-            if share == SHARE_MAX {
+            if share == BYTES_MAX {
                 drop(bytes.acquire_many(BYTES_MAX / 2).await);
             }
         }
@@ -87,7 +84,9 @@ fn on_target(item: SpoolItem) -> Result<SpoolItem> {
             let changes: Result<Vec<RowsChange>> = changes.into_iter().map(transfer::on_target).collect();
             SpoolItem::Transaction { meta, changes: changes? }
         }
-        SpoolItem::LargeRows(change) => SpoolItem::LargeRows(transfer::on_target(change)?),
+        SpoolItem::LargeRows { change, first, last } => {
+            SpoolItem::LargeRows { change: transfer::on_target(change)?, first, last }
+        }
         other => other,
     })
 }
@@ -101,13 +100,13 @@ fn weight(item: &SpoolItem) -> usize {
     const META: usize = 200;
     META + match item {
         SpoolItem::Transaction { changes, .. } => changes.iter().map(change_weight).sum(),
-        SpoolItem::LargeRows(change) => change_weight(change),
+        SpoolItem::LargeRows { change, .. } => change_weight(change),
         SpoolItem::Ddl { statement, .. } => statement.sql.len(),
         _ => 0,
     }
 }
 
-pub(super) fn change_weight(change: &RowsChange) -> usize {
+fn change_weight(change: &RowsChange) -> usize {
     let row = |values: &Vec<Value>| values.iter().map(value_weight).sum::<usize>();
     change
         .rows
@@ -150,14 +149,15 @@ mod tests {
             };
             self.read.fetch_add(1, Ordering::SeqCst);
             let row = insert(vec![text(&"x".repeat(bytes))]);
-            Ok(SpoolItem::LargeRows(change(&table("t", 1, &[&[0]]), vec![row])))
+            let change = change(&table("t", 1, &[&[0]]), vec![row]);
+            Ok(SpoolItem::LargeRows { change, first: 1, last: 1 })
         }
     }
 
     #[tokio::test]
     async fn a_very_large_row_comes_alone() {
         let read = Arc::new(AtomicUsize::new(0));
-        let source = Rows { bytes: vec![10, 60 << 20, 10, 10], read: Arc::clone(&read) };
+        let source = Rows { bytes: vec![10, 70 << 20, 10, 10], read: Arc::clone(&read) };
         let (to, mut from) = channel();
         let cancel = CancellationToken::new();
         let pumping = tokio::spawn(pump(source, to, cancel.clone()));

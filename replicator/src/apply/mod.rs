@@ -1,7 +1,8 @@
 //! Replays the spool into the target, in parallel, with the position committed beside the rows.
 //!
 //! `spool → intake → builder → scheduler → workers → checkpoint`. Consecutive transactions become a batch, a batch
-//! becomes one transaction on the target, and batches run side by side as long as their keys don't meet. What is
+//! becomes one transaction on the target, and batches run side by side as long as their keys don't meet. A transaction that is too
+//! large for memory becomes several of them, which nobody sees who looks at whole positions ([`done`]). What is
 //! applied is known to the target alone ([`checkpoint`]), since it is committed there together with the rows.
 //!
 //! Deliberately absent: a retry of batches in another order (a batch is retried until it is in), and statements of
@@ -11,10 +12,10 @@
 mod builder;
 pub mod checkpoint;
 pub(crate) mod ddl;
+mod done;
 mod fold;
 mod graph;
 mod intake;
-mod intervals;
 mod keyless;
 mod left_out;
 #[cfg(test)]
@@ -30,6 +31,7 @@ mod table_text;
 mod worker;
 mod writeset;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -47,6 +49,7 @@ use self::worker::Context;
 use self::writeset::Plans;
 use crate::binlog::transaction::{DdlStatement, TransactionMeta};
 use crate::error::Result;
+use crate::intervals::Intervals;
 use crate::leg::Leg;
 use crate::schema::table::SchemaSet;
 use crate::server;
@@ -84,19 +87,26 @@ pub enum Ended {
     AtDdl(TransactionMeta, DdlStatement),
 }
 
+/// What a run has to be given of the spool.
+#[derive(Debug)]
+pub struct Wanted {
+    /// The number of the first transaction.
+    pub(crate) from_seq: u64,
+    /// Parts of it and of later ones that aren't to be given, since they are applied: bytes of their events, by their numbers.
+    pub(crate) without: BTreeMap<u64, Intervals>,
+}
+
 /// Replays until it is cancelled (which is how it is paused: run it again), stands at a statement that changes
-/// definitions, or fails. `open` is called once, with the
-/// number of the first transaction that is wanted; its items must begin with exactly that one.
+/// definitions, or fails. `open` is called once; its items must be what is said there.
 ///
-/// Connections that break are made again for as long as it takes. A transient error is returned only where the run
-/// as a whole has to begin again at the checkpoint: when the target can't be reached at the begin, or a connection
-/// breaks within a transaction that is too large for memory. The caller then runs it again.
+/// Connections that break are made again for as long as it takes. A transient error is returned only where the target can't
+/// be reached at the begin. The caller then runs it again.
 ///
 /// Cancel safety: cancel it with the token, and batches that are under way may end first (20 s at most). If the
 /// future is dropped instead, they are left to the server, and the next run finds out what became of them.
 pub async fn run<S, O>(
     setup: Setup,
-    open: impl FnOnce(u64) -> O + Send,
+    open: impl FnOnce(Wanted) -> O + Send,
     cancel: CancellationToken,
 ) -> Result<Ended>
 where
@@ -108,7 +118,8 @@ where
     let target = server::inspect(Side::Target, &mut conn).await?;
     let recovered = checkpoint::load(&mut conn, &setup.origin, workers).await?;
     drop(conn);
-    let source = open(recovered.low_water + 1).await?;
+    let wanted = Wanted { from_seq: recovered.low_water + 1, without: recovered.done.parts().clone() };
+    let source = open(wanted).await?;
     tracing::info!(
         area = "apply",
         from = recovered.low_water + 1,

@@ -13,6 +13,9 @@
 //! | `Begin`, `Commit` of a batch | `scheduler.rs`, `worker.rs`: rows and position in one transaction |
 //! | `Crash` | kill -9: what isn't journalled or committed is gone |
 //!
+//! A transaction that is applied in parts is several of them here, between which nobody happens to read: what holds for every
+//! moment of reading holds for fewer.
+//!
 //! Checked in every state: where everything up to a position behind P1 is applied, the target equals the source there (invariant 4);
 //! exact mode has found every row that it needs, and no key twice (invariant 5, and 1: a change that is lost or done twice shows as
 //! one of them). The barrier between the two modes is modelled because the scheduler has it; without it nothing was found in

@@ -13,20 +13,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::builder::{Builder, place};
 use super::checkpoint::{self, Recovered};
+use super::done::{Done, Mark};
 use super::graph::{Running, Watermark};
 use super::intake::Taken;
-use super::intervals::Intervals;
 use super::progress::{Applied, AppliedProgress};
 use super::statement::Mode;
-use super::worker::{Batch, Context, Piece, Work, Worker};
+use super::worker::{Batch, Context, Worker};
 use super::writeset::WriteSet;
 use crate::binlog::transaction::{DdlStatement, SpoolItem, TransactionMeta};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Batches that are begun and not yet below the low water, at most: a slow one can't let the others run away.
 const STRETCHES_MAX: usize = 256;
-/// Pieces of a large transaction between scheduler and worker.
-const LARGE_PIECES: usize = 4;
 /// The low water is written down this often where no batch does it.
 const PERSIST_EVERY: Duration = Duration::from_secs(1);
 /// Writing it down may take so long.
@@ -35,16 +33,17 @@ const PERSIST_LIMIT: Duration = Duration::from_secs(5);
 const DRAIN_LIMIT: Duration = Duration::from_secs(20);
 
 /// A worker has ended its work.
-struct Done {
+struct Ended {
     worker: usize,
     result: Result<u64>,
 }
 
 /// A batch that a worker has.
 struct InFlight {
-    last_seq: u64,
+    /// Where it ends.
+    end: Mark,
     keys: WriteSet,
-    /// Its share of the memory; `None` for a large transaction, whose pieces have their own.
+    /// Its share of the memory.
     _share: Option<OwnedSemaphorePermit>,
 }
 
@@ -52,20 +51,10 @@ struct InFlight {
 struct Crew {
     context: Arc<Context>,
     tasks: JoinSet<()>,
-    to: Vec<mpsc::Sender<Work>>,
-    done: mpsc::Receiver<Done>,
+    to: Vec<mpsc::Sender<Batch>>,
+    done: mpsc::Receiver<Ended>,
     idle: Vec<usize>,
     busy: HashMap<usize, InFlight>,
-}
-
-/// A large transaction on its way through.
-enum Large {
-    /// None.
-    No,
-    /// To a worker.
-    To(mpsc::Sender<Option<Piece>>),
-    /// To nobody: an earlier run has applied it.
-    Skipped(TransactionMeta),
 }
 
 /// Hands out batches and follows what is applied.
@@ -82,15 +71,16 @@ pub(super) struct Scheduler {
     meets: bool,
     /// What can't join the batch that is being built; nothing is read before it is dealt with.
     held: Option<Taken>,
-    large: Large,
+    /// The large transaction whose parts come now, and whether an earlier run has applied all of it.
+    large: Option<(TransactionMeta, bool)>,
     /// The statement at which it stands, with everything before it applied.
     reached: Option<(TransactionMeta, DdlStatement)>,
     /// The mode of the batches handed out last.
     mode: Option<Mode>,
     /// Applied by earlier runs, above the low water.
-    done_before: Intervals,
+    done_before: Done,
     rows: u64,
-    persisted: (u64, BinlogPosition),
+    persisted: (Mark, BinlogPosition),
     persisted_at: Instant,
     conn: Option<Conn>,
 }
@@ -116,12 +106,12 @@ impl Scheduler {
             share: None,
             meets: false,
             held: None,
-            large: Large::No,
+            large: None,
             reached: None,
             mode: None,
             done_before: recovered.done.clone(),
             rows,
-            persisted: (recovered.low_water, recovered.position.coordinates.clone()),
+            persisted: (recovered.low().mark, recovered.position.coordinates.clone()),
             persisted_at: Instant::now(),
             conn: None,
         };
@@ -140,7 +130,6 @@ impl Scheduler {
         let result = self.follow(&mut items, &cancel).await;
         // Nothing more comes; the permits of what was read ahead are given back.
         drop(items);
-        self.large = Large::No;
         let drained = tokio::time::timeout(DRAIN_LIMIT, self.drain()).await;
         self.crew.stop(drained.is_ok()).await;
         let persisted = self.persist().await;
@@ -157,12 +146,12 @@ impl Scheduler {
         cancel: &CancellationToken,
     ) -> Result<()> {
         loop {
-            self.read_ahead(items).await?;
+            self.read_ahead(items)?;
             let lingers = self.dispatch(items.is_empty())?;
             if self.reached.is_some() {
                 return Ok(());
             }
-            if self.reads_ahead() && !items.is_empty() && self.crew.done.is_empty() {
+            if self.accepts() && !items.is_empty() && self.crew.done.is_empty() {
                 continue;
             }
             let persist_at = self.persisted_at + PERSIST_EVERY;
@@ -174,7 +163,7 @@ impl Scheduler {
                 done = self.crew.done.recv() => self.finished(done)?,
                 item = items.recv(), if accepts => {
                     let taken = item.ok_or_else(|| Error::bug("apply", "the spool's reader vanished"))??;
-                    self.take(taken, cancel).await?;
+                    self.take(taken)?;
                 }
                 () = tokio::time::sleep_until(wake_at.into()) => {
                     if Instant::now() >= persist_at {
@@ -186,13 +175,10 @@ impl Scheduler {
     }
 
     /// Takes what is there already, as far as it fits and nothing else is to be done.
-    async fn read_ahead(&mut self, items: &mut mpsc::Receiver<Result<Taken>>) -> Result<()> {
-        while self.reads_ahead()
-            && self.crew.done.is_empty()
-            && !(self.builder.is_ready() && self.may_start())
-        {
+    fn read_ahead(&mut self, items: &mut mpsc::Receiver<Result<Taken>>) -> Result<()> {
+        while self.accepts() && self.crew.done.is_empty() && !(self.builder.is_ready() && self.may_start()) {
             match items.try_recv() {
-                Ok(taken) => self.take(taken?, &CancellationToken::new()).await?,
+                Ok(taken) => self.take(taken?)?,
                 Err(_) => break,
             }
         }
@@ -203,12 +189,12 @@ impl Scheduler {
         self.held.is_none() && !self.builder.is_full()
     }
 
-    /// Pieces of a large transaction wait for their worker, and that is done where a cancellation is seen.
-    fn reads_ahead(&self) -> bool {
-        self.accepts() && !matches!(self.large, Large::To(_))
-    }
-
-    async fn take(&mut self, taken: Taken, cancel: &CancellationToken) -> Result<()> {
+    /// Takes an item, or holds it where it can't join what is being built.
+    fn take(&mut self, taken: Taken) -> Result<()> {
+        if self.has_to_wait(&taken.item) {
+            self.held = Some(taken);
+            return Ok(());
+        }
         let Taken { item, weight, permit } = taken;
         match item {
             SpoolItem::Coordinates(coordinates) => {
@@ -219,33 +205,68 @@ impl Scheduler {
                 }
             }
             SpoolItem::Skip { meta } => self.skip(meta)?,
-            SpoolItem::Transaction { meta, .. } if self.done_before.contains(meta.seq) => self.skip(meta)?,
-            SpoolItem::LargeBegin { meta } if self.done_before.contains(meta.seq) => {
-                self.large = Large::Skipped(meta);
+            SpoolItem::Transaction { meta, .. } if self.done_before.has_transaction(meta.seq) => {
+                self.skip(meta)?;
             }
             SpoolItem::Transaction { meta, changes } => {
                 let mode = self.mode_of(&meta);
-                if !self.builder.fits(mode) {
-                    let item = SpoolItem::Transaction { meta, changes };
-                    self.held = Some(Taken { item, weight, permit });
-                    return Ok(());
-                }
                 self.expect_next(&meta)?;
                 self.builder.add(&self.context.plans, mode, meta, changes, weight, Instant::now())?;
-                match &mut self.share {
-                    Some(share) => share.merge(permit),
-                    share => *share = Some(permit),
+                self.keep(permit);
+            }
+            SpoolItem::LargeBegin { meta } => {
+                self.expect_next(&meta)?;
+                tracing::info!(area = "apply", place = %place(&meta, &meta), "a large transaction is applied in parts");
+                let skipped = self.done_before.has_transaction(meta.seq);
+                self.large = Some((meta, skipped));
+            }
+            SpoolItem::LargeRows { change, first, last } => {
+                let (meta, skipped) = self.large.as_ref().ok_or_else(no_begin)?;
+                if !skipped {
+                    let (mode, taken) = (self.mode_of(meta), (change, weight));
+                    let now = Instant::now();
+                    self.builder.add_part(&self.context.plans, mode, meta, (first, last), taken, now)?;
+                    self.keep(permit);
                 }
             }
-            SpoolItem::LargeRows(change) => {
-                self.large_piece(Some(Piece { change, share: permit }), cancel).await?;
+            SpoolItem::LargeEnd => {
+                let (meta, _) = self.large.take().ok_or_else(no_begin)?;
+                self.skip(meta)?;
             }
-            SpoolItem::LargeEnd => self.large_piece(None, cancel).await?,
-            item @ (SpoolItem::LargeBegin { .. } | SpoolItem::Ddl { .. }) => {
-                self.held = Some(Taken { item, weight, permit });
+            SpoolItem::Ddl { meta, statement } => {
+                self.expect_next(&meta)?;
+                self.reached = Some((meta, statement));
             }
         }
         Ok(())
+    }
+
+    /// True where an item can't be dealt with before the batch that is being built is handed out; at a statement that
+    /// changes definitions, and at the end of a large transaction, before everything is applied.
+    fn has_to_wait(&self, item: &SpoolItem) -> bool {
+        match item {
+            SpoolItem::Coordinates(_) | SpoolItem::LargeBegin { .. } => false,
+            SpoolItem::Skip { .. } => !self.builder.fits_skipped(),
+            // invariant 1: a batch that holds the end says that all of the transaction is applied.
+            SpoolItem::LargeEnd => !self.builder.is_empty() || !self.running.is_empty(),
+            SpoolItem::Transaction { meta, .. } if self.done_before.has_transaction(meta.seq) => {
+                !self.builder.fits_skipped()
+            }
+            SpoolItem::Transaction { meta, .. } => !self.builder.fits(self.mode_of(meta)),
+            SpoolItem::LargeRows { .. } => match &self.large {
+                Some((meta, false)) => !self.builder.fits_part(meta.seq),
+                _ => false,
+            },
+            SpoolItem::Ddl { .. } => !self.builder.is_empty() || !self.running.is_empty(),
+        }
+    }
+
+    /// Keeps a share of the memory with the batch that is being built.
+    fn keep(&mut self, permit: OwnedSemaphorePermit) {
+        match &mut self.share {
+            Some(share) => share.merge(permit),
+            share => *share = Some(permit),
+        }
     }
 
     fn skip(&mut self, meta: TransactionMeta) -> Result<()> {
@@ -323,118 +344,41 @@ impl Scheduler {
     fn hand_out(&mut self) -> Result<()> {
         let built = self.builder.build(self.mark.low().clone());
         self.meets = false;
-        if !self.mark.begin(&built.metas) {
+        let begun = match built.metas.is_empty() {
+            true => self.mark.begin_part(built.end),
+            false => self.mark.begin(&built.metas),
+        };
+        if !begun {
             return Err(Error::bug("apply", "a batch isn't consecutive"));
         }
         if let Some(coordinates) = built.coordinates {
             self.mark.advance(coordinates);
         }
-        let Some(last_seq) = built.metas.last().map(|meta| meta.seq) else { return Ok(()) };
-        match built.batch {
-            None => {
-                if self.mark.finish(last_seq) {
-                    self.publish();
-                }
-                Ok(())
+        let Some(batch) = built.batch else {
+            if self.mark.finish(built.end) {
+                self.publish();
             }
-            Some(batch) => {
-                self.mode = Some(batch.mode);
-                let share = self.share.take();
-                self.start(Work::Batch(batch), last_seq, built.keys, share)
-            }
-        }
-    }
-
-    fn start(
-        &mut self,
-        work: Work,
-        last_seq: u64,
-        keys: WriteSet,
-        share: Option<OwnedSemaphorePermit>,
-    ) -> Result<()> {
-        self.running.start(&keys);
-        self.crew.start(work, InFlight { last_seq, keys, _share: share })
+            return Ok(());
+        };
+        self.mode = Some(batch.mode);
+        self.running.start(&built.keys);
+        let in_flight = InFlight { end: built.end, keys: built.keys, _share: self.share.take() };
+        self.crew.start(batch, in_flight)
     }
 
     /// Deals with the item that couldn't join a batch, once the batch before it is handed out. Returns true where
-    /// it is dealt with.
+    /// something is there to be handed out.
     fn release_held(&mut self) -> Result<bool> {
-        let barrier = match self.held.as_ref().map(|taken| &taken.item) {
-            None => return Ok(false),
-            Some(SpoolItem::LargeBegin { .. } | SpoolItem::Ddl { .. }) => true,
-            Some(_) => false,
-        };
-        if barrier && !self.running.is_empty() {
+        let Some(held) = self.held.take() else { return Ok(false) };
+        if self.has_to_wait(&held.item) {
+            self.held = Some(held);
             return Ok(false);
         }
-        let Some(taken) = self.held.take() else { return Ok(false) };
-        match taken.item {
-            SpoolItem::Ddl { meta, statement } => {
-                self.expect_next(&meta)?;
-                self.reached = Some((meta, statement));
-                Ok(false)
-            }
-            SpoolItem::LargeBegin { meta } => self.begin_large(meta).map(|()| true),
-            SpoolItem::Transaction { meta, changes } => {
-                let mode = self.mode_of(&meta);
-                self.expect_next(&meta)?;
-                self.builder.add(&self.context.plans, mode, meta, changes, taken.weight, Instant::now())?;
-                self.share = Some(taken.permit);
-                Ok(true)
-            }
-            _ => Err(Error::bug("apply", "an item was held that never has to be")),
-        }
+        self.take(held)?;
+        Ok(!self.builder.is_empty())
     }
 
-    fn begin_large(&mut self, meta: TransactionMeta) -> Result<()> {
-        self.expect_next(&meta)?;
-        let (to, pieces) = mpsc::channel(LARGE_PIECES);
-        let batch = Batch {
-            first_seq: meta.seq,
-            last_seq: meta.seq,
-            place: place(&meta, &meta),
-            mode: self.mode_of(&meta),
-            changes: Vec::new(),
-            low: self.mark.low().clone(),
-        };
-        self.mode = Some(batch.mode);
-        if !self.mark.begin(std::slice::from_ref(&meta)) {
-            return Err(Error::bug("apply", "a large transaction isn't consecutive"));
-        }
-        tracing::info!(area = "apply", place = %batch.place, "a large transaction is applied alone");
-        self.large = Large::To(to);
-        let keys = WriteSet { whole: true, ..WriteSet::default() };
-        self.start(Work::Large(batch, pieces), meta.seq, keys, None)
-    }
-
-    /// Passes a piece of the large transaction on; `None` is its end.
-    async fn large_piece(&mut self, piece: Option<Piece>, cancel: &CancellationToken) -> Result<()> {
-        let ended = piece.is_none();
-        match &self.large {
-            Large::No => {
-                return Err(Error::bug("apply", "a piece of a large transaction came without its begin"));
-            }
-            Large::Skipped(meta) => {
-                if ended {
-                    let meta = meta.clone();
-                    self.large = Large::No;
-                    self.skip(meta)?;
-                }
-                return Ok(());
-            }
-            Large::To(to) => tokio::select! {
-                () = cancel.cancelled() => return Ok(()),
-                // A worker that is gone has said why, or will.
-                _ = to.send(piece) => {}
-            },
-        }
-        if ended {
-            self.large = Large::No;
-        }
-        Ok(())
-    }
-
-    fn finished(&mut self, done: Option<Done>) -> Result<()> {
+    fn finished(&mut self, done: Option<Ended>) -> Result<()> {
         let done = done.ok_or_else(|| Error::bug("apply", "every worker vanished"))?;
         let in_flight = self
             .crew
@@ -446,7 +390,7 @@ impl Scheduler {
         self.rows += done.result?;
         self.running.finish(&in_flight.keys);
         self.meets = false;
-        self.mark.finish(in_flight.last_seq);
+        self.mark.finish(in_flight.end);
         self.publish();
         Ok(())
     }
@@ -472,7 +416,7 @@ impl Scheduler {
     fn applied(&self) -> Applied {
         let low = self.mark.low();
         Applied {
-            low_water: low.seq,
+            low_water: low.mark.seq,
             position: low.position.clone(),
             committed_at_us: low.committed_at_us,
             rows: self.rows,
@@ -485,11 +429,11 @@ impl Scheduler {
     async fn persist(&mut self) -> Result<()> {
         self.persisted_at = Instant::now();
         let low = self.mark.low().clone();
-        let state = (low.seq, low.position.coordinates.clone());
+        let state = (low.mark, low.position.coordinates.clone());
         if state == self.persisted {
             return Ok(());
         }
-        self.done_before.drop_up_to(low.seq);
+        self.done_before.drop_up_to(low.mark);
         let sql =
             checkpoint::update_sql(&self.context.migration, self.context.epoch, 0, &low, &self.done_before);
         let writing = async {
@@ -530,7 +474,7 @@ impl Crew {
             tasks.spawn(async move {
                 while let Some(next) = work.recv().await {
                     let result = worker.apply(next).await;
-                    if done_to.send(Done { worker: number, result }).await.is_err() {
+                    if done_to.send(Ended { worker: number, result }).await.is_err() {
                         return;
                     }
                 }
@@ -541,12 +485,12 @@ impl Crew {
         Self { context, tasks, to, done, idle: (1..=workers).rev().collect(), busy: HashMap::new() }
     }
 
-    fn start(&mut self, work: Work, in_flight: InFlight) -> Result<()> {
+    fn start(&mut self, batch: Batch, in_flight: InFlight) -> Result<()> {
         let number = self.idle.pop().ok_or_else(|| Error::bug("apply", "no worker is idle"))?;
         self.busy.insert(number, in_flight);
         self.to
             .get(number - 1)
-            .and_then(|to| to.try_send(work).ok())
+            .and_then(|to| to.try_send(batch).ok())
             .ok_or_else(|| Error::bug("apply", "an idle worker doesn't take work"))
     }
 
@@ -574,6 +518,10 @@ impl Drop for Crew {
             self.context.touched.touch_every_table();
         }
     }
+}
+
+fn no_begin() -> Error {
+    Error::bug("apply", "a part of a large transaction came without its begin")
 }
 
 fn now_us() -> u64 {

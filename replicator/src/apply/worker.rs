@@ -7,12 +7,10 @@ use std::time::{Duration, Instant};
 use config::{BackendConfig, Side, TableName, failpoint};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::checkpoint;
+use super::done::{Done, Stretch};
 use super::graph::LowWater;
-use super::intake::change_weight;
-use super::intervals::Intervals;
 use super::statement::{Expected, Mode, Query, SQL_MODE, Script, Verb, touched_keys};
 use super::writeset::Plans;
 use crate::binlog::transaction::RowsChange;
@@ -25,9 +23,6 @@ const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// A batch that is tried again and again is logged so often.
 const RETRY_LOG_EVERY: Duration = Duration::from_secs(10);
-/// A piece of a large transaction has about so many rows, or bytes in memory (invariant 7).
-const LARGE_ROWS: usize = 2_000;
-pub(super) const LARGE_BYTES: usize = 4 << 20;
 
 /// What every worker of a run knows.
 #[derive(Debug)]
@@ -46,13 +41,11 @@ pub(super) struct Context {
     pub(super) touched: Arc<TouchedKeys>,
 }
 
-/// Some consecutive transactions.
+/// Some consecutive transactions, or a part of one.
 #[derive(Debug)]
 pub(super) struct Batch {
-    /// The first one's number.
-    pub(super) first_seq: u64,
-    /// The last one's number.
-    pub(super) last_seq: u64,
+    /// Which.
+    pub(super) stretch: Stretch,
     /// Where they are, for error messages.
     pub(super) place: String,
     /// How they are replayed.
@@ -63,31 +56,13 @@ pub(super) struct Batch {
     pub(super) low: LowWater,
 }
 
-/// What a worker is given to do.
-#[derive(Debug)]
-pub(super) enum Work {
-    /// A batch, in memory.
-    Batch(Batch),
-    /// A transaction too large for that: its rows come in pieces, and `None` is its end. The batch has no changes.
-    Large(Batch, mpsc::Receiver<Option<Piece>>),
-}
-
-/// Some rows of a large transaction.
-#[derive(Debug)]
-pub(super) struct Piece {
-    /// The rows.
-    pub(super) change: RowsChange,
-    /// Their share of the bytes in memory, given back when they are applied.
-    pub(super) share: OwnedSemaphorePermit,
-}
-
 /// A connection and the row of `changeover.checkpoint` that it writes.
 #[derive(Debug)]
 pub(super) struct Worker {
     context: Arc<Context>,
     number: usize,
     conn: Option<Conn>,
-    done: Intervals,
+    done: Done,
 }
 
 /// Why an attempt failed.
@@ -101,19 +76,12 @@ enum Failure {
 impl Worker {
     /// Worker `number`, from 1 on. It connects when it has something to do.
     pub(super) fn new(context: Arc<Context>, number: usize) -> Self {
-        Self { context, number, conn: None, done: Intervals::default() }
+        Self { context, number, conn: None, done: Done::default() }
     }
 
-    /// Applies work until it is on the target, however often the connection breaks. Returns the rows applied, and
+    /// Applies a batch until it is on the target, however often the connection breaks. Returns the rows applied, and
     /// an error only where trying again can't help.
-    pub(super) async fn apply(&mut self, work: Work) -> Result<u64> {
-        match work {
-            Work::Batch(batch) => self.apply_batch(batch).await,
-            Work::Large(batch, rows) => self.apply_large(batch, rows).await,
-        }
-    }
-
-    async fn apply_batch(&mut self, batch: Batch) -> Result<u64> {
+    pub(super) async fn apply(&mut self, batch: Batch) -> Result<u64> {
         let done = self.done_after(&batch);
         let mut script = Script::new(self.context.max_allowed_packet);
         script.plain("BEGIN", None)?;
@@ -138,90 +106,23 @@ impl Worker {
             }
             backoff.wait(&error).await;
         }
-        self.committed(done);
+        failpoint::hit(match batch.stretch {
+            Stretch::Transactions { .. } => "apply.batch.committed",
+            Stretch::Part { .. } => "apply.part.committed",
+        });
+        self.done = done;
         Ok(self.touch(&batch.changes))
     }
 
-    /// The transaction isn't in memory, so it can't be tried again from here: a lost connection ends the run, which
-    /// begins again at the checkpoint.
-    async fn apply_large(&mut self, batch: Batch, mut pieces: mpsc::Receiver<Option<Piece>>) -> Result<u64> {
-        let done = self.done_after(&batch);
-        let (mut rows, mut pending, mut pending_rows, mut pending_bytes) = (0, Vec::new(), 0, 0);
-        let mut shares = Vec::new();
-        let context = Arc::clone(&self.context);
-        // Dropped behind the commit, and wherever this ends without one: then it says too much, which is harmless.
-        let mut touched = context.touched.transaction();
-        let mut opening = Some("BEGIN");
-        loop {
-            let piece = pieces.recv().await.ok_or_else(|| {
-                Error::transient(None, batch.place.as_str(), "the run ended within a large transaction")
-            })?;
-            let ended = piece.is_none();
-            if let Some(Piece { change, share }) = piece {
-                pending_rows += change.rows.len();
-                pending_bytes += change_weight(&change);
-                pending.push(change);
-                shares.push(share);
-            }
-            if pending_rows < LARGE_ROWS && pending_bytes < LARGE_BYTES && !ended {
-                continue;
-            }
-            let mut script = Script::new(self.context.max_allowed_packet);
-            if let Some(begin) = opening.take() {
-                script.plain(begin, None)?;
-            }
-            script.changes(&self.context.plans, batch.mode, &pending).map_err(|e| at(&batch, e))?;
-            if ended {
-                script.plain(&self.checkpoint(&batch, &done), Some(1))?;
-            }
-            let queries = script.finish()?;
-            for change in pending.drain(..) {
-                match change.table.keyless {
-                    true => touched.touch_whole_table(&change.table.name),
-                    false => touched.touch(&change.table.name, touched_keys(&change)),
-                }
-                for table in cascaded(&context.plans, &change) {
-                    touched.touch_whole_table(table);
-                }
-            }
-            // The rows are gone from memory before their text is sent.
-            if let Err(Failure::Before(error) | Failure::Unknown(error)) = self.send(&batch, &queries).await {
-                self.conn = None;
-                return Err(error);
-            }
-            rows += pending_rows as u64;
-            failpoint::hit("apply.large.sent");
-            (pending_rows, pending_bytes) = (0, 0);
-            shares.clear();
-            if ended {
-                break;
-            }
-        }
-        match self.commit(&batch).await {
-            Ok(()) => {}
-            Err(Failure::Unknown(error)) if self.was_committed(&batch, &error).await? => {}
-            Err(Failure::Before(error) | Failure::Unknown(error)) => return Err(error),
-        }
-        failpoint::hit("apply.large.committed");
-        self.committed(done);
-        drop(touched);
-        Ok(rows)
-    }
-
-    fn done_after(&self, batch: &Batch) -> Intervals {
+    fn done_after(&self, batch: &Batch) -> Done {
         let mut done = self.done.clone();
-        done.add(batch.first_seq, batch.last_seq);
-        done.drop_up_to(batch.low.seq);
+        done.add(batch.stretch);
+        done.drop_up_to(batch.low.mark);
         done
     }
 
-    fn checkpoint(&self, batch: &Batch, done: &Intervals) -> String {
+    fn checkpoint(&self, batch: &Batch, done: &Done) -> String {
         checkpoint::update_sql(&self.context.migration, self.context.epoch, self.number, &batch.low, done)
-    }
-
-    fn committed(&mut self, done: Intervals) {
-        failpoint::hit("apply.batch.committed");
-        self.done = done;
     }
 
     fn touch(&self, changes: &[RowsChange]) -> u64 {
@@ -245,7 +146,10 @@ impl Worker {
             self.roll_back().await;
             return sent;
         }
-        failpoint::hit("apply.batch.before_commit");
+        failpoint::hit(match batch.stretch {
+            Stretch::Transactions { .. } => "apply.batch.before_commit",
+            Stretch::Part { .. } => "apply.part.before_commit",
+        });
         self.commit(batch).await
     }
 
@@ -292,7 +196,7 @@ impl Worker {
         loop {
             let asked = async {
                 let conn = self.connected().await?;
-                checkpoint::has_applied(conn, &context.migration, context.epoch, number, batch.last_seq).await
+                checkpoint::has_applied(conn, &context.migration, context.epoch, number, batch.stretch).await
             }
             .await;
             match asked {

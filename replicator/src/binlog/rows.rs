@@ -112,6 +112,11 @@ impl RowsEvent {
         self.foreign_key_checks
     }
 
+    /// Bytes of its rows that were read so far.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.at as u64
+    }
+
     /// The next row of those that are moved; `None` at the end.
     pub(crate) fn next_row(&mut self) -> Result<Option<RowChange>, Malformed> {
         while let Some(row) = self.next_of_all()? {

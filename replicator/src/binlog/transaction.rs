@@ -104,7 +104,15 @@ pub enum SpoolItem {
         meta: TransactionMeta,
     },
     /// Rows of the large transaction.
-    LargeRows(RowsChange),
+    LargeRows {
+        /// The rows.
+        change: RowsChange,
+        /// Where they lie among the bytes of the transaction's events in the spool, both inclusive. Each item begins where
+        /// the one before it ended, the first one at 1.
+        first: u64,
+        /// The last of those bytes.
+        last: u64,
+    },
     /// Its end.
     LargeEnd,
     /// A transaction with nothing for this migration: only the position moves.

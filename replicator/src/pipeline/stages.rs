@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, LOOK_EVERY, in_leg, join};
-use crate::apply::{self, Ended, Origin};
+use crate::apply::{self, Ended, Origin, Wanted};
 use crate::barrier::Barrier;
 use crate::binlog::transaction::{DdlStatement, TransactionMeta};
 use crate::error::{Error, Result};
@@ -144,8 +144,10 @@ impl Stages {
         let mut tasks = JoinSet::new();
         let (at, stop) = (Arc::clone(&reached), scope.clone());
         tasks.spawn(in_leg(leg, async move {
-            let run = apply::run(setup, move |from| async move { spool.reader(from, tables) }, stop);
-            if let Ended::AtDdl(meta, statement) = run.await? {
+            let open = |wanted: Wanted| async move {
+                Ok(spool.reader(wanted.from_seq, tables)?.without(wanted.without))
+            };
+            if let Ended::AtDdl(meta, statement) = apply::run(setup, open, stop).await? {
                 *lock(&at) = Some((meta, statement));
             }
             Ok(())

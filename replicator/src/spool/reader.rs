@@ -1,6 +1,6 @@
 //! Yields [`SpoolItem`]s from a sequence number on, durable ones only.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
@@ -19,6 +19,7 @@ use crate::binlog::event::{EventHeader, HEADER_BYTES};
 use crate::binlog::rows::{RowsEvent, row_memory};
 use crate::binlog::transaction::{RowChange, RowsChange, SpoolItem, TransactionMeta};
 use crate::error::{Error, Result};
+use crate::intervals::Intervals;
 use crate::schema::table::SchemaSet;
 
 /// Read from the file at once.
@@ -39,6 +40,8 @@ pub struct Reader {
     buffer: BytesMut,
     /// Transactions before this one are passed over.
     from_seq: u64,
+    /// And these parts of later ones: bytes of their events, by their numbers.
+    without: BTreeMap<u64, Intervals>,
     /// The segment that it begins in, where the spool didn't begin there.
     begins_in: Option<u64>,
     open: Option<Transaction>,
@@ -67,9 +70,16 @@ struct Transaction {
     file: String,
     /// Its number is before the one wanted.
     passed_over: bool,
-    changes: Vec<RowsChange>,
+    /// Rows, and the last byte of the transaction's events that they come from.
+    changes: Vec<(RowsChange, u64)>,
     /// Rows of the present event.
     rows: Vec<RowChange>,
+    /// Bytes of the events before the present one.
+    bytes_before: u64,
+    /// Bytes of the present event.
+    event_bytes: u64,
+    /// Bytes up to which rows were yielded as parts.
+    yielded_bytes: u64,
     memory: usize,
     size: Size,
 }
@@ -86,6 +96,13 @@ impl Transaction {
     fn described(&self, end: BinlogPosition) -> TransactionMeta {
         let Meta { seq, gtid, committed_at_us } = self.meta.clone();
         TransactionMeta { seq, gtid, end, committed_at_us }
+    }
+
+    /// Rows that end with that byte as a part of it.
+    fn part(&mut self, change: RowsChange, last: u64) -> SpoolItem {
+        let first = self.yielded_bytes + 1;
+        self.yielded_bytes = last;
+        SpoolItem::LargeRows { change, first, last }
     }
 }
 
@@ -128,6 +145,7 @@ impl Reader {
             segment,
             buffer: BytesMut::new(),
             from_seq,
+            without: BTreeMap::new(),
             begins_in: (number > 1).then_some(number),
             open: None,
             events: Bytes::new(),
@@ -135,6 +153,14 @@ impl Reader {
             ready: VecDeque::new(),
             failed: None,
         })
+    }
+
+    /// Doesn't yield rows of those parts of transactions: bytes of their events, by their numbers. Where few rows of
+    /// a large transaction are left it comes whole.
+    #[must_use]
+    pub(crate) fn without(mut self, parts: BTreeMap<u64, Intervals>) -> Self {
+        self.without = parts;
+        self
     }
 
     /// Bytes of the spool, since its begin, that were read. [`SpoolProgress::durable_bytes`] counts the same way.
@@ -208,6 +234,9 @@ impl Reader {
                     passed_over,
                     changes: Vec::new(),
                     rows: Vec::new(),
+                    bytes_before: 0,
+                    event_bytes: 0,
+                    yielded_bytes: 0,
                     memory: 0,
                     size: Size::Small,
                 });
@@ -251,7 +280,10 @@ impl Reader {
         self.ready.push_back(match open.size {
             Size::Large | Size::Growing => SpoolItem::LargeEnd,
             Size::Small if open.changes.is_empty() => SpoolItem::Skip { meta },
-            Size::Small => SpoolItem::Transaction { meta, changes: open.changes },
+            Size::Small => {
+                let changes = open.changes.into_iter().map(|(change, _)| change).collect();
+                SpoolItem::Transaction { meta, changes }
+            }
         });
     }
 
@@ -262,6 +294,10 @@ impl Reader {
             return Err(self.damaged("an event is longer than its record"));
         }
         let event = self.events.split_to(size);
+        if let Some(open) = &mut self.open {
+            open.bytes_before += open.event_bytes;
+            open.event_bytes = size as u64;
+        }
         let log_pos = EventHeader::parse(&event).map_or(0, |header| header.log_pos);
         self.rows = self.decoder.event(&event).map_err(|why| self.undecodable(&why, log_pos))?;
         Ok(())
@@ -270,6 +306,7 @@ impl Reader {
     /// Decodes rows of the present event, until it ends or a part is full.
     fn decode_rows(&mut self) -> Result<()> {
         let (Some(event), Some(open)) = (&mut self.rows, &mut self.open) else { return Ok(()) };
+        let without = self.without.get(&open.meta.seq);
         let mut part_memory = 0;
         let finished = loop {
             let row = match event.next_row() {
@@ -277,6 +314,10 @@ impl Reader {
                 Ok(None) => break true,
                 Err(why) => return Err(self.undecodable(&why, 0)),
             };
+            let ends_with = open.bytes_before + event.read_bytes();
+            if without.is_some_and(|parts| parts.contains(ends_with)) {
+                continue;
+            }
             let memory = row_memory(&row);
             part_memory += memory;
             open.memory += memory;
@@ -295,9 +336,10 @@ impl Reader {
                 rows: std::mem::take(&mut open.rows),
                 foreign_key_checks: event.foreign_key_checks(),
             };
+            let last = open.bytes_before + if finished { open.event_bytes } else { event.read_bytes() };
             match open.size {
-                Size::Large => self.ready.push_back(SpoolItem::LargeRows(change)),
-                Size::Small | Size::Growing => open.changes.push(change),
+                Size::Large => self.ready.push_back(open.part(change, last)),
+                Size::Small | Size::Growing => open.changes.push((change, last)),
             }
         }
         if finished {
@@ -314,7 +356,9 @@ impl Reader {
         let changes = std::mem::take(&mut open.changes);
         let meta = open.described(end);
         self.ready.push_back(SpoolItem::LargeBegin { meta });
-        self.ready.extend(changes.into_iter().map(SpoolItem::LargeRows));
+        for (change, last) in changes {
+            self.ready.push_back(open.part(change, last));
+        }
         Ok(())
     }
 

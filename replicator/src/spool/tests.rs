@@ -17,6 +17,7 @@ use crate::binlog::event::kind;
 use crate::binlog::fixture::{self, gtid, header, position};
 use crate::binlog::transaction::{DdlStatement, SpoolItem};
 use crate::error::{Error, Result};
+use crate::intervals::Intervals;
 
 fn start() -> ReplicationPosition {
     ReplicationPosition {
@@ -51,7 +52,9 @@ fn shown(item: &SpoolItem) -> String {
             format!("{} {} {} rows {rows}", meta.seq, meta.gtid, meta.end)
         }
         SpoolItem::LargeBegin { meta } => format!("{} {} {} large", meta.seq, meta.gtid, meta.end),
-        SpoolItem::LargeRows(change) => format!("part {}", change.rows.len()),
+        SpoolItem::LargeRows { change, first, last } => {
+            format!("part {} at {first}-{last}", change.rows.len())
+        }
         SpoolItem::LargeEnd => "end".to_owned(),
         SpoolItem::Skip { meta } => format!("{} {} {} skip", meta.seq, meta.gtid, meta.end),
         SpoolItem::Coordinates(position) => format!("at {position}"),
@@ -247,9 +250,51 @@ async fn a_large_transaction_comes_in_parts() {
     let mut reader = spool.reader(1, fixture::tables()).unwrap();
     let items = read_to(&mut reader, 2).await.unwrap();
     assert_eq!(items[0], "1 0-1-101 bin.000001:2000 large");
-    let parts = items.iter().filter_map(|item| item.strip_prefix("part ")).map(|n| n.parse::<u32>().unwrap());
-    assert_eq!(parts.sum::<u32>(), 20_000);
+    let parts = parts(&items);
+    assert_eq!(parts.iter().map(|(rows, ..)| rows).sum::<u64>(), 20_000);
+    assert_eq!(parts[0].1, 1);
+    assert!(parts.windows(2).all(|pair| pair[0].2 + 1 == pair[1].1), "{parts:?}");
     assert_eq!(items[items.len() - 2..], ["end", "2 0-1-102 bin.000001:3000 rows 1"]);
+}
+
+/// Rows, first and last byte of each part among these items.
+fn parts(items: &[String]) -> Vec<(u64, u64, u64)> {
+    let numbers = items.iter().filter_map(|item| item.strip_prefix("part "));
+    numbers
+        .map(|text| {
+            let (rows, bytes) = text.split_once(" at ").unwrap();
+            let (first, last) = bytes.split_once('-').unwrap();
+            (rows.parse().unwrap(), first.parse().unwrap(), last.parse().unwrap())
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn parts_that_are_applied_do_not_come_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, mut writer) = open(dir.path(), 1 << 30).await;
+    transaction(&mut writer, 1, 40_000, 1000).await;
+    transaction(&mut writer, 2, 1, 1).await;
+    writer.flush().await.unwrap();
+    let all = parts(&read_to(&mut spool.reader(1, fixture::tables()).unwrap(), 2).await.unwrap());
+    let without = |applied: &[(u64, u64, u64)]| {
+        let mut intervals = Intervals::default();
+        applied.iter().for_each(|(_, first, last)| intervals.add(*first, *last));
+        spool.reader(1, fixture::tables()).unwrap().without([(1, intervals)].into())
+    };
+    let rows = |parts: &[(u64, u64, u64)]| parts.iter().map(|(rows, ..)| rows).sum::<u64>();
+    let some: Vec<_> = all[..all.len() - 1].iter().copied().step_by(3).collect();
+    let items = read_to(&mut without(&some), 2).await.unwrap();
+    let again = parts(&items);
+    assert_eq!(rows(&again), 40_000 - rows(&some));
+    // Nothing is between them that nobody speaks for.
+    assert_eq!((again[0].1, again[again.len() - 1].2), (1, all[all.len() - 1].2));
+    assert!(again.windows(2).all(|pair| pair[0].2 + 1 == pair[1].1), "{again:?}");
+    // What is left is no longer large, or nothing.
+    let items = read_to(&mut without(&all[1..]), 2).await.unwrap();
+    assert_eq!(items[0], format!("1 0-1-101 bin.000001:2000 rows {}", all[0].0));
+    let items = read_to(&mut without(&all), 2).await.unwrap();
+    assert_eq!(items[0], "1 0-1-101 bin.000001:2000 skip");
 }
 
 #[tokio::test]

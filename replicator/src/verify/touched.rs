@@ -74,14 +74,6 @@ impl TouchedKeys {
         self.added.notify_one();
     }
 
-    /// For a transaction that is too large to be kept until its commit: its keys are collected while it is applied, and
-    /// touched when the guard is dropped, which has to be after the commit (or after it is certain that there is
-    /// none). A key that was touched before the commit could be compared before it, too.
-    #[must_use]
-    pub fn transaction(&self) -> TouchedTransaction<'_> {
-        TouchedTransaction { touched: self, tables: HashMap::new(), keys: 0, bytes: 0 }
-    }
-
     /// As [`Self::touch`], for changes whose keys nobody knows or that are too many to name: the rows that a foreign
     /// key's cascade changed where the source doesn't log them, a huge transaction.
     pub fn touch_whole_table(&self, table: &TableName) {
@@ -198,62 +190,6 @@ impl State {
     }
 }
 
-/// The keys of a transaction that isn't committed yet.
-#[derive(Debug)]
-pub struct TouchedTransaction<'a> {
-    touched: &'a TouchedKeys,
-    /// `None`: too many to name.
-    tables: HashMap<TableName, Option<HashSet<RowKey>>>,
-    keys: usize,
-    bytes: usize,
-}
-
-impl TouchedTransaction<'_> {
-    /// As [`TouchedKeys::touch`], at the commit.
-    pub fn touch(&mut self, table: &TableName, keys: Vec<Vec<Value>>) {
-        if self.touched.lock().tables.get(table).is_none_or(|touched| touched.overflowed) {
-            // Nobody may be verifying the table now, and begin with it before this commits.
-            self.touch_whole_table(table);
-            return;
-        }
-        let Some(known) = self.tables.entry(table.clone()).or_insert_with(|| Some(HashSet::new())) else {
-            return;
-        };
-        for values in keys {
-            let key = RowKey::encode(&values);
-            let length = key.len();
-            if known.insert(key) {
-                self.keys += 1;
-                self.bytes += length;
-            }
-        }
-        if self.keys > self.touched.keys_max || self.bytes > self.touched.bytes_max {
-            // invariant 7: one table after the other, as they come; so large a transaction has one or two.
-            self.touch_whole_table(table);
-        }
-    }
-
-    /// As [`TouchedKeys::touch_whole_table`], at the commit.
-    pub fn touch_whole_table(&mut self, table: &TableName) {
-        if let Some(Some(known)) = self.tables.insert(table.clone(), None) {
-            self.keys -= known.len();
-            self.bytes -= known.iter().map(RowKey::len).sum::<usize>();
-        }
-    }
-}
-
-impl Drop for TouchedTransaction<'_> {
-    fn drop(&mut self) {
-        for (table, keys) in std::mem::take(&mut self.tables) {
-            match keys {
-                Some(keys) => self.touched.put(&table, keys.into_iter().collect()),
-                None => self.touched.touch_whole_table(&table),
-            }
-        }
-        self.touched.added.notify_one();
-    }
-}
-
 /// Keys on their way through a comparison. Dropped without [`Self::compared`], they wait again: an error or a
 /// cancelled task loses none.
 #[derive(Debug)]
@@ -317,28 +253,6 @@ mod tests {
         touched.track(&a);
         assert_eq!(touched.pending(), 0);
         assert!(touched.take(1).is_none());
-    }
-
-    #[test]
-    fn the_keys_of_a_large_transaction_wait_for_its_commit() {
-        let (a, b) = (TableName::new("s", "a"), TableName::new("s", "b"));
-        let touched = TouchedKeys::bounded(10, 1 << 20);
-        touched.track(&a);
-        touched.track(&b);
-        let mut transaction = touched.transaction();
-        transaction.touch(&a, keys(0..4));
-        transaction.touch(&a, keys(2..6));
-        assert!(touched.take(100).is_none());
-        drop(transaction);
-        assert_eq!(touched.pending(), 6);
-        touched.track(&a);
-        let mut transaction = touched.transaction();
-        transaction.touch(&b, keys(0..3));
-        transaction.touch(&a, keys(0..20));
-        transaction.touch(&a, keys(20..30));
-        drop(transaction);
-        assert!(touched.overflowed(&a) && !touched.overflowed(&b));
-        assert_eq!(touched.pending(), 3);
     }
 
     #[test]

@@ -1,20 +1,20 @@
-//! Numbers of transactions that are applied above the low water.
+//! Sets of numbers that are mostly stretches: transactions above a low water, bytes of a transaction.
 
 use std::fmt;
 use std::str::FromStr;
 
 /// A set of numbers as sorted, disjoint, not adjacent stretches; `5-9,12` as text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Intervals(Vec<(u64, u64)>);
+pub(crate) struct Intervals(Vec<(u64, u64)>);
 
 impl Intervals {
     /// True where there is none.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Adds `first..=last`.
-    pub(super) fn add(&mut self, first: u64, last: u64) {
+    pub(crate) fn add(&mut self, first: u64, last: u64) {
         if first > last {
             return;
         }
@@ -28,14 +28,14 @@ impl Intervals {
     }
 
     /// Adds every number of `other`.
-    pub(super) fn add_all(&mut self, other: &Self) {
+    pub(crate) fn add_all(&mut self, other: &Self) {
         for &(first, last) in &other.0 {
             self.add(first, last);
         }
     }
 
     /// Drops every number up to `low`.
-    pub(super) fn drop_up_to(&mut self, low: u64) {
+    pub(crate) fn drop_up_to(&mut self, low: u64) {
         self.0.retain_mut(|(first, last)| {
             *first = (*first).max(low.saturating_add(1));
             first <= last
@@ -43,7 +43,7 @@ impl Intervals {
     }
 
     /// True where the number is in it.
-    pub(super) fn contains(&self, number: u64) -> bool {
+    pub(crate) fn contains(&self, number: u64) -> bool {
         let at = self.0.partition_point(|&(_, last)| last < number);
         self.0.get(at).is_some_and(|&(first, _)| first <= number)
     }
@@ -65,7 +65,7 @@ impl fmt::Display for Intervals {
 
 /// The text isn't one of intervals.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NotIntervals;
+pub(crate) struct NotIntervals;
 
 impl FromStr for Intervals {
     type Err = NotIntervals;
