@@ -29,6 +29,7 @@ def add_arguments(parser):
     parser.add_argument("--shapes", type=names(keys), default=keys, metavar="A,B", help=f"of {','.join(keys)}")
     parser.add_argument("--peers", type=names(PEERS), default=list(PEERS), metavar="A,B", help=f"of {','.join(PEERS)}")
     parser.add_argument("--binlog", type=names(("on", "off")), default=["on", "off"], metavar="A,B", help="of the target: on,off")
+    parser.add_argument("--autoinc-lock-mode", type=int, choices=(0, 1, 2), default=1, metavar="N", help="innodb_autoinc_lock_mode of the servers [1, their default]")
 
 
 def compare(arguments, repo):
@@ -64,6 +65,7 @@ class Bench:
         ports = free_ports(6)
         self.ports = ports[3:]
         more = ["--max-allowed-packet=256M", "--innodb-buffer-pool-size=1G", "--local-infile=ON"]
+        more.append(f"--innodb-autoinc-lock-mode={self.arguments.autoinc_lock_mode}")
         self.source = self.start("source", ports[0], 1, more)
         self.targets = {
             "on": self.start("target", ports[1], 2, more),

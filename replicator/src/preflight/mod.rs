@@ -102,6 +102,7 @@ pub async fn check(config: &Config, resuming: bool) -> Result<Vec<Finding>> {
             findings.all(target.grants.judge_target(config, target.info.version.flavor, found));
             if let Some(source) = &source {
                 findings.0.extend(settings::judge_names(&source.settings, &target.settings, found));
+                findings.0.extend(settings::judge_counters(&target.settings, found));
                 if target.info.version.ocean_base && !source.settings.logs_whole_rows() {
                     let message = "It isn't FULL, and from such a source nothing is moved to OceanBase yet; SET GLOBAL \
                                    binlog_row_image = 'FULL'.";

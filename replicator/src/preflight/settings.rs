@@ -9,6 +9,7 @@ use mysql_async::{Conn, Row};
 
 use crate::error::{Error, Result};
 use crate::schema::discover::Discovery;
+use crate::schema::table::TableSchema;
 use crate::server::status_statement;
 
 /// Logs that are kept for less than this may be gone after a longer interruption.
@@ -175,6 +176,29 @@ pub(super) fn judge_target(settings: &Settings, ocean_base: bool) -> Vec<Finding
     found
 }
 
+/// Tables with fewer rows are loaded too soon for it to matter how many connections do it.
+const LARGE_ROWS: u64 = 1_000_000;
+
+/// LOAD DATA is a "bulk insert": with innodb_autoinc_lock_mode = 1, the default of MariaDB and of MySQL before 8.0, it holds the
+/// AUTO-INC lock of the table to its end, whether or not it has values for the counter (the manuals, "AUTO_INCREMENT Handling
+/// in InnoDB").
+pub(super) fn judge_counters(target: &Settings, moved: &Discovery) -> Option<Finding> {
+    let mode = target.get("innodb_autoinc_lock_mode").filter(|mode| matches!(*mode, "0" | "1"))?;
+    let large = |table: &&TableSchema| table.rows_estimate >= LARGE_ROWS && table.auto_increment().is_some();
+    let mut tables = moved.tables.iter().map(|table| &table.schema).filter(large);
+    let first = &tables.next()?.name;
+    let more = match tables.count() {
+        0 => String::new(),
+        count => format!(" and {count} more"),
+    };
+    let message = format!(
+        "It is {mode}, so while rows are loaded into a table with AUTO_INCREMENT no other connection loads into it: a large one \
+         ({first}{more}) is copied over one connection at a time, whatever snapshot.readers is. It can be set only at the server's \
+         start; with 2 several load at once, which is safe where its binlog isn't of statements."
+    );
+    Some(finding(Severity::Note, "target, innodb_autoinc_lock_mode", message))
+}
+
 /// What a server has acknowledged it must have behind a crash of its machine, or nobody can keep the promise that no acknowledged
 /// write is lost. A crash of the server's process alone loses nothing with any of these settings but 0 of the first.
 pub(super) fn judge_durability(side: Side, settings: &Settings) -> Option<Finding> {
@@ -268,6 +292,9 @@ fn judge_filters(do_db: &str, ignore_db: &str, schemas: &[String]) -> Vec<Findin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apply::sample::{column, schema};
+    use crate::schema::discover::DiscoveredTable;
+    use crate::schema::table::ColumnKind;
 
     fn settings(pairs: &[(&str, &str)]) -> Settings {
         Settings(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
@@ -351,6 +378,34 @@ mod tests {
             &["Fatal target, binlog_format"],
         );
         check(&[("log_bin", "OFF"), ("local_infile", "ON")], &["Note target, log_bin"]);
+    }
+
+    #[test]
+    fn what_loads_one_after_the_other_is_said() {
+        let kind = ColumnKind::Integer { bytes: 4, unsigned: false };
+        let counting = |rows_estimate: u64, counts: &str| DiscoveredTable {
+            schema: TableSchema {
+                rows_estimate,
+                create_sql: format!("CREATE TABLE `t` (\n  `id` int(11) NOT NULL{counts},\n"),
+                ..schema("t", vec![column("id", kind.clone(), None)], &[&[0]])
+            },
+            engine: "InnoDB".to_owned(),
+            problems: Vec::new(),
+        };
+        let (large, small) = (counting(2_000_000, " AUTO_INCREMENT"), counting(10, " AUTO_INCREMENT"));
+        let without = counting(2_000_000, "");
+        let check = |mode: &str, tables: &[&DiscoveredTable], expected: Option<&str>| {
+            let tables = tables.iter().copied().cloned().collect();
+            let moved = Discovery { tables, ..Discovery::default() };
+            let found = judge_counters(&settings(&[("innodb_autoinc_lock_mode", mode)]), &moved);
+            let said = found.as_ref().map(|finding| finding.message.as_str());
+            assert_eq!(said.is_some(), expected.is_some(), "{mode}: {said:?}");
+            assert!(said.zip(expected).is_none_or(|(said, part)| said.contains(part)), "{said:?}");
+        };
+        check("1", &[&large, &small, &large], Some("(s.t and 1 more)"));
+        check("0", &[&without, &large], Some("It is 0, ") );
+        check("2", &[&large], None);
+        check("1", &[&small, &without], None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use config::names::quote_identifier;
 use config::{BinlogPosition, TableName};
 use serde::{Deserialize, Serialize};
 
@@ -342,6 +343,17 @@ impl TableSchema {
     #[must_use]
     pub fn on_target(self: &Arc<Self>) -> Arc<TableSchema> {
         self.target.clone().unwrap_or_else(|| Arc::clone(self))
+    }
+
+    /// The column that counts, by the table's own definition.
+    #[must_use]
+    pub fn auto_increment(&self) -> Option<&str> {
+        let counts = |column: &&Column| {
+            let begin = format!("{} ", quote_identifier(&column.name));
+            let mut lines = self.create_sql.lines().map(str::trim_start);
+            lines.any(|line| line.starts_with(&begin) && line.to_ascii_uppercase().contains(" AUTO_INCREMENT"))
+        };
+        self.columns.iter().find(counts).map(|column| column.name.as_str())
     }
 
     /// The columns with what each of them is on the target.

@@ -67,7 +67,7 @@ fn load_data(table: &TableSchema, name: &str, replace: bool) -> String {
     let mut fields = Vec::new();
     let mut sets = Vec::new();
     // Where there is a SET, servers but MySQL's of late take a zero in the file for "the next value".
-    let counter = auto_increment(table).filter(|_| stored(table).any(|column| is_set(&column.kind)));
+    let counter = table.auto_increment().filter(|_| stored(table).any(|column| is_set(&column.kind)));
     for (index, column) in stored(table).enumerate() {
         let quoted = quote_identifier(&column.name);
         // In a file a number for these columns would be taken as text, and UUID and INET take binary text for
@@ -101,19 +101,6 @@ fn load_data(table: &TableSchema, name: &str, replace: bool) -> String {
 fn is_set(kind: &ColumnKind) -> bool {
     use ColumnKind as K;
     matches!(kind, K::Bit { .. } | K::Enum { .. } | K::Set { .. } | K::Json | K::Uuid | K::Inet4 | K::Inet6)
-}
-
-/// The column that counts, by the table's own definition.
-fn auto_increment(table: &TableSchema) -> Option<&str> {
-    let counts = |column: &&Column| {
-        let begin = format!("{} ", quote_identifier(&column.name));
-        table
-            .create_sql
-            .lines()
-            .map(str::trim_start)
-            .any(|line| line.starts_with(&begin) && line.to_ascii_uppercase().contains(" AUTO_INCREMENT"))
-    };
-    table.columns.iter().find(counts).map(|column| column.name.as_str())
 }
 
 /// A row of the text protocol, by its cells.
