@@ -403,7 +403,7 @@ mod tests {
             assert!(said.zip(expected).is_none_or(|(said, part)| said.contains(part)), "{said:?}");
         };
         check("1", &[&large, &small, &large], Some("(s.t and 1 more)"));
-        check("0", &[&without, &large], Some("It is 0, ") );
+        check("0", &[&without, &large], Some("It is 0, "));
         check("2", &[&large], None);
         check("1", &[&small, &without], None);
     }

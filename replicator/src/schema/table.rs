@@ -351,7 +351,8 @@ impl TableSchema {
         let counts = |column: &&Column| {
             let begin = format!("{} ", quote_identifier(&column.name));
             let mut lines = self.create_sql.lines().map(str::trim_start);
-            lines.any(|line| line.starts_with(&begin) && line.to_ascii_uppercase().contains(" AUTO_INCREMENT"))
+            lines
+                .any(|line| line.starts_with(&begin) && line.to_ascii_uppercase().contains(" AUTO_INCREMENT"))
         };
         self.columns.iter().find(counts).map(|column| column.name.as_str())
     }

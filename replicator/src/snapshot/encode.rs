@@ -7,6 +7,7 @@ use config::Side;
 use config::names::quote_identifier;
 use mysql_async::Row;
 
+use super::binary_row::is_float;
 use super::cell::{cell_of, value_of_cell};
 use crate::error::{Error, Result};
 use crate::literal::{write_literal, write_stored_bytes};
@@ -31,8 +32,17 @@ impl Form {
     }
 }
 
+/// How a chunk's rows are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// Every value as a text.
+    Text,
+    /// Floating points as they are, see [`super::binary_row`].
+    Binary,
+}
+
 /// The list of expressions that reads the stored columns of a table of the source exactly, in the target's terms.
-pub(super) fn select_list(table: &TableSchema) -> Result<String> {
+pub(super) fn select_list(table: &TableSchema, protocol: Protocol) -> Result<String> {
     let mut list = Vec::new();
     for (column, there) in table.column_pairs().filter(|(column, _)| !column.generated) {
         let transfer = Transfer::between(column, there).map_err(|why| {
@@ -42,7 +52,12 @@ pub(super) fn select_list(table: &TableSchema) -> Result<String> {
                 format!("the column {}: {why}", column.name),
             )
         })?;
-        list.push(transfer.read(column));
+        list.push(match transfer {
+            Transfer::Same if protocol == Protocol::Binary && is_float(&column.kind) => {
+                quote_identifier(&column.name)
+            }
+            _ => transfer.read(column),
+        });
     }
     Ok(list.join(", "))
 }

@@ -7,6 +7,7 @@
 //! without a row key are copied otherwise ([`whole`]). With `snapshot.stage_dir` chunks lie on disk between reader and loader ([`stage`]).
 
 mod attempts;
+mod binary_row;
 pub mod cell;
 mod chunk_source;
 mod chunker;

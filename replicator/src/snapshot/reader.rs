@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use config::Side;
-use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, Row};
+use mysql_async::prelude::{Protocol as Protocols, Queryable as _};
+use mysql_async::{Conn, QueryResult, Row};
 use tokio::sync::mpsc;
 
-use super::cell::{cell_of, value_of_cell};
-use super::encode::{Form, select_list};
+use super::binary_row::{self, Printer};
+use super::cell::value_of_cell;
+use super::encode::{Cells, Form, Protocol, select_list};
 use super::limit::RateLimit;
 use super::pack::Packer;
 use super::range::{KeyRange, force_row_key, key_list};
@@ -63,43 +64,109 @@ pub(super) async fn read_chunk(
         Error::database(Side::Source, format!("reading a chunk of {}", table.name), &e)
     };
     let there = table.on_target();
-    let mut result = source.query_iter(select(range)?).await.map_err(database)?;
-    let mut totals = ReadTotals::default();
-    let mut packer = Packer::new(&there, travel);
-    while let Some(row) = result.next().await.map_err(database)? {
-        let row: Row = row;
-        let mut handed_on = false;
-        for batch in packer.add(&row)?.into_iter().flatten() {
-            if !totals.hand_on(batch, limit, &batches).await {
-                return Ok(None);
-            }
-            handed_on = true;
+    let mut reading = Reading {
+        table,
+        packer: Packer::new(&there, travel),
+        limit,
+        batches: &batches,
+        totals: ReadTotals::default(),
+    };
+    let statement = match binary_row::is_better(table) {
+        true => binary_row::prepare(source, &select(range, Protocol::Binary)?).await.map_err(database)?,
+        false => None,
+    };
+    let taken = match &statement {
+        Some(statement) => {
+            let result = source.exec_iter(statement, ()).await.map_err(database)?;
+            reading.all(result, Some(Printer::default())).await?
         }
-        if handed_on
-            && totals.bytes >= CHUNK_BYTES_MAX
-            && let Some(key) = key_of(table, &row)?
-        {
-            totals.stopped_at = Some(key);
-            break;
+        None => {
+            let result = source.query_iter(select(range, Protocol::Text)?).await.map_err(database)?;
+            reading.all(result, None).await?
         }
-    }
-    if totals.stopped_at.is_none() {
-        result.drop_result().await.map_err(database)?;
-    }
-    if let Some(rest) = packer.rest()
-        && !totals.hand_on(rest, limit, &batches).await
+    };
+    let totals = reading.totals;
+    if let Some(statement) = statement
+        && totals.stopped_at.is_none()
     {
-        return Ok(None);
+        source.close(statement).await.map_err(database)?;
     }
-    Ok(batches.send(Batch::End).await.is_ok().then_some(totals))
+    Ok((taken && batches.send(Batch::End).await.is_ok()).then_some(totals))
+}
+
+/// Batches that are ready to go, in their order.
+type Ready = [Option<Batch>; 2];
+
+/// A chunk while it is read.
+struct Reading<'a> {
+    table: &'a TableSchema,
+    packer: Packer<'a>,
+    limit: &'a RateLimit,
+    batches: &'a mpsc::Sender<Batch>,
+    totals: ReadTotals,
+}
+
+impl Reading<'_> {
+    /// Hands on every row of the answer, or as many as a chunk may have; rows of the binary protocol are printed first. False where
+    /// nobody takes them.
+    async fn all<P: Protocols>(
+        &mut self,
+        mut result: QueryResult<'_, 'static, P>,
+        mut printer: Option<Printer>,
+    ) -> Result<bool> {
+        let place = || format!("reading a chunk of {}", self.table.name);
+        let database = |e: mysql_async::Error| Error::database(Side::Source, place(), &e);
+        while let Some(row) = result.next().await.map_err(database)? {
+            let row: Row = row;
+            let (ready, last_key) = match &mut printer {
+                Some(printer) => self.add(&printer.print(&row, self.table)?)?,
+                None => self.add(&row)?,
+            };
+            for batch in ready.into_iter().flatten() {
+                if !self.totals.hand_on(batch, self.limit, self.batches).await {
+                    return Ok(false);
+                }
+            }
+            if last_key.is_some() {
+                self.totals.stopped_at = last_key;
+                break;
+            }
+        }
+        if self.totals.stopped_at.is_none() {
+            result.drop_result().await.map_err(database)?;
+        }
+        match self.packer.rest() {
+            Some(rest) => Ok(self.totals.hand_on(rest, self.limit, self.batches).await),
+            None => Ok(true),
+        }
+    }
+
+    /// What is ready to go with this row, and the row's key where the chunk is too heavy to go on.
+    fn add(&mut self, row: &impl Cells) -> Result<(Ready, Option<Vec<Value>>)> {
+        let ready = self.packer.add(row)?;
+        let bytes: u64 = ready.iter().flatten().map(Batch::len).sum();
+        let is_heavy = bytes > 0 && self.totals.bytes + bytes >= CHUNK_BYTES_MAX;
+        let last_key = if is_heavy { key_of(self.table, row)? } else { None };
+        Ok((ready, last_key))
+    }
+}
+
+impl Batch {
+    /// Bytes of its rows.
+    fn len(&self) -> u64 {
+        match self {
+            Self::Rows { bytes, .. } => bytes.len() as u64,
+            Self::End => 0,
+        }
+    }
 }
 
 impl ReadTotals {
     /// False where nobody takes it.
     async fn hand_on(&mut self, batch: Batch, limit: &RateLimit, batches: &mpsc::Sender<Batch>) -> bool {
-        if let Batch::Rows { bytes, rows, .. } = &batch {
+        self.bytes += batch.len();
+        if let Batch::Rows { rows, .. } = &batch {
             self.rows += rows;
-            self.bytes += bytes.len() as u64;
             limit.take(*rows).await;
         }
         batches.send(batch).await.is_ok()
@@ -108,7 +175,7 @@ impl ReadTotals {
 
 /// The row key of a row as it was selected; `None` where a column of it is generated and so isn't, or was read in the
 /// target's terms.
-fn key_of(table: &TableSchema, row: &Row) -> Result<Option<Vec<Value>>> {
+fn key_of(table: &TableSchema, row: &impl Cells) -> Result<Option<Vec<Value>>> {
     let positions = table.row_key().map(|key| key.columns.as_slice()).unwrap_or_default();
     let as_it_is = |(column, there): (&Column, &Column)| {
         Transfer::between(column, there).is_ok_and(|transfer| transfer == Transfer::Same)
@@ -121,7 +188,7 @@ fn key_of(table: &TableSchema, row: &Row) -> Result<Option<Vec<Value>>> {
     for position in positions {
         let selected = table.stored_columns().position(|stored| stored == *position);
         match (selected, table.columns.get(*position)) {
-            (Some(selected), Some(column)) => key.push(value_of_cell(column, cell_of(row, selected))?),
+            (Some(selected), Some(column)) => key.push(value_of_cell(column, row.cell(selected))?),
             _ => return Ok(None),
         }
     }
@@ -129,10 +196,10 @@ fn key_of(table: &TableSchema, row: &Row) -> Result<Option<Vec<Value>>> {
 }
 
 /// In the order of the row key, which is how the target's own tree grows cheapest.
-pub(super) fn select(range: &KeyRange) -> Result<Vec<u8>> {
+pub(super) fn select(range: &KeyRange, protocol: Protocol) -> Result<Vec<u8>> {
     let table = &range.table;
-    let head =
-        format!("SELECT {} FROM {} {} WHERE ", select_list(table)?, table.quoted(), force_row_key(table));
+    let list = select_list(table, protocol)?;
+    let head = format!("SELECT {list} FROM {} {} WHERE ", table.quoted(), force_row_key(table));
     let order = format!(" ORDER BY {}", key_list(table));
     Ok([head.as_bytes(), &table.moved(), b" AND ", &range.condition(), order.as_bytes()].concat())
 }

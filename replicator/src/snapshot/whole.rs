@@ -27,7 +27,7 @@ use mysql_async::{Conn, QueryResult, Row, TextProtocol};
 use tokio::sync::mpsc;
 
 use super::chunker::was_changed;
-use super::encode::{Form, select_list};
+use super::encode::{Form, Protocol, select_list};
 use super::limit::RateLimit;
 use super::loader::{form_of, load_chunk, prepare};
 use super::pack::Packer;
@@ -66,7 +66,7 @@ pub(crate) async fn copy(
     let there = &table.on_target();
     let travel = (form.of_table(there), packet_bytes_max);
     let limit = RateLimit::new(config.snapshot.max_rows_per_s);
-    let head = format!("SELECT {} FROM {} WHERE ", select_list(table)?, table.quoted());
+    let head = format!("SELECT {} FROM {} WHERE ", select_list(table, Protocol::Text)?, table.quoted());
     let sql = [head.as_bytes(), &table.moved()].concat();
     let mut rows = reader.query_iter(sql).await.map_err(|error| failed(table, &error))?;
     let mut more = true;

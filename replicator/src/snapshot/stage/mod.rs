@@ -27,7 +27,7 @@ use self::folder::{Folder, Found};
 use self::queue::{Part, Queue};
 use self::room::Room;
 use super::chunker::{Chunk, Planner};
-use super::encode::{Form, statement};
+use super::encode::{Form, Protocol, statement};
 use super::journal::Chunks;
 use super::progress::SnapshotProgress;
 use super::range::KeyRange;
@@ -134,7 +134,7 @@ pub(crate) fn discard(config: &Config) -> Result<()> {
 /// How rows of a table are read and loaded: parts that were made otherwise are of no use, nor those of another version of this program.
 fn shape(table: &Arc<TableSchema>, form: Form) -> Result<String> {
     let loaded = statement(&table.on_target(), form, false);
-    let read = select(&KeyRange::whole(Arc::clone(table)))?;
+    let read = select(&KeyRange::whole(Arc::clone(table)), Protocol::Text)?;
     Ok(format!("{}\n{}\n{loaded}", env!("CARGO_PKG_VERSION"), String::from_utf8_lossy(&read)))
 }
 
