@@ -129,6 +129,27 @@ async fn what_is_written_is_read_also_after_a_restart() {
     assert_eq!(reader.read_bytes(), spool.progress().borrow().durable_bytes);
 }
 
+/// The source can have nothing more to read in the midst of a transaction, right behind an event that belonged to none (the
+/// head of a new log).
+#[tokio::test]
+async fn coordinates_stand_between_transactions_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, mut writer) = open(dir.path(), 1 << 30).await;
+    transaction(&mut writer, 1, 1, 1).await;
+    writer.begin(gtid(102), 0, "bin.000001");
+    let end = position(3000);
+    writer.event(&header(kind::TABLE_MAP), &fixture::table_map("shop"), &end).await.unwrap();
+    writer.coordinates(position(2500));
+    writer.flush().await.unwrap();
+    writer.event(&header(kind::WRITE_ROWS), &fixture::write_rows(&[1], 1), &end).await.unwrap();
+    writer.end(end).unwrap();
+    writer.close().await.unwrap();
+    let (spool, writer) = open(dir.path(), 1 << 30).await;
+    assert_eq!(writer.position().to_string(), "0-1-102 (bin.000001:3000)");
+    let items = read_to(&mut spool.reader(1, fixture::tables()).unwrap(), 2).await.unwrap();
+    assert_eq!(items, ["1 0-1-101 bin.000001:2000 rows 1", "2 0-1-102 bin.000001:3000 rows 1"]);
+}
+
 #[tokio::test]
 async fn coordinates_that_ended_a_segment_reach_a_reader_of_the_next_one() {
     let dir = tempfile::tempdir().unwrap();

@@ -197,9 +197,10 @@ impl SpoolWriter {
         self.transaction_ended(&gtid, end)
     }
 
-    /// The binlog went on without a transaction.
+    /// The binlog went on without a transaction. While one is open this is about what came before it: its own end says more,
+    /// and between its records nothing else may stand.
     pub(super) fn coordinates(&mut self, position: BinlogPosition) {
-        if position > self.position.coordinates {
+        if self.open.is_none() && position > self.position.coordinates {
             Record::Coordinates(position.clone()).write(&mut self.pending);
             self.position.coordinates = position;
             self.boundary = Some(self.offset());
