@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::process::Process;
+use super::scratch;
 use super::server::{free_port, opts, tail};
 use super::wait::until;
 use super::{Engine, Server, accounts};
@@ -130,7 +131,7 @@ impl Changeover {
 
     /// One that isn't running yet, for [`Self::start_to_die`].
     pub fn not_started(settings: Settings) -> Self {
-        let dir = tempfile::Builder::new().prefix("changeover-test-").tempdir().unwrap();
+        let dir = scratch::folder();
         Self { dir, settings, environment: Vec::new(), process: None }
     }
 

@@ -11,6 +11,7 @@ pub mod pair;
 #[path = "../../src/demo/process.rs"]
 pub mod process;
 pub mod replica;
+pub mod scratch;
 pub mod seed;
 pub mod server;
 pub mod wait;
