@@ -155,7 +155,7 @@ password = "lag"
 max_replica_lag_ms = 13
 [apply]
 workers = 8
-spool_max_gb = 9
+spool_max_gb = 0.9
 [cutover]
 max_lag_ms = 10
 pause_ms = 11
@@ -222,7 +222,7 @@ exclude = ["password_hash", "Notes"]
     assert_eq!((throttle.max_threads_running, throttle.max_replica_lag_ms), (12, 13));
     let asked: Vec<&[u8]> = throttle.replicas.iter().map(|replica| replica.password.expose()).collect();
     assert_eq!(asked, [&b"lag"[..], b"own"]);
-    assert_eq!((config.apply.workers, config.apply.spool_max_bytes), (8, 9_000_000_000));
+    assert_eq!((config.apply.workers, config.apply.spool_max_bytes), (8, 900_000_000));
     assert_eq!((config.cutover.max_lag_ms, config.cutover.pause_ms), (10, 11));
     assert_eq!(
         (config.cutover.open_transactions, config.cutover.fence, config.cutover.past_fence),
@@ -348,6 +348,16 @@ fn impossible_values() {
     refused(shared, &["C:2: with migration.rows needs cutover.fence_accounts"]);
     refused("[cutover]\nfence = \"acounts\"", &["C:2: did you mean \"accounts\"?"]);
     refused("[cutover]\npause_ms = 0\n[apply]\nspool_max_gb = 0", &["C:2: pause_ms", "C:4: spool_max_gb"]);
+    for wrong in ["0.05", "nan", "inf", "-1", "1_000_001"] {
+        refused(
+            &format!("[apply]\nspool_max_gb = {wrong}"),
+            &["C:2: apply.spool_max_gb is out of range: it has to be 0.1"],
+        );
+    }
+    refused(
+        "[apply]\nspool_max_gb = \"9\"",
+        &["C:2: apply.spool_max_gb has to be a number, such as 50 or 0.5"],
+    );
     refused("state_dir = \"\"", &["C:1: state_dir isn't a path"]);
 }
 

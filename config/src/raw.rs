@@ -162,14 +162,14 @@ pub(crate) struct RawConfig {
     pub(crate) max_rows_per_s: Setting<i64>,
     pub(crate) late_indexes: Setting<bool>,
     pub(crate) stage_dir: Setting<String>,
-    pub(crate) stage_max_gb: Setting<i64>,
+    pub(crate) stage_max_gb: Setting<f64>,
     pub(crate) max_threads_running: Setting<i64>,
     /// May hold passwords: never printed.
     pub(crate) throttle_replicas: Setting<Vec<zeroize::Zeroizing<String>>>,
     pub(crate) throttle_password: Setting<RawPassword>,
     pub(crate) max_replica_lag_ms: Setting<i64>,
     pub(crate) apply_workers: Setting<i64>,
-    pub(crate) spool_max_gb: Setting<i64>,
+    pub(crate) spool_max_gb: Setting<f64>,
     pub(crate) max_lag_ms: Setting<i64>,
     pub(crate) pause_ms: Setting<i64>,
     pub(crate) open_transactions: Setting<String>,
@@ -351,6 +351,21 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A number with or without a fraction. TOML's infinities and NaN are in no range, which says so.
+    fn fraction(&self, problems: &mut Problems, section: &str, key: &str) -> Setting<f64> {
+        self.read(problems, (section, key), "a number, such as 50 or 0.5", |v| match v.as_float() {
+            Some(number) => number.as_str().parse().ok(),
+            None => {
+                let number = v.as_integer()?;
+                // Beyond i64 is beyond every range too.
+                Some(
+                    i64::from_str_radix(number.as_str(), number.radix())
+                        .map_or(f64::MAX, |whole| whole as f64),
+                )
+            }
+        })
+    }
+
     fn texts(&self, problems: &mut Problems, section: &str, key: &str) -> Setting<Vec<String>> {
         self.read(problems, (section, key), "a list of texts, such as [\"a\", \"b\"]", |v| {
             v.as_array()?.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
@@ -463,13 +478,13 @@ impl<'a> Reader<'a> {
             max_rows_per_s: self.number(p, "snapshot", "max_rows_per_s"),
             late_indexes: self.read(p, ("snapshot", "late_indexes"), "true or false", |v| v.as_bool()),
             stage_dir: self.text(p, "snapshot", "stage_dir"),
-            stage_max_gb: self.number(p, "snapshot", "stage_max_gb"),
+            stage_max_gb: self.fraction(p, "snapshot", "stage_max_gb"),
             max_threads_running: self.number(p, "throttle", "max_threads_running"),
             throttle_replicas: self.hidden_texts(p, "throttle", "replicas"),
             throttle_password: self.password(p, "throttle"),
             max_replica_lag_ms: self.number(p, "throttle", "max_replica_lag_ms"),
             apply_workers: self.number(p, "apply", "workers"),
-            spool_max_gb: self.number(p, "apply", "spool_max_gb"),
+            spool_max_gb: self.fraction(p, "apply", "spool_max_gb"),
             max_lag_ms: self.number(p, "cutover", "max_lag_ms"),
             pause_ms: self.number(p, "cutover", "pause_ms"),
             open_transactions: self.text(p, "cutover", "open_transactions"),

@@ -111,10 +111,9 @@ pub(crate) fn validate(
         raw.throttle_password,
         source.as_ref(),
     );
-    let spool_max_gb: u64 = check.number("apply.spool_max_gb", raw.spool_max_gb, 50, 1, 1_000_000);
     let apply = ApplyConfig {
         workers: check.number("apply.workers", raw.apply_workers, 4, 1, 256),
-        spool_max_bytes: spool_max_gb * 1_000_000_000,
+        spool_max_bytes: check.gigabytes("apply.spool_max_gb", raw.spool_max_gb),
     };
     let shared_at = (!migration.rows.is_empty()).then_some(place_of(&raw.fence));
     let fence = check.choice("cutover.fence", raw.fence, FENCE, FencePolicy::ReadOnly);
@@ -223,6 +222,20 @@ impl Check<'_> {
         T::try_from(value).unwrap_or_default()
     }
 
+    /// Room on our own disk, in bytes; 50 GB where nothing is said.
+    fn gigabytes(&mut self, name: &str, said: Option<Said<f64>>) -> u64 {
+        const GB: u64 = 1_000_000_000;
+        let Some(said) = said else { return 50 * GB };
+        if !(0.1..=1_000_000.0).contains(&said.value) {
+            self.problems.add(said.place, format!("{name} is out of range: it has to be 0.1 to 1000000"));
+            return 50 * GB;
+        }
+        // The range keeps it far from where a f64 has gaps.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let bytes = (said.value * GB as f64).round() as u64;
+        bytes
+    }
+
     fn choice<T: Copy>(
         &mut self,
         name: &str,
@@ -274,15 +287,15 @@ impl Check<'_> {
     }
 
     /// `snapshot.stage_dir` and the bound of what is in it.
-    fn stage(&mut self, dir: Option<Said<String>>, max_gb: Option<Said<i64>>) -> Option<StageConfig> {
+    fn stage(&mut self, dir: Option<Said<String>>, max_gb: Option<Said<f64>>) -> Option<StageConfig> {
         if let (None, Some(said)) = (&dir, &max_gb) {
             let what =
                 "snapshot.stage_max_gb bounds what is in snapshot.stage_dir; name that too, or leave it out";
             self.problems.add(said.place, what);
         }
-        let max_gb: u64 = self.number("snapshot.stage_max_gb", max_gb, 50, 1, 1_000_000);
+        let bytes_max = self.gigabytes("snapshot.stage_max_gb", max_gb);
         let dir = self.path("snapshot.stage_dir", dir)?;
-        Some(StageConfig { dir, bytes_max: max_gb * 1_000_000_000 })
+        Some(StageConfig { dir, bytes_max })
     }
 
     fn listen(&mut self, name: &str, said: Option<Said<String>>, default: &str) -> String {
