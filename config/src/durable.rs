@@ -19,7 +19,7 @@ use crate::failpoint;
 #[derive(Debug, thiserror::Error)]
 pub enum DurableError {
     /// The system refused.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}; {}", path.display(), remedy(error))]
     Io {
         /// The file.
         path: PathBuf,
@@ -35,6 +35,21 @@ pub enum DurableError {
         /// What doesn't fit.
         reason: String,
     },
+}
+
+/// True where the disk has no room.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// What an operator does about what the system said of a file of ours.
+#[must_use]
+pub fn remedy(error: &io::Error) -> &'static str {
+    match is_full(error) {
+        true => "make room on that disk, then try again (RESUME MIGRATION, where the migration has stopped)",
+        false => "put that right, then try again (RESUME MIGRATION, where the migration has stopped)",
+    }
 }
 
 /// Replaces `path` by `bytes` as they are, mode 0600.

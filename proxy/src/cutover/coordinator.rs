@@ -212,7 +212,7 @@ impl Coordinator {
         let this = Arc::clone(self);
         let whole = self.tasks.spawn(async move {
             let _running = running;
-            this.clear_unfinished().await;
+            this.clear_unfinished().await?;
             let found = checks::all(&this, asked).await;
             let reasons: Vec<String> =
                 found.rows.into_iter().filter(|row| !row.ok).map(|row| row.note).collect();
@@ -220,12 +220,11 @@ impl Coordinator {
                 return Err(Refused { reasons });
             }
             let pause = asked.timeout.unwrap_or(Duration::from_millis(this.config.pause_ms));
-            Ok(this.carry_out(pause, found.way_back).await)
+            let row = this.carry_out(pause, found.way_back).await;
+            row.map_err(|why| refused(format!("it could not be begun: {why}")))
         });
         match whole.await {
-            Ok(Ok(Some(row))) => Ok(row),
-            Ok(Err(refused)) => Err(refused),
-            Ok(Ok(None)) => Err(refused("the journal could not be written".to_owned())),
+            Ok(row) => row,
             Err(_) => Err(refused("the cutover ended in a bug; see the log".to_owned())),
         }
     }
@@ -251,7 +250,7 @@ impl Coordinator {
         let this = Arc::clone(self);
         let whole = self.tasks.spawn(async move {
             let _running = running;
-            this.clear_unfinished().await;
+            this.clear_unfinished().await?;
             let state = this.state();
             if state.serving != serving {
                 return Err(refused(format!("the {} serves", state.serving)));
@@ -417,8 +416,8 @@ impl Coordinator {
         }
     }
 
-    /// Runs the machine to its end. `None`: not even the start could be journalled.
-    async fn carry_out(self: &Arc<Self>, pause: Duration, way_back: bool) -> Option<CutoverRow> {
+    /// Runs the machine to its end. Says why where not even the start could be journalled.
+    async fn carry_out(self: &Arc<Self>, pause: Duration, way_back: bool) -> Result<CutoverRow, String> {
         let state = self.state();
         let (id, from) = (state.next_id(), state.serving);
         let release = state.fenced.and_then(|(side, before)| (side != from).then_some(before));
@@ -426,9 +425,10 @@ impl Coordinator {
         let this = Arc::clone(self);
         let run = self.tasks.spawn(async move {
             let run = Run::new(&this, plan.clone(), Some(pause));
-            run.run(begin(plan)).await;
+            run.run(begin(plan)).await
         });
-        if run.await.is_err() {
+        let ran = run.await;
+        if ran.is_err() {
             // A bug in the machine must not leave the gate closed: what the journal says is carried out, as after
             // a crash.
             tracing::error!(area = "cutover", "cutover {id} ended in a bug; going by the journal");
@@ -436,13 +436,15 @@ impl Coordinator {
             self.gate.open();
             self.routes.prepare(None);
         }
-        self.state().history.into_iter().rfind(|row| row.id == id)
+        let row = self.state().history.into_iter().rfind(|row| row.id == id);
+        row.ok_or_else(|| ran.ok().flatten().unwrap_or_else(|| "the log says why".to_owned()))
     }
 
     /// Carries on from the journal's last record.
-    async fn take_up(self: &Arc<Self>) {
+    /// Returns what failed.
+    async fn take_up(self: &Arc<Self>) -> Option<String> {
         let state = self.state();
-        let Some(unfinished) = state.unfinished else { return };
+        let unfinished = state.unfinished?;
         let way_back = unfinished.stage == Stage::Switched && state.way_back;
         let mut plan = self.plan(unfinished.id, unfinished.from, unfinished.release, way_back);
         // What counts is what that cutover did, not what the configuration says by now.
@@ -454,14 +456,22 @@ impl Coordinator {
             if unfinished.stage == Stage::Switched { "it is rolled forward" } else { "it is undone" }
         );
         let run = Run::new(self, plan.clone(), None);
-        run.run(resume(plan, unfinished.stage)).await;
+        run.run(resume(plan, unfinished.stage)).await
     }
 
-    /// An abort whose record could not be written is written now, so that a new cutover may begin.
-    async fn clear_unfinished(self: &Arc<Self>) {
-        let stage = self.state().unfinished.map(|unfinished| unfinished.stage);
-        if stage.is_some() {
-            self.take_up().await;
+    /// An end whose record could not be written is written now, so that a new cutover may begin.
+    async fn clear_unfinished(self: &Arc<Self>) -> Result<(), Refused> {
+        if self.state().unfinished.is_none() {
+            return Ok(());
+        }
+        let failed = self.take_up().await;
+        match self.state().unfinished {
+            None => Ok(()),
+            Some(unfinished) => Err(refused(format!(
+                "cutover {} isn't finished yet: {}",
+                unfinished.id,
+                failed.as_deref().unwrap_or("the log says why")
+            ))),
         }
     }
 

@@ -49,7 +49,7 @@ const REASON_MAX: usize = 4000;
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// The file system refused something, and it is known that the record isn't in the file.
-    #[error("{path}: {what}: {source}")]
+    #[error("{path}: {what}: {source}; {}", config::durable::remedy(source))]
     Io {
         /// The file.
         path: String,

@@ -89,9 +89,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Goes on until nothing is left to do.
-    pub(super) async fn run(mut self, mut next: (State, Option<Effect>)) {
+    /// Goes on until nothing is left to do. Returns what failed first, if anything did.
+    pub(super) async fn run(mut self, mut next: (State, Option<Effect>)) -> Option<String> {
         let id = self.plan.id;
+        let mut failed = None;
         while let (state, Some(effect)) = next {
             let began = Instant::now();
             let name = effect.name();
@@ -101,6 +102,7 @@ impl<'a> Run<'a> {
             match &event {
                 Event::Failed(why) | Event::Uncertain(why) => {
                     tracing::warn!(area = "cutover", "cutover {id}: {name} failed after {ms} ms: {why}");
+                    failed.get_or_insert_with(|| why.clone());
                 }
                 Event::DrainDeadline(held) => {
                     tracing::warn!(area = "cutover", "cutover {id}: {name}: {held} left after {ms} ms");
@@ -113,6 +115,7 @@ impl<'a> Run<'a> {
             self.by.unfence_later(id, self.plan.from, found);
         }
         self.say_how_it_ended(&next.0);
+        failed
     }
 
     fn say_how_it_ended(&self, state: &State) {

@@ -128,10 +128,10 @@ impl Replicator {
     /// It is neither paused nor failed.
     pub async fn resume(&self) -> Result<()> {
         let mut running = self.running.lock().await;
-        // A failure that couldn't be written down, on a full disk, is in the phase alone.
-        let failed = self.context.live.phase() == Phase::Failed;
+        // What couldn't be written down, on a full disk, is in the phase alone.
+        let unwritten = matches!(self.context.live.phase(), Phase::Failed | Phase::Paused);
         let stands =
-            |state: MigrationState| (state.paused || state.failed.is_some() || failed) && !state.is_over();
+            |state: MigrationState| (state.paused || state.failed.is_some() || unwritten) && !state.is_over();
         if !self.state().is_some_and(stands) {
             return Err(self.unfit("RESUME MIGRATION"));
         }
@@ -372,9 +372,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_that_could_not_be_written_down_can_be_resumed() {
+    async fn what_could_not_be_written_down_can_be_resumed() {
         let folder = tempfile::tempdir().unwrap();
         let replicator = replicator(folder.path());
+        replicator.context.live.set_phase(Phase::Paused);
+        replicator.resume().await.unwrap();
         replicator.context.live.set_phase(Phase::Failed);
         replicator.resume().await.unwrap();
         assert_eq!(replicator.context.live.phase(), Phase::Copying, "it runs, though nothing can be reached");

@@ -269,7 +269,8 @@ impl ChunkJournal {
 }
 
 fn io_error(path: &Path, doing: &str, error: &std::io::Error) -> Error {
-    Error::definite(None, path.display().to_string(), format!("{doing} the chunk journal failed: {error}"))
+    let what = format!("{doing} the chunk journal failed: {error}; {}", config::durable::remedy(error));
+    Error::definite(None, path.display().to_string(), what)
 }
 
 #[derive(Debug, Default)]

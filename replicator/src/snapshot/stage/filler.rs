@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use config::durable::is_full;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +15,7 @@ use super::super::encode::Form;
 use super::super::reader::{Batch, CHUNK_BYTES_MAX, ReadTotals, read_chunk};
 use super::super::source_end::SourceEnd;
 use super::super::worker::{BATCHES_MAX, Pace};
-use super::folder::{Folder, io_error, is_full};
+use super::folder::{Folder, io_error};
 use super::part::{Description, PartWriter};
 use super::queue::{Part, Reading};
 use super::{Stage, blocking, shape};

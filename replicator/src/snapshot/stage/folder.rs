@@ -10,7 +10,8 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use config::{StageConfig, TableName, durable, failpoint};
+use config::durable::{self, is_full};
+use config::{StageConfig, TableName, failpoint};
 
 use super::super::encode::Form;
 use super::super::journal::Chunks;
@@ -218,11 +219,6 @@ pub(super) fn remove(path: &Path, why: &str) -> Result<()> {
     }
     failpoint::hit("snapshot.stage.removed");
     Ok(())
-}
-
-/// True where the disk has no room.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// An error of the folder, with what to do about it.
