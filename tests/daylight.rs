@@ -86,6 +86,79 @@ async fn stays_the_instant_that_it_was(engine: Engine, to: Engine) {
     assert!(changeover.admin("SHOW DIFFERENCES").await.is_empty());
 }
 
+/// What `mysql_tzinfo_to_sql` loads, for one summer of one zone.
+async fn load_zone(server: &Server) {
+    server
+        .run(&[
+            "INSERT INTO mysql.time_zone (Time_zone_id, Use_leap_seconds) VALUES (7, 'N')",
+            "INSERT INTO mysql.time_zone_name VALUES ('Europe/Berlin', 7)",
+            "INSERT INTO mysql.time_zone_transition_type VALUES (7, 0, 7200, 1, 'CEST'), (7, 1, 3600, 0, 'CET')",
+            "INSERT INTO mysql.time_zone_transition VALUES (7, -1, 1), (7, 1743296400, 0), (7, 1761440400, 1)",
+        ])
+        .await;
+}
+
+/// The source knows a zone by its name and the target doesn't: what was run in it waits until it does.
+async fn a_zone_that_the_target_has_not_got(engine: Engine) {
+    let (source, target) = tokio::join!(Server::start(engine, &[]), Server::start(engine, &[TARGET]));
+    let (Some(source), Some(target)) = (source, target) else { return };
+    for server in [&source, &target] {
+        accounts::create(server, "shop").await;
+    }
+    load_zone(&source).await;
+    source
+        .run(&[
+            "CREATE DATABASE shop",
+            "SET time_zone = 'Europe/Berlin'",
+            "CREATE TABLE shop.moments (id INT AUTO_INCREMENT PRIMARY KEY, t TIMESTAMP NULL)",
+            "INSERT INTO shop.moments (t) VALUES ('2025-07-01 12:00:00'), ('2025-12-01 12:00:00')",
+        ])
+        .await;
+    let changeover = Changeover::start(Settings::between(&source, &target, "shop")).await;
+    changeover.admin("START MIGRATION").await;
+    changeover.wait_ready().await;
+    source
+        .run(&[
+            "SET time_zone = 'Europe/Berlin'",
+            "INSERT INTO shop.moments (t) VALUES ('2025-08-01 12:00:00')",
+            "ALTER TABLE shop.moments ADD COLUMN noon TIMESTAMP NOT NULL DEFAULT '2025-07-01 12:00:00'",
+            "INSERT INTO shop.moments (t) VALUES ('2025-11-01 12:00:00')",
+        ])
+        .await;
+    let said = changeover.stopped().await;
+    assert_eq!(changeover.status_of("phase").await, "paused", "{said}");
+    for part in
+        ["target", "Europe/Berlin", "ALTER TABLE", "bin.0000", "mysql_tzinfo_to_sql", "RESUME MIGRATION"]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(
+        target.value::<i64>("SELECT COUNT(*) FROM shop.moments").await,
+        3,
+        "all before it, nothing behind it"
+    );
+    load_zone(&target).await;
+    changeover.admin("RESUME MIGRATION").await;
+    changeover.wait_applied(&source).await;
+    changeover.wait_ready().await;
+    let sql =
+        "SELECT CONCAT_WS('|', id, UNIX_TIMESTAMP(t), UNIX_TIMESTAMP(noon)) FROM shop.moments ORDER BY id";
+    let wanted = seen(&source, sql).await;
+    assert_eq!(wanted, seen(&target, sql).await);
+    assert!(wanted[0].ends_with("|1751364000"), "{wanted:?}");
+    assert!(!changeover.log().contains("copied anew"), "the zone says what it means");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn named_and_unknown_to_the_target_mariadb() {
+    a_zone_that_the_target_has_not_got(Engine::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn named_and_unknown_to_the_target_mysql97() {
+    a_zone_that_the_target_has_not_got(Engine::MySql97).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_mariadb() {
     stays_the_instant_that_it_was(Engine::MariaDb, Engine::MariaDb).await;

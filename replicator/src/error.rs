@@ -125,7 +125,11 @@ impl Error {
                     }
                     text => text,
                 };
-                let remedy = if is_full(code) { FULL } else { "" };
+                let remedy = match code {
+                    code if is_full(code) => FULL,
+                    1298 => ZONES,
+                    _ => "",
+                };
                 (kind, format!("the server answered {code} ({state}): {text}{remedy}"))
             }
             other => (ErrorKind::Definite, other.to_string()),
@@ -137,6 +141,9 @@ impl Error {
 /// What an operator does about a server that is full.
 const FULL: &str =
     ". Make room on that server (its disk, or a limit of its tablespaces), then RESUME MIGRATION";
+
+/// What an operator does about a time zone whose name a server doesn't know (1298).
+const ZONES: &str = ". Load the time zones there (mysql_tzinfo_to_sql), then RESUME MIGRATION";
 
 /// The server's disk (1021), or the file of a table (1114), has no more room.
 fn is_full(code: u16) -> bool {
