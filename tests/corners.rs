@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 
+use crate::file_and_offset::GTIDS_OFF;
 use crate::support::changeover::Settings;
 use crate::support::wait::until;
 use crate::support::writers::Writers;
@@ -395,17 +396,13 @@ async fn numbers_that_were_given_out_mysql97() {
 }
 
 /// A source that encrypts its binary log on its disk sends what is in it, so that nothing is lost and nothing stops.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_is_encrypted_on_the_disk_of_mariadb() {
-    let dir = tempfile::tempdir().unwrap();
-    let keys = dir.path().join("keys");
-    std::fs::write(&keys, "1;770A8A65DA156D24EE2A093277530142\n").unwrap();
-    let file = format!("--file-key-management-filename={}", keys.display());
-    let flags = ["--plugin-load-add=file_key_management", &file, "--encrypt-binlog=1"];
-    let Some((source, target)) = servers((Engine::MariaDb, &flags), (Engine::MariaDb, &[])).await else {
+async fn a_log_that_is_encrypted_on_the_disk(engine: Engine, flags: &[&str]) {
+    let Some((source, target)) = servers((engine, flags), (Engine::MariaDb, &[])).await else {
         return;
     };
-    assert_eq!(source.value::<i64>("SELECT @@GLOBAL.encrypt_binlog").await, 1);
+    let is_on =
+        if engine == Engine::MariaDb { "@@GLOBAL.encrypt_binlog" } else { "@@GLOBAL.binlog_encryption" };
+    assert_eq!(source.value::<i64>(&format!("SELECT {is_on}")).await, 1);
     source
         .run(&["CREATE TABLE shop.t (id INT PRIMARY KEY, n INT)", "INSERT INTO shop.t VALUES (1, 1)"])
         .await;
@@ -420,4 +417,26 @@ async fn a_log_that_is_encrypted_on_the_disk_of_mariadb() {
     changeover.wait_ready().await;
     let sql = "SELECT GROUP_CONCAT(CONCAT(id, ':', n) ORDER BY id) FROM shop.t";
     assert_eq!(target.value::<String>(sql).await, "1:2,2:3,3:3");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_encrypted_on_the_disk_of_mariadb() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join("keys");
+    std::fs::write(&keys, "1;770A8A65DA156D24EE2A093277530142\n").unwrap();
+    let file = format!("--file-key-management-filename={}", keys.display());
+    let flags = ["--plugin-load-add=file_key_management", &file, "--encrypt-binlog=1"];
+    a_log_that_is_encrypted_on_the_disk(Engine::MariaDb, &flags).await;
+}
+
+/// Its lengths and positions are those of what is in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_encrypted_on_the_disk_of_mysql97() {
+    let dir = tempfile::tempdir().unwrap();
+    let keyring = format!("KEYRING={}", dir.path().display());
+    let mut flags = vec![keyring.as_str(), "--binlog-encryption=ON"];
+    a_log_that_is_encrypted_on_the_disk(Engine::MySql97, &flags).await;
+    // By file and offset, which has to be an offset of what is sent.
+    flags.extend(GTIDS_OFF);
+    a_log_that_is_encrypted_on_the_disk(Engine::MySql97, &flags).await;
 }

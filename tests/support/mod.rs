@@ -4,6 +4,7 @@
 pub mod accounts;
 pub mod changeover;
 pub mod compare;
+pub mod disk;
 pub mod hop;
 pub mod leaks;
 pub mod ledger;

@@ -5,6 +5,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -45,7 +46,8 @@ static SERVER_ID: AtomicU32 = AtomicU32::new(1);
 
 impl Server {
     /// Starts one, or returns `None` with a loud word where there is none. Flags come last and the last one wins, so
-    /// they can take back the launcher's own. `TZ=…` is the zone of its system.
+    /// they can take back the launcher's own. `TZ=…` is the zone of its system; `KEYRING=FOLDER` (MySQL 9.7), where it keeps
+    /// its keys.
     pub async fn start(engine: Engine, flags: &[&str]) -> Option<Self> {
         if !engine.available() {
             return None;
@@ -53,13 +55,7 @@ impl Server {
         // What seekdb allocates at its start is better kept out of the memory.
         let dir = if engine == Engine::Seekdb { scratch::on_disk() } else { scratch::folder() };
         if let Some(template) = engine.template() {
-            let copied = Command::new("cp")
-                .args(["-a", "--reflink=auto"])
-                .arg(&template)
-                .arg(dir.path().join("data"))
-                .status()
-                .unwrap();
-            assert!(copied.success(), "could not copy {}", template.display());
+            copy(&template, &dir.path().join("data"));
         }
         let mut server = Self {
             engine,
@@ -103,6 +99,22 @@ impl Server {
         .await;
     }
 
+    /// Keeps what it holds by now, for [`Self::restore`]. It is started again.
+    pub async fn back_up(&mut self) {
+        self.kill_9();
+        copy(&self.dir.path().join("data"), &self.dir.path().join("kept"));
+        self.start_again().await;
+    }
+
+    /// Puts back what was kept: whatever it was told since is gone, and it doesn't know that there was anything.
+    pub async fn restore(&mut self) {
+        self.kill_9();
+        let data = self.dir.path().join("data");
+        fs::remove_dir_all(&data).unwrap();
+        copy(&self.dir.path().join("kept"), &data);
+        self.start_again().await;
+    }
+
     /// Changes a flag that it was started with, for the next start.
     pub fn replace_flag(&mut self, name: &str, by: &str) {
         let flag = self.flags.iter_mut().find(|flag| flag.starts_with(name));
@@ -138,8 +150,16 @@ impl Server {
         panic!("{:?} doesn't answer ({why}):\n{}", self.engine, tail(&log_path));
     }
 
+    fn flag_of(&self, name: &str) -> Option<&str> {
+        self.flags.iter().find_map(|flag| flag.strip_prefix(name))
+    }
+
     fn mysqld_command(&self) -> Command {
-        let mut command = self.engine.server_command();
+        let keyring = self.flag_of("KEYRING=").map(Path::new);
+        let mut command = match keyring {
+            Some(folder) => mysql97(&with_keyring(folder)),
+            None => self.engine.server_command(),
+        };
         command
             .arg(format!("--datadir={}", self.dir.path().join("data").display()))
             // A server that starts deletes what others have as temporary tables in its temporary folder.
@@ -149,10 +169,9 @@ impl Server {
             .arg(format!("--log-bin={}", self.dir.path().join("data/bin").display()))
             .arg(format!("--port={}", self.port))
             .args(self.engine.flags().iter().filter(|flag| !self.takes_back(flag)))
-            .args(self.flags.iter().filter(|flag| !flag.starts_with("TZ=")));
-        command.envs(
-            self.flags.iter().filter_map(|flag| flag.split_once('=').filter(|(name, _)| *name == "TZ")),
-        );
+            .args(keyring.map(|folder| format!("--plugin-dir={}", folder.display())))
+            .args(self.flags.iter().filter(|flag| !flag.starts_with("TZ=") && !flag.starts_with("KEYRING=")));
+        command.envs(self.flag_of("TZ=").map(|zone| ("TZ", zone)));
         command
     }
 
@@ -264,6 +283,18 @@ pub fn free_port() -> u16 {
     }
 }
 
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to).status().unwrap();
+    assert!(copied.success(), "could not copy {}", from.display());
+}
+
+/// Says that a test is skipped. A passed test's output isn't shown, so ./test reads this list and says it at the end.
+pub(super) fn say_skipped(what: &str) {
+    eprintln!("{what}");
+    let mut list = OpenOptions::new().create(true).append(true).open(cache().join("skipped")).unwrap();
+    writeln!(list, "{what}").unwrap();
+}
+
 /// `target/servers` of this checkout.
 fn cache() -> PathBuf {
     let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/servers");
@@ -297,10 +328,7 @@ impl Engine {
         let what =
             format!("SKIPPED {}: no {} here; run ./test once", thread.name().unwrap_or("?"), self.name());
         assert!(std::env::var("CHANGEOVER_REQUIRE_SERVERS").as_deref() != Ok("1"), "{what}");
-        eprintln!("{what}");
-        // A passed test's output isn't shown, so ./test reads this list and says it at the end.
-        let mut list = OpenOptions::new().create(true).append(true).open(cache().join("skipped")).unwrap();
-        writeln!(list, "{what}").unwrap();
+        say_skipped(&what);
         false
     }
 
@@ -384,23 +412,7 @@ impl Engine {
                 command.arg("--no-defaults").args(as_root());
                 command
             }
-            Engine::MySql97 => {
-                let root = cache().join("mysql97");
-                let (loader, libraries) = loader(&root);
-                let share = root.join("usr/share/mysql");
-                let mut command = Command::new(loader);
-                command
-                    .arg("--library-path")
-                    .arg(libraries)
-                    .arg(root.join("usr/sbin/mysqld"))
-                    .args(["--no-defaults", "--secure-file-priv="])
-                    .args(as_root())
-                    .arg(format!("--basedir={}", root.join("usr").display()))
-                    .arg(format!("--lc-messages-dir={}", share.display()))
-                    .arg(format!("--character-sets-dir={}", share.join("charsets").display()))
-                    .arg(format!("--plugin-dir={}", root.join("usr/lib/mysql/plugin").display()));
-                command
-            }
+            Engine::MySql97 => mysql97(&cache().join("mysql97/usr/sbin/mysqld")),
             Engine::MySql56 => {
                 let root = cache().join("mysql56");
                 let share = root.join("share");
@@ -479,6 +491,43 @@ impl Engine {
             Engine::Seekdb => &["datafile_size=512M", "log_disk_size=2G", "memory_limit=3G"],
         }
     }
+}
+
+/// MySQL 9.7 by this path to its program.
+fn mysql97(program: &Path) -> Command {
+    let root = cache().join("mysql97");
+    let (loader, libraries) = loader(&root);
+    let share = root.join("usr/share/mysql");
+    let mut command = Command::new(loader);
+    command
+        .arg("--library-path")
+        .arg(libraries)
+        .arg(program)
+        .args(["--no-defaults", "--secure-file-priv="])
+        .args(as_root())
+        .arg(format!("--basedir={}", root.join("usr").display()))
+        .arg(format!("--lc-messages-dir={}", share.display()))
+        .arg(format!("--character-sets-dir={}", share.join("charsets").display()))
+        .arg(format!("--plugin-dir={}", root.join("usr/lib/mysql/plugin").display()));
+    command
+}
+
+/// Makes what MySQL 9.7 needs for a keyring: it looks beside its program for what to load, and beside its plugins for where
+/// the keys are. So it gets a folder of its own with links to them. Returns the program there.
+fn with_keyring(folder: &Path) -> PathBuf {
+    let usr = cache().join("mysql97/usr");
+    let program = folder.join("mysqld");
+    if !program.exists() {
+        symlink(usr.join("sbin/mysqld"), &program).unwrap();
+        for plugin in fs::read_dir(usr.join("lib/mysql/plugin")).unwrap().flatten() {
+            symlink(plugin.path(), folder.join(plugin.file_name())).unwrap();
+        }
+        let keys = folder.join("keys");
+        let place = format!("{{\"path\": \"{}\", \"read_only\": false}}", keys.display());
+        fs::write(folder.join("component_keyring_file.cnf"), place).unwrap();
+        fs::write(folder.join("mysqld.my"), "{\"components\": \"file://component_keyring_file\"}").unwrap();
+    }
+    program
 }
 
 /// A server started by root has to be told that this is meant.
