@@ -105,10 +105,11 @@ impl Fetch {
             let before = writer.position().clone();
             let error = self.session(config, writer).await;
             writer.heard(false);
-            if let Err(error) = self.forget_half(writer).await {
+            // Before anything else is tried: a writer whose disk is full would only say that it has ended.
+            if error.kind != ErrorKind::Transient {
                 return error;
             }
-            if error.kind != ErrorKind::Transient {
+            if let Err(error) = self.forget_half(writer).await {
                 return error;
             }
             if *writer.position() != before {
