@@ -570,8 +570,8 @@ async fn dies_in_the_tail(engine: Engine) {
         "spool.xa.removed",
     ];
     for (round, place) in (0..).zip(places) {
-        changeover.start_again_with(&[("CHANGEOVER_FAILPOINT", place)]).await;
-        changeover.wait_phase(&["following"]).await;
+        // What the one before has left may bring it there at once.
+        changeover.start_to_die(place).await;
         do_work(&bed.source, round).await;
         assert!(!changeover.wait_end().await.success(), "{place}");
     }
@@ -652,8 +652,7 @@ async fn repairs_say_the_new_names() {
         assert_eq!(row["schema"], "shop", "{row:?}");
     }
     assert_eq!(listed().await, found, "a dry run repairs nothing");
-    let refused = changeover.try_admin("REPAIR TABLE attic.purchases").await.unwrap_err();
-    assert!(refused.contains("attic.purchases"), "{refused}");
+    assert!(changeover.admin("REPAIR TABLE attic.purchases").await.is_empty(), "nobody goes by that name");
     assert_eq!(changeover.admin("REPAIR TABLE shop.orders").await.len(), 3);
     assert_eq!(changeover.admin("REPAIR").await.len(), 1);
     bed.source.run(&["UPDATE shop.orders SET note = 'behind' WHERE id IN (3, 4)"]).await;
