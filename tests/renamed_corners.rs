@@ -525,3 +525,140 @@ async fn names_in_small_letters_on_the_target() {
     let (code, said) = check(&settings);
     assert!(code == 1 && said.contains("capital letters"), "{code} {said}");
 }
+
+/// A table without a key under a name of its own, and rows in two phases in both: one piece of work of an application.
+fn work(round: u32) -> Vec<String> {
+    let text = format!(
+        "INSERT INTO shop.log VALUES (7, 'r{round}'), (7, 'r{round}'), (NULL, NULL);
+         UPDATE shop.log SET what = 'once' WHERE what = 'x' OR what = 'once' LIMIT 1;
+         UPDATE shop.orders SET note = 'n{round}' WHERE id % 9 = {round} % 9 AND (note IS NULL OR note NOT LIKE 'xa %');
+         XA START 'x{round}';
+         INSERT INTO shop.log VALUES (8, 'xa'), (8, 'xa');
+         DELETE FROM shop.log WHERE what = 'r{round}' LIMIT 1;
+         INSERT INTO shop.orders (tenant_id, note) VALUES (7, 'xa {round}');
+         UPDATE shop.orders SET secret = '{round}' WHERE id = {round} + 1;
+         XA END 'x{round}';
+         XA PREPARE 'x{round}';
+         UPDATE shop.items SET n = n + 1;
+         XA COMMIT 'x{round}'"
+    );
+    text.split(";\n").map(|sql| sql.trim().to_owned()).collect()
+}
+
+async fn do_work(source: &Server, round: u32) {
+    let mut conn = source.root().await;
+    let mut beside = source.root().await;
+    for sql in work(round) {
+        // What stands between the two phases is another session's.
+        let of = if sql.contains("shop.items") { &mut beside } else { &mut conn };
+        of.query_drop(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+}
+
+/// Changeover dies in the tail at what is durable of such work, and by kill -9 with a backlog behind it.
+async fn dies_in_the_tail(engine: Engine) {
+    let Some(bed) = Bed::start(engine, engine, &[]).await else { return };
+    let rules = RULES.replace(" }]", " }, { from = \"shop.log\", to = \"attic.journal\" }]");
+    let mut changeover = Changeover::start(bed.settings().with("migration.rename", &rules)).await;
+    changeover.admin("START MIGRATION").await;
+    changeover.wait_ready().await;
+    let places = [
+        "spool.xa.parked",
+        "apply.batch.before_commit",
+        "spool.xa.taken",
+        "apply.batch.committed",
+        "spool.xa.removed",
+    ];
+    for (round, place) in (0..).zip(places) {
+        // What the one before has left may bring it there at once.
+        changeover.start_to_die(place).await;
+        do_work(&bed.source, round).await;
+        assert!(!changeover.wait_end().await.success(), "{place}");
+    }
+    for round in 5..25 {
+        do_work(&bed.source, round).await;
+    }
+    changeover.start_again_plain().await;
+    changeover.wait_phase(&["catching_up", "following"]).await;
+    changeover.kill_9();
+    do_work(&bed.source, 25).await;
+    changeover.start_again().await;
+    changeover.wait_applied(&bed.source).await;
+    changeover.wait_ready().await;
+    for (old, new) in
+        [("orders", ("attic", "purchases")), ("log", ("attic", "journal")), ("items", ("store", "items"))]
+    {
+        let columns = columns(&bed.source, "shop", old).await;
+        let here = rows(&bed.source, "shop", old, &columns, "TRUE").await;
+        let there = rows(&bed.target, new.0, new.1, &columns, "TRUE").await;
+        assert!(here == there, "{old}: {here:?}\n{there:?}");
+        assert!(here.len() > 2, "{old}: {here:?}");
+    }
+    let committed: i64 =
+        bed.target.value("SELECT COUNT(*) FROM attic.purchases WHERE note LIKE 'xa %'").await;
+    assert_eq!(committed, 26, "each of them once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deaths_with_renamed_keyless_tables_and_xa_mariadb() {
+    dies_in_the_tail(Engine::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deaths_with_renamed_keyless_tables_and_xa_mysql97() {
+    dies_in_the_tail(Engine::MySql97).await;
+}
+
+/// Differences are named as the source has its tables, and what repairs them as the target has them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repairs_say_the_new_names() {
+    let Some(bed) = Bed::start(Engine::MySql97, Engine::MariaDb, &[]).await else { return };
+    // It has nothing to tell a row by, so nothing of it is repaired.
+    bed.source.run(&["DROP TABLE shop.log"]).await;
+    let changeover = Changeover::start(bed.settings()).await;
+    changeover.admin("START MIGRATION").await;
+    changeover.wait_ready().await;
+    bed.target
+        .run(&[
+            "DELETE FROM attic.purchases WHERE id = 3",
+            "UPDATE attic.purchases SET note = 'wrong', secret = NULL WHERE id = 4",
+            "INSERT INTO attic.purchases (id, note) VALUES (77777, 'extra')",
+            "UPDATE store.items SET n = 5 WHERE id = 2",
+        ])
+        .await;
+    changeover.admin("VERIFY").await;
+    let listed = async || {
+        until("the differences", LIMIT, async || {
+            let found = changeover.admin("SHOW DIFFERENCES").await;
+            if found.len() == 4 { Ok(found) } else { Err(format!("{found:?}")) }
+        })
+        .await
+    };
+    let found = listed().await;
+    let cell = |kind: &str, table: &str, name: &str| {
+        let row = found.iter().find(|row| row["kind"] == kind && row["table"] == table);
+        row.unwrap_or_else(|| panic!("{kind} {table}: {found:?}"))[name].clone()
+    };
+    assert!(found.iter().all(|row| row["schema"] == "shop"), "{found:?}");
+    assert_eq!(cell("missing", "orders", "key"), "`id` = 3");
+    assert_eq!(cell("extra", "orders", "key"), "`id` = 77777");
+    assert_eq!(cell("different", "orders", "columns"), "secret, note");
+    assert_eq!(cell("different", "items", "columns"), "n");
+    let plan = changeover.admin("REPAIR DRY RUN").await;
+    assert_eq!(plan.len(), 4, "{plan:?}");
+    for row in &plan {
+        let there = if row["table"] == "items" { "`store`.`items`" } else { "`attic`.`purchases`" };
+        assert!(row["sql"].contains(there) && !row["sql"].contains("`shop`"), "{row:?}");
+        assert_eq!(row["schema"], "shop", "{row:?}");
+    }
+    assert_eq!(listed().await, found, "a dry run repairs nothing");
+    assert!(changeover.admin("REPAIR TABLE attic.purchases").await.is_empty(), "nobody goes by that name");
+    assert_eq!(changeover.admin("REPAIR TABLE shop.orders").await.len(), 3);
+    assert_eq!(changeover.admin("REPAIR").await.len(), 1);
+    bed.source.run(&["UPDATE shop.orders SET note = 'behind' WHERE id IN (3, 4)"]).await;
+    changeover.wait_applied(&bed.source).await;
+    changeover.admin("VERIFY").await;
+    changeover.wait_ready().await;
+    assert!(changeover.admin("SHOW DIFFERENCES").await.is_empty());
+    bed.assert_equal(2, "TRUE").await;
+}
