@@ -9,7 +9,7 @@ use crate::file_and_offset::GTIDS_OFF;
 use crate::support::changeover::Settings;
 use crate::support::wait::until;
 use crate::support::writers::Writers;
-use crate::support::{Changeover, Engine, Pair, Server, accounts};
+use crate::support::{Changeover, Engine, Pair, Server, pair};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -115,11 +115,7 @@ async fn abandoned_behind_a_rollback_mysql97() {
 
 /// Two empty servers with the accounts for `shop`.
 async fn servers(from: (Engine, &[&str]), to: (Engine, &[&str])) -> Option<(Server, Server)> {
-    let (source, target) = tokio::join!(Server::start(from.0, from.1), Server::start(to.0, to.1));
-    let (source, target) = (source?, target?);
-    for server in [&source, &target] {
-        accounts::create(server, "shop").await;
-    }
+    let (source, target) = pair::servers(from, to, "shop").await?;
     source.run(&["CREATE DATABASE shop"]).await;
     Some((source, target))
 }

@@ -4,7 +4,7 @@
 use mysql_async::prelude::Queryable as _;
 
 use crate::support::changeover::Settings;
-use crate::support::{Changeover, Engine, Server, accounts};
+use crate::support::{Changeover, Engine, Server, accounts, pair};
 
 /// Central Europe, by rule: 26 October 2025, 01:00 UTC, is when 03:00 becomes 02:00; 30 March, 01:00 UTC, when 02:00 becomes 03:00.
 const SOURCE: &str = "TZ=CET-1CEST,M3.5.0,M10.5.0/3";
@@ -100,11 +100,9 @@ async fn load_zone(server: &Server) {
 
 /// The source knows a zone by its name and the target doesn't: what was run in it waits until it does.
 async fn a_zone_that_the_target_has_not_got(engine: Engine) {
-    let (source, target) = tokio::join!(Server::start(engine, &[]), Server::start(engine, &[TARGET]));
-    let (Some(source), Some(target)) = (source, target) else { return };
-    for server in [&source, &target] {
-        accounts::create(server, "shop").await;
-    }
+    let Some((source, target)) = pair::servers((engine, &[]), (engine, &[TARGET]), "shop").await else {
+        return;
+    };
     load_zone(&source).await;
     source
         .run(&[

@@ -10,7 +10,7 @@ use mysql_async::prelude::Queryable as _;
 use crate::support::changeover::Settings;
 use crate::support::disk::Disk;
 use crate::support::wait::until;
-use crate::support::{Changeover, Engine, Server, accounts};
+use crate::support::{Changeover, Engine, Server, pair};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The least that a spool may be given, and what it says then.
@@ -20,13 +20,9 @@ const FULL: &str = "the spool is full (apply.spool_max_gb)";
 const SUM: &str =
     "SELECT CONCAT_WS('|', COUNT(*), SUM(id), SUM(n), SUM(LENGTH(body)), SUM(CRC32(body))) FROM shop.t";
 
-async fn servers(engine: Engine, to: Engine) -> Option<(Server, Server)> {
-    let flags = ["--max-allowed-packet=64M"];
-    let (source, target) = tokio::join!(Server::start(engine, &flags), Server::start(to, &flags));
-    let (source, target) = (source?, target?);
-    for server in [&source, &target] {
-        accounts::create(server, "shop").await;
-    }
+async fn servers(engine: Engine) -> Option<(Server, Server)> {
+    let with_flags: (Engine, &[&str]) = (engine, &["--max-allowed-packet=64M"]);
+    let (source, target) = pair::servers(with_flags, with_flags, "shop").await?;
     source
         .run(&[
             "CREATE DATABASE shop",
@@ -90,7 +86,7 @@ async fn following(source: &Server, target: &Server) -> Changeover {
 
 /// The target stands and the source writes more than the spool may hold; Changeover dies meanwhile.
 async fn the_spool_is_full(engine: Engine) {
-    let Some((source, target)) = servers(engine, engine).await else { return };
+    let Some((source, target)) = servers(engine).await else { return };
     let mut changeover = following(&source, &target).await;
     let locker = hold_up(&target).await;
     write_much(&source, 36).await;
@@ -121,7 +117,7 @@ async fn the_spool_is_full_mysql97() {
 /// Meanwhile the source ends the dump, which takes nothing, and purges what wasn't read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logs_are_purged_while_the_spool_is_full() {
-    let Some((source, target)) = servers(Engine::MariaDb, Engine::MariaDb).await else { return };
+    let Some((source, target)) = servers(Engine::MariaDb).await else { return };
     let changeover = following(&source, &target).await;
     let locker = hold_up(&target).await;
     write_much(&source, 36).await;
@@ -153,7 +149,7 @@ fn assert_says(said: &str, file: &str) {
 /// No room for the first word, for the journal of the copy, for the spool, and for the journal of a cutover.
 async fn the_disk_under_state_dir_is_full(engine: Engine) {
     let Some(disk) = Disk::of_megabytes(48) else { return };
-    let Some((source, target)) = servers(engine, engine).await else { return };
+    let Some((source, target)) = servers(engine).await else { return };
     for _ in 0..12 {
         source.run(&["INSERT INTO shop.t (body) SELECT REPEAT('x', 40) FROM shop.t"]).await;
     }
@@ -246,7 +242,7 @@ async fn the_disk_under_state_dir_is_full_mariadb() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_disk_under_stage_dir_is_full() {
     let Some(disk) = Disk::of_megabytes(16) else { return };
-    let Some((source, target)) = servers(Engine::MariaDb, Engine::MariaDb).await else { return };
+    let Some((source, target)) = servers(Engine::MariaDb).await else { return };
     source
         .run(&["INSERT INTO shop.t (body) VALUES (RANDOM_BYTES(1000)), (REPEAT(RANDOM_BYTES(1000), 1000))"])
         .await;

@@ -4,7 +4,7 @@
 use mysql_async::prelude::Queryable;
 
 use crate::support::changeover::Settings;
-use crate::support::{Changeover, Engine, Server, accounts};
+use crate::support::{Changeover, Engine, Server, pair};
 
 const TABLES: &[&str] = &[
     "CREATE DATABASE shop",
@@ -66,11 +66,7 @@ async fn content(server: &Server) -> Vec<(u64, String)> {
 }
 
 async fn dies_within(from: Engine, to: Engine, in_safe_mode: bool) {
-    let (source, target) = tokio::join!(Server::start(from, &[]), Server::start(to, &[]));
-    let (Some(source), Some(target)) = (source, target) else { return };
-    for server in [&source, &target] {
-        accounts::create(server, "shop").await;
-    }
+    let Some((source, target)) = pair::servers((from, &[]), (to, &[]), "shop").await else { return };
     source.run(TABLES).await;
     if to == Engine::Seekdb {
         // It doesn't take tables without a key.

@@ -3,15 +3,12 @@
 
 use crate::file_and_offset::GTIDS_OFF;
 use crate::support::changeover::Settings;
-use crate::support::{Changeover, Engine, Server, accounts};
+use crate::support::{Changeover, Engine, pair};
 
 /// Restored while it is followed, or while Changeover is dead; then it goes on in its own way.
 async fn goes_back(engine: Engine, flags: &[&str], dead: bool) {
-    let (source, target) = tokio::join!(Server::start(engine, flags), Server::start(Engine::MariaDb, &[]));
-    let (Some(mut source), Some(target)) = (source, target) else { return };
-    for server in [&source, &target] {
-        accounts::create(server, "shop").await;
-    }
+    let servers = pair::servers((engine, flags), (Engine::MariaDb, &[]), "shop").await;
+    let Some((mut source, target)) = servers else { return };
     source
         .run(&[
             "CREATE DATABASE shop",

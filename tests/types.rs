@@ -10,8 +10,9 @@ use mysql_async::{Conn, Row, Value};
 
 use self::catalogue::{Case, cases};
 use crate::support::changeover::Settings;
+use crate::support::pair::servers;
 use crate::support::wait::until;
-use crate::support::{Changeover, Engine, Server, accounts};
+use crate::support::{Changeover, Engine, Server};
 
 const SCHEMA: &str = "types";
 /// The clock of Central Europe around the changes that the timestamps are next to, as the servers keep it.
@@ -22,7 +23,8 @@ const ZONE: &[&str] = &[
     "INSERT INTO mysql.time_zone_transition VALUES (7, 1679792400, 1), (7, 1698541200, 0), (7, 1711846800, 1), (7, 1729990800, 0)",
 ];
 
-/// Two tables a case: `v_…` holds the values in a column, `k_…` in the primary key.
+/// Tables of a case: `v_…` and `b_…` hold the values in a column, `k_…` in the primary key. A table with a floating point, as
+/// `b_…` is, is read in the binary protocol.
 async fn fill(server: &Server, cases: &[Case]) {
     let mut conn = writer(server).await;
     let mut run = async |sql: String| {
@@ -33,8 +35,11 @@ async fn fill(server: &Server, cases: &[Case]) {
     for case in cases {
         let (name, columns) = (&case.name, &case.columns);
         run(format!("CREATE TABLE v_{name} (id INT PRIMARY KEY, {columns}) ENGINE=InnoDB")).await;
+        run(format!("CREATE TABLE b_{name} (id INT PRIMARY KEY, {columns}, f DOUBLE) ENGINE=InnoDB")).await;
         for (number, value) in case.values.iter().enumerate() {
             run(format!("INSERT INTO v_{name} (id, v) VALUES ({number} - 2, {value})")).await;
+            run(format!("INSERT INTO b_{name} (id, v, f) VALUES ({number} - 2, {value}, {number} / 7)"))
+                .await;
         }
         if case.key {
             run(format!("CREATE TABLE k_{name} ({columns}, n INT, PRIMARY KEY (v)) ENGINE=InnoDB")).await;
@@ -102,7 +107,8 @@ async fn assert_equal(source: &Server, target: &Server, cases: &[Case], when: &s
         let look = case.look.expressions().join(", ");
         let by_key = format!("SELECT {look}, n FROM {SCHEMA}.k_{} ORDER BY 1, 2", case.name);
         let by_id = format!("SELECT id, v IS NULL, {look} FROM {SCHEMA}.v_{} ORDER BY id", case.name);
-        for sql in [Some(by_id), case.key.then_some(by_key)].into_iter().flatten() {
+        let beside = format!("SELECT id, v IS NULL, {look}, f FROM {SCHEMA}.b_{} ORDER BY id", case.name);
+        for sql in [Some(by_id), Some(beside), case.key.then_some(by_key)].into_iter().flatten() {
             let (a, b) = (shown(&mut old, &sql).await, shown(&mut new, &sql).await);
             assert!(!a.is_empty(), "{sql}: no row");
             rows += a.len();
@@ -146,12 +152,10 @@ enum Way {
 async fn every_type(engine: Engine, way: Way) {
     let infile = format!("--local-infile={}", if way == Way::Loaded { "ON" } else { "OFF" });
     let of_target = ["--max-allowed-packet=64M", "--default-time-zone=-03:30", infile.as_str()];
-    let (source, target) =
-        tokio::join!(Server::start(engine, &of_target[..1]), Server::start(engine, &of_target));
-    let (Some(source), Some(target)) = (source, target) else { return };
-    for server in [&source, &target] {
-        accounts::create(server, SCHEMA).await;
-    }
+    let Some((source, target)) = servers((engine, &of_target[..1]), (engine, &of_target), SCHEMA).await
+    else {
+        return;
+    };
     source.run(ZONE).await;
     source.run(&["SET GLOBAL time_zone = 'Test/Summer'"]).await;
     let cases = cases(engine);
@@ -204,17 +208,42 @@ async fn mysql97_changed_while_copied() {
     every_type(Engine::MySql97, Way::Overtaken).await;
 }
 
+/// What isn't prepared is read as text: where the source prepares nothing, and where the driver would take a name for a parameter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floats_of_a_source_that_prepares_nothing() {
+    let flags: &[&str] = &["--max-prepared-stmt-count=0"];
+    let Some((source, target)) = servers((Engine::MariaDb, flags), (Engine::MySql97, &[]), SCHEMA).await
+    else {
+        return;
+    };
+    source
+        .run(&[
+            "CREATE DATABASE types",
+            "CREATE TABLE types.f (id INT PRIMARY KEY, `a:b` FLOAT, d DOUBLE) ENGINE=InnoDB",
+            "CREATE TABLE types.g (id INT PRIMARY KEY, a FLOAT, d DOUBLE) ENGINE=InnoDB",
+            "INSERT INTO types.f VALUES (1, 0.1, 0.1), (2, 16777217, -0e0), (3, NULL, 1.7976931348623157e308)",
+            "INSERT INTO types.g SELECT * FROM types.f",
+        ])
+        .await;
+    let changeover = Changeover::start(Settings::between(&source, &target, SCHEMA)).await;
+    changeover.admin("START MIGRATION").await;
+    changeover.wait_ready().await;
+    for (table, float) in [("f", "`a:b`"), ("g", "a")] {
+        // Exactly: times one, a double has all its digits, and of a float it is one.
+        let sql = format!(
+            "SELECT GROUP_CONCAT(CONCAT_WS(',', id, {float} * 1e0, d * 1e0) ORDER BY id) FROM types.{table}"
+        );
+        assert_eq!(source.value::<String>(&sql).await, target.value::<String>(&sql).await);
+    }
+}
+
 /// Values nearly as large as a packet may be, by both paths, within a bound of memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_objects() {
     const MEMORY_MAX: u64 = 512 << 20;
     let flags = ["--max-allowed-packet=64M", "--innodb-log-file-size=600M"];
-    let (source, target) =
-        tokio::join!(Server::start(Engine::MariaDb, &flags), Server::start(Engine::MariaDb, &flags));
-    let (Some(source), Some(target)) = (source, target) else { return };
-    for server in [&source, &target] {
-        accounts::create(server, SCHEMA).await;
-    }
+    let engine = (Engine::MariaDb, flags.as_slice());
+    let Some((source, target)) = servers(engine, engine, SCHEMA).await else { return };
     let large = |id: u32| {
         format!("INSERT INTO types.large VALUES ({id}, REPEAT(x'4100ff42', 8 << 20), REPEAT('é', 8 << 20))")
     };

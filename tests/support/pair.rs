@@ -20,11 +20,8 @@ impl Pair {
 
     /// The same with more flags for the servers.
     pub async fn start_with(engine: Engine, bulk_rows: u32, flags: &[&str]) -> Option<Self> {
-        let (source, target) = tokio::join!(Server::start(engine, flags), Server::start(engine, flags));
-        let pair = Self { source: source?, target: target? };
-        for server in [&pair.source, &pair.target] {
-            accounts::create(server, seed::SCHEMA).await;
-        }
+        let (source, target) = servers((engine, flags), (engine, flags), seed::SCHEMA).await?;
+        let pair = Self { source, target };
         seed::fill(&pair.source, bulk_rows).await;
         Some(pair)
     }
@@ -43,4 +40,18 @@ impl Pair {
     pub async fn changeover(&self) -> Changeover {
         Changeover::start(self.settings()).await
     }
+}
+
+/// Two empty servers, each of an engine with more flags, with all accounts for `schema`. `None` where one can't be had.
+pub async fn servers(
+    from: (Engine, &[&str]),
+    to: (Engine, &[&str]),
+    schema: &str,
+) -> Option<(Server, Server)> {
+    let (source, target) = tokio::join!(Server::start(from.0, from.1), Server::start(to.0, to.1));
+    let (source, target) = (source?, target?);
+    for server in [&source, &target] {
+        accounts::create(server, schema).await;
+    }
+    Some((source, target))
 }

@@ -1,8 +1,8 @@
 //! Rows of the binary protocol, as the cells that the text protocol would have for them.
 //!
 //! A server that prints a double exactly works longer for it than for ten integers, and one that reads 17 digits as well. In the
-//! binary protocol a FLOAT or DOUBLE is its own bytes, and here it gets the fewest digits that mean exactly it. (A table of 100
-//! columns, 20 of them such: 14 of 24 µs a row of MariaDB's were these.) So chunks of tables that have them are read by prepared
+//! binary protocol a FLOAT or DOUBLE is its own bytes, and here it gets the fewest digits that mean exactly it
+//! (docs/benchmarks.md has what that saves). So chunks of tables that have them are read by prepared
 //! statements. What else is in such a row is printed as the server would print it, or is text anyway.
 
 use std::io::Write as _;
@@ -19,11 +19,11 @@ use crate::schema::table::{ColumnKind, TableSchema};
 /// ER_MAX_PREPARED_STMT_COUNT_REACHED; some servers allow none at all.
 const TOO_MANY: u16 = 1461;
 
-/// True where chunks of the table are better read so. A YEAR isn't printed here: '0' and '0000' are two years, and one of two
-/// digits is neither.
+/// True where chunks of the table are better read so. Of a YEAR(2) the number doesn't say which year it is.
 pub(super) fn is_better(table: &TableSchema) -> bool {
     let stored = || table.stored_columns().filter_map(|index| table.columns.get(index));
-    stored().any(|column| is_float(&column.kind)) && !stored().any(|column| column.kind == ColumnKind::Year)
+    stored().any(|column| is_float(&column.kind))
+        && !stored().any(|column| column.column_type.eq_ignore_ascii_case("year(2)"))
 }
 
 /// Types whose values are read as they are, where [`is_better`].
@@ -104,6 +104,9 @@ impl Cells for PrintedRow<'_> {
 fn print(out: &mut Vec<u8>, kind: &ColumnKind, value: &Value) -> bool {
     match (value, kind) {
         (Value::NULL | Value::Bytes(_), _) => true,
+        // As a text, '0' would be another year than '0000'.
+        (Value::Int(year), ColumnKind::Year) => write!(out, "{year:04}").is_ok(),
+        (Value::UInt(year), ColumnKind::Year) => write!(out, "{year:04}").is_ok(),
         (Value::Int(number), _) => write!(out, "{number}").is_ok(),
         (Value::UInt(number), _) => write!(out, "{number}").is_ok(),
         (Value::Float(number), _) => print_float(out, *number),
@@ -136,8 +139,11 @@ fn print_double(out: &mut Vec<u8>, number: f64) -> bool {
 fn print_float(out: &mut Vec<u8>, number: f32) -> bool {
     let mut buffer = zmij::Buffer::new();
     let text = buffer.format(number);
-    // Rounded twice, a number beside the middle of two floats may become the other one.
-    if text.parse::<f64>().is_ok_and(|double| (double as f32).to_bits() == number.to_bits()) {
+    // Rounded twice, a number beside the middle of two floats may become the other one; and the double of the largest float's
+    // digits is larger than it, which a server refuses.
+    let is_taken =
+        |double: f64| double.abs() <= f64::from(f32::MAX) && (double as f32).to_bits() == number.to_bits();
+    if text.parse().is_ok_and(is_taken) {
         out.extend_from_slice(text.as_bytes());
         number.is_finite()
     } else {
@@ -191,12 +197,16 @@ mod tests {
         check(time(0), Value::Time(false, 0, 0, 0, 0, 0), "00:00:00");
         check(time(6), Value::Time(true, 34, 22, 59, 59, 999_999), "-838:59:59.999999");
         check(time(3), Value::Time(false, 4, 4, 5, 6, 7_000), "100:05:06.007");
+        check(ColumnKind::Year, Value::Int(0), "0000");
+        check(ColumnKind::Year, Value::UInt(2155), "2155");
         check(ColumnKind::Double, Value::Double(-0.0), "-0.0");
         check(ColumnKind::Double, Value::Double(0.1), "0.1");
         check(ColumnKind::Double, Value::Double(5e-324), "5e-324");
         check(ColumnKind::Double, Value::Double(f64::MAX), "1.7976931348623157e+308");
         check(ColumnKind::Float, Value::Float(0.1), "0.1");
         check(ColumnKind::Float, Value::Float(16_777_216.0), "16777216.0");
+        check(ColumnKind::Float, Value::Float(f32::MAX), "3.4028234663852886e+38");
+        check(ColumnKind::Float, Value::Float(-f32::MAX), "-3.4028234663852886e+38");
         // Refused: no column of the type holds that.
         for (kind, value) in [
             (ColumnKind::Double, Value::Double(f64::NAN)),
@@ -221,7 +231,10 @@ mod tests {
             ))
         };
         assert!(better(&[&int, &ColumnKind::Double]) && better(&[&int, &ColumnKind::Float]));
-        assert!(!better(&[&int]) && !better(&[&int, &ColumnKind::Float, &ColumnKind::Year]));
+        assert!(!better(&[&int]) && better(&[&int, &ColumnKind::Float, &ColumnKind::Year]));
+        let mut of_two_digits = column("y", ColumnKind::Year, None);
+        of_two_digits.column_type = "year(2)".to_owned();
+        assert!(!is_better(&schema("t", vec![of_two_digits, column("f", ColumnKind::Float, None)], &[&[0]])));
     }
 
     proptest! {
@@ -229,9 +242,10 @@ mod tests {
         fn every_floating_point_is_read_as_itself(float in any::<u32>(), double in any::<u64>()) {
             let (float, double) = (f32::from_bits(float), f64::from_bits(double));
             prop_assume!(float.is_finite() && double.is_finite());
-            // A server reads a double, and makes a float of it.
-            let read = shown(&ColumnKind::Float, Value::Float(float)).unwrap().parse::<f64>().unwrap() as f32;
-            prop_assert_eq!(read.to_bits(), float.to_bits());
+            // A server reads a double, looks whether it is in the range of floats, and makes one of it.
+            let read: f64 = shown(&ColumnKind::Float, Value::Float(float)).unwrap().parse().unwrap();
+            prop_assert!(read.abs() <= f64::from(f32::MAX));
+            prop_assert_eq!((read as f32).to_bits(), float.to_bits());
             let read: f64 = shown(&ColumnKind::Double, Value::Double(double)).unwrap().parse().unwrap();
             prop_assert_eq!(read.to_bits(), double.to_bits());
         }

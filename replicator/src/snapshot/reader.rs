@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use config::Side;
-use mysql_async::prelude::{Protocol as Protocols, Queryable as _};
+use mysql_async::prelude::{Protocol as AnyProtocol, Queryable as _};
 use mysql_async::{Conn, QueryResult, Row};
 use tokio::sync::mpsc;
 
@@ -109,7 +109,7 @@ struct Reading<'a> {
 impl Reading<'_> {
     /// Hands on every row of the answer, or as many as a chunk may have; rows of the binary protocol are printed first. False where
     /// nobody takes them.
-    async fn all<P: Protocols>(
+    async fn all<P: AnyProtocol>(
         &mut self,
         mut result: QueryResult<'_, 'static, P>,
         mut printer: Option<Printer>,
