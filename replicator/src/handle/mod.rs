@@ -166,11 +166,11 @@ impl Replicator {
     /// keeps cutovers away meanwhile.
     ///
     /// # Errors
-    /// The phase isn't `following`, or a row can't be repaired.
+    /// The phase isn't `following`, there is no such table, or a row can't be repaired.
     pub async fn repair(&self, table: Option<TableName>, dry_run: bool) -> Result<Vec<Repaired>> {
         let live = &self.context.live;
         match live.verifier() {
-            Some(verifier) if dry_run => Ok(verifier.repair_plan(table.as_ref())),
+            Some(verifier) if dry_run => verifier.repair_plan(table.as_ref()),
             Some(verifier) if live.phase() == Phase::Following => verifier.repair(table.as_ref()).await,
             _ => Err(self.unfit("REPAIR")),
         }

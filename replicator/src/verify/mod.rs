@@ -199,13 +199,19 @@ impl Verifier {
         }
     }
 
+    /// An error where the table that an operator names is none of the migration's.
+    fn expect_known(&self, table: Option<&TableName>) -> Result<()> {
+        match table.filter(|name| !self.tables.iter().any(|known| known.name == **name)) {
+            None => Ok(()),
+            Some(name) => {
+                Err(Error::definite(None, name.to_string(), "this table isn't part of the migration"))
+            }
+        }
+    }
+
     /// VERIFY: begins a pass over one table, or over all of them. Until it is through, the verdict is unknown.
     pub fn request(&self, table: Option<&TableName>) -> Result<()> {
-        if let Some(name) = table
-            && !self.tables.iter().any(|known| known.name == *name)
-        {
-            return Err(Error::definite(None, name.to_string(), "this table isn't part of the migration"));
-        }
+        self.expect_known(table)?;
         for known in self.tables.iter().filter(|known| table.is_none_or(|name| known.name == *name)) {
             self.progress.want(&known.name);
         }

@@ -65,22 +65,26 @@ enum Batch {
 
 impl Verifier {
     /// The statements that [`Self::repair`] would amount to now.
-    #[must_use]
-    pub fn repair_plan(&self, only: Option<&TableName>) -> Vec<Repaired> {
+    ///
+    /// # Errors
+    /// There is no such table in the migration.
+    pub fn repair_plan(&self, only: Option<&TableName>) -> Result<Vec<Repaired>> {
+        self.expect_known(only)?;
         let listed = self.differences.list().into_iter();
         let wanted = listed.filter(|difference| only.is_none_or(|name| difference.table == *name));
-        wanted.map(|d| Repaired { table: d.table, rows: 1, sql: d.repair_sql }).collect()
+        Ok(wanted.map(|d| Repaired { table: d.table, rows: 1, sql: d.repair_sql }).collect())
     }
 
     /// Repairs every listed difference, or those of one table, and compares the rows again. Where differences were
     /// counted and not listed, another pass over the table is asked for.
     ///
     /// # Errors
-    /// The target doesn't take a row as it is on the source, rows keep changing, or a server can't be asked. What was
+    /// There is no such table in the migration, the target doesn't take a row as it is on the source, rows keep changing, or a server can't be asked. What was
     /// repaired before stays repaired.
     ///
     /// Cancel safety: dropped in the middle, the open transaction is rolled back with its connection.
     pub async fn repair(&self, only: Option<&TableName>) -> Result<Vec<Repaired>> {
+        self.expect_known(only)?;
         let (source, target) = self.backends();
         let mut pair = Pair {
             source: Backend::new(Side::Source, source.clone()),
