@@ -64,6 +64,6 @@ SHAPES = [
     Shape("four", "sysbench rows, 4 tables", 4, 500_000, SYSBENCH, f"seq, seq % 499979, {C}, {PAD}", "KEY k_1 (k)"),
     Shape("one", "sysbench rows, 1 table", 1, 2_000_000, SYSBENCH, f"seq, seq % 499979, {C}, {PAD}", "KEY k_1 (k)"),
     Shape("wide", "100 columns, 4 tables", 4, 50_000, WIDE, WIDE_VALUES),
-    Shape("lobs", "LOBs of 64 to 320 KB, 4 tables", 4, 600, LOB, LOB_VALUES),
+    Shape("lobs", "LOBs of 64 to 83 KB, 4 tables", 4, 600, LOB, LOB_VALUES),
     Shape("small", "2,000 tables of 100 rows", 2_000, 100, SMALL, "seq, MD5(seq)", "KEY a (a)", True),
 ]
