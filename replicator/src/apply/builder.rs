@@ -60,6 +60,19 @@ pub(super) struct Builder {
     began: Option<Instant>,
 }
 
+/// Some rows of a large transaction.
+#[derive(Debug)]
+pub(super) struct PartRows {
+    /// The rows.
+    pub(super) change: RowsChange,
+    /// About how many bytes they take in memory.
+    pub(super) bytes: usize,
+    /// Where they lie among the bytes of its events, both inclusive.
+    pub(super) first: u64,
+    /// The last of those bytes.
+    pub(super) last: u64,
+}
+
 /// A stretch of a large transaction.
 #[derive(Debug)]
 struct Part {
@@ -161,18 +174,16 @@ impl Builder {
         Ok(())
     }
 
-    /// Adds rows of a large transaction; `part` is where they lie in it, first and last byte. They go on where those
-    /// before them ended.
+    /// Adds rows of a large transaction, which go on where those before them ended.
     pub(super) fn add_part(
         &mut self,
         plans: &Plans,
         mode: Mode,
         meta: &TransactionMeta,
-        part: (u64, u64),
-        taken: (RowsChange, usize),
+        rows: PartRows,
         now: Instant,
     ) -> Result<()> {
-        let ((first, last), (change, bytes)) = (part, taken);
+        let PartRows { change, bytes, first, last } = rows;
         self.take(plans, mode, vec![change], bytes, now)?;
         match &mut self.part {
             Some(part) => part.last = last,
@@ -310,8 +321,8 @@ mod tests {
         let mut builder = Builder::default();
         let rows = |from: i64| change(&table, (from..from + 900).map(|i| insert(int_row(&[i]))).collect());
         let add = |builder: &mut Builder, seq, first, last| {
-            let taken = (rows(first as i64), 10);
-            builder.add_part(&plans, Mode::Exact, &meta(seq), (first, last), taken, Instant::now()).unwrap();
+            let rows = PartRows { change: rows(first as i64), bytes: 10, first, last };
+            builder.add_part(&plans, Mode::Exact, &meta(seq), rows, Instant::now()).unwrap();
         };
         add(&mut builder, 5, 1, 9_000);
         assert!(builder.fits_part(5) && !builder.fits_part(6) && !builder.is_empty());

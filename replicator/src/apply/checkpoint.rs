@@ -4,7 +4,8 @@
 //! epoch that every run raises. `changeover.checkpoint` has a row for each worker of it, which the worker writes in
 //! the very transaction that writes its batch: the low water known at that time (the number of a transaction, every
 //! one up to which is applied, and its position on the source), and what above it this worker has applied: numbers of
-//! transactions, and parts of one that is too large for one batch ([`Done`]). Row 0 belongs to the scheduler, which moves the low water over transactions that have nothing for us.
+//! transactions, and parts of one that is too large for one batch ([`Done`]). Row 0 belongs to the scheduler, which moves
+//! the low water over transactions that have nothing for us.
 //!
 //! What is applied is the union of all rows. Reading it takes their locks, so it waits for a COMMIT that a dead
 //! process has left behind and sees what became of it; and it raises the epoch, so that a process that isn't as

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::builder::{Builder, place};
+use super::builder::{Builder, PartRows, place};
 use super::checkpoint::{self, Recovered};
 use super::done::{Done, Mark};
 use super::graph::{Running, Watermark};
@@ -223,9 +223,9 @@ impl Scheduler {
             SpoolItem::LargeRows { change, first, last } => {
                 let (meta, skipped) = self.large.as_ref().ok_or_else(no_begin)?;
                 if !skipped {
-                    let (mode, taken) = (self.mode_of(meta), (change, weight));
-                    let now = Instant::now();
-                    self.builder.add_part(&self.context.plans, mode, meta, (first, last), taken, now)?;
+                    let (mode, now) = (self.mode_of(meta), Instant::now());
+                    let rows = PartRows { change, bytes: weight, first, last };
+                    self.builder.add_part(&self.context.plans, mode, meta, rows, now)?;
                     self.keep(permit);
                 }
             }

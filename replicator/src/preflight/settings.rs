@@ -106,7 +106,10 @@ pub(super) fn judge_source(settings: &Settings) -> Vec<Finding> {
         );
         found.push(finding(Severity::Note, "source, binlog_row_image", message));
         if settings.is_mariadb() {
-            let message = "MariaDB logs a REPLACE that leaves columns out as an update without them, though they get their defaults: on                            the target they keep what they were, as on MariaDB's own replicas. The verifier finds such rows, REPAIR                            mends them, and no cutover happens before; without such statements, or with FULL in every session,                            there are none.";
+            let message = "MariaDB logs a REPLACE that leaves columns out as an update without them, though they get their \
+                           defaults: on the target they keep what they were, as on MariaDB's own replicas. The verifier \
+                           finds such rows, REPAIR mends them, and no cutover happens before; without such statements, \
+                           or with FULL in every session, there are none.";
             found.push(finding(Severity::Warning, "source, binlog_row_image", message));
         }
     }
